@@ -1,0 +1,1 @@
+"""Class-incremental image classification under a memory bounded in bytes."""

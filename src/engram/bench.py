@@ -1,0 +1,375 @@
+"""A run: one method on one stream with one seed; and grids of runs, where finished ones are skipped."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from engram.config import as_mapping, from_mapping, load_preset, read_yaml
+from engram.data.stream import ClassStream, Evaluation, Task, create_stream
+from engram.engine.device import Precision, resolve_device, resolve_precision
+from engram.engine.fit import EpochReport
+from engram.errors import UserError, unknown
+from engram.learner import Learner, TaskEffort
+from engram.memory import Budget
+from engram.methods import method_class
+from engram.models.normalise import mean_image
+from engram.results import metrics
+from engram.results.record import RunRecord, environment
+
+__all__ = ["Progress", "RunConfig", "configured", "grid", "run"]
+
+InputMean = Literal["dataset", "first-task"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Everything that a run's result depends on, but for the machine.
+
+    Attributes:
+        order: of the classes; see `engram.data.stream.class_order`.
+        input_mean: "dataset" subtracts the mean image of all training images, as the paper does,
+            future classes included; "first-task" that of the first task's.
+        image_size: side in pixels that a folder's photographs are brought to.
+        settings: the method's own configuration.
+    """
+
+    method: str
+    stream: str
+    preset: str
+    seed: int = 0
+    order: str
+    evaluate_on: Evaluation = "test"
+    budget: str
+    codec: str
+    input_mean: InputMean = "dataset"
+    image_size: int | None = None
+    device: str
+    precision: Precision
+    settings: Any
+
+
+def configured(
+    method: str,
+    stream: str,
+    preset: str,
+    *,
+    seed: int = 0,
+    order: str | None = None,
+    evaluate_on: Evaluation = "test",
+    budget: str | None = None,
+    codec: str | None = None,
+    input_mean: InputMean = "dataset",
+    image_size: int | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+    settings: Any = None,
+) -> RunConfig:
+    """The configuration of a run, with everything resolved that was left open.
+
+    Args:
+        order: the one that `seed` gives where None.
+        budget: the preset's where None; `codec` likewise.
+        settings: the method's own configuration; the preset's where None.
+
+    Raises:
+        UserError: an unknown method, preset or device.
+    """
+    given = load_preset(method, preset)
+    place = resolve_device(device)
+    return RunConfig(
+        method=method,
+        stream=stream,
+        preset=preset,
+        seed=seed,
+        order=order or f"seed{seed}",
+        evaluate_on=evaluate_on,
+        budget=budget or given.budget,
+        codec=codec or given.codec,
+        input_mean=input_mean,
+        image_size=image_size,
+        device=str(place),
+        precision=resolve_precision(precision, place),
+        settings=settings or preset_settings(method, preset),
+    )
+
+
+def preset_settings(method: str, preset: str) -> Any:
+    """The method's configuration as the preset gives it.
+
+    Raises:
+        UserError: an unknown method or preset, or a file that does not fit the method.
+    """
+    kind = method_class(method).Config
+    return from_mapping(kind, load_preset(method, preset).settings, f"{method}/{preset}.yaml")
+
+
+def folder_name(config: RunConfig) -> str:
+    """A name that tells the run from others: what differs from its preset is spelt out."""
+    preset = load_preset(config.method, config.preset)
+    parts = [config.method, config.stream.strip("./").replace("/", "-"), config.preset]
+    if config.order != f"seed{config.seed}":
+        parts.append(config.order)
+    parts.append(f"s{config.seed}")
+    if config.evaluate_on != "test":
+        parts.append(config.evaluate_on)
+    if config.budget != preset.budget:
+        parts.append(config.budget.replace("/", "-per-"))
+    if config.codec != preset.codec:
+        parts.append(config.codec.replace(":", ""))
+    if config.input_mean != "dataset":
+        parts.append(config.input_mean)
+    chosen = _leaves(as_mapping(config.settings))
+    usual = _leaves(as_mapping(preset_settings(config.method, config.preset)))
+    changed = {name: value for name, value in chosen.items() if value != usual[name]}
+    parts += [f"{name}={value}".replace(" ", "") for name, value in changed.items()]
+    return "-".join(parts)
+
+
+def _leaves(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of nested mappings by their own names, which are unique in a configuration."""
+    leaves: dict[str, Any] = {}
+    for key, value in mapping.items():
+        leaves |= _leaves(value) if isinstance(value, Mapping) else {key: value}
+    return leaves
+
+
+class Progress(Protocol):
+    """Hears how a run goes on; `share` is the part of the run's work that is done."""
+
+    def begin(self, name: str, tasks: int, share: float) -> None: ...
+
+    def epoch(self, report: EpochReport, share: float) -> None: ...
+
+    def task(self, index: int, results: Mapping[str, Any], share: float) -> None: ...
+
+
+def run(config: RunConfig, out: Path, progress: Progress) -> tuple[Path, dict[str, Any]]:
+    """Do a run, or what is left of it, in its folder under `out`.
+
+    Returns:
+        The folder, and the summary as it stands in `summary.json`.
+
+    Raises:
+        UserError: something in the configuration does not exist or does not fit; then nothing is
+            written. Or the folder belongs to another configuration.
+    """
+    record = RunRecord(out / folder_name(config))
+    plain = as_mapping(config)
+    if record.matches(plain) and (finished := record.summary()):
+        return record.folder, finished
+    stream = create_stream(
+        config.stream,
+        order=config.order,
+        evaluate_on=config.evaluate_on,
+        image_size=config.image_size,
+    )
+    Budget.parse(config.budget).check(len(stream.class_names), stream.image_size)
+    work = _Work.of(stream, config.budget)
+
+    def on_epoch(report: EpochReport) -> None:
+        record.add_epoch(asdict(report))
+        progress.epoch(report, work.share(report.task, (report.epoch + 1) / report.epochs))
+
+    learner = Learner(
+        config.method,
+        config.settings,
+        image_size=stream.image_size,
+        budget=config.budget,
+        codec=config.codec,
+        seed=config.seed,
+        input_mean=mean_image(stream.train_pixels) if config.input_mean == "dataset" else None,
+        device=config.device,
+        precision=config.precision,
+        snapshots=record.folder / "snapshots",
+        on_epoch=on_epoch,
+    )
+    record.open(plain)
+    versions = record.folder / "model"
+    if saved := sorted(versions.glob("task-[0-9]*[0-9]")):
+        learner.restore(saved[-1])
+    progress.begin(record.folder.name, len(stream), work.share(learner.tasks, 0))
+    for index in range(learner.tasks, len(stream)):
+        task = stream.task(index)
+        effort = learner.learn(task)
+        results = _results(learner, stream, task, effort)
+        record.add_task(index, results)
+        learner.save(versions / f"task-{index:02d}")
+        for old in versions.iterdir():
+            if old.name != f"task-{index:02d}":
+                shutil.rmtree(old)
+        progress.task(index, results, work.share(index + 1, 0))
+    shutil.rmtree(record.folder / "snapshots", ignore_errors=True)
+    tasks = record.tasks(len(stream))
+    summary = _summary(config, stream, learner, tasks)
+    record.finish(summary, stream.class_names, tasks[-1]["confusion"])
+    return record.folder, summary
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """How a run's work is spread over its tasks: by the images that each trains on."""
+
+    images: tuple[int, ...]
+
+    @classmethod
+    def of(cls, stream: ClassStream, budget: str) -> _Work:
+        """New images, and as many old ones as the memory holds."""
+        new = stream.images_per_task()
+        height, width = stream.image_size
+        limit = Budget.parse(budget).in_bytes(len(stream.class_names), (height, width))
+        old = itertools.accumulate([0, *new[:-1]])
+        room = None if limit is None else limit // (height * width * 3)
+        kept = [seen if room is None else min(seen, room) for seen in old]
+        return cls(tuple(a + b for a, b in zip(new, kept, strict=True)))
+
+    def share(self, task: int, part: float) -> float:
+        """The share of all work that is done with `task` tasks and `part` of the next."""
+        done = sum(self.images[:task]) + (part * self.images[task] if part else 0)
+        return done / sum(self.images)
+
+
+def _results(
+    learner: Learner, stream: ClassStream, task: Task, effort: TaskEffort
+) -> dict[str, Any]:
+    """What there is to record after a task."""
+    started = time.perf_counter()
+    images = stream.evaluation(task.seen)
+    predicted = learner.predict(images)
+    seconds = time.perf_counter() - started
+    sizes = stream.sizes[: task.index + 1]
+    rows = {
+        name: metrics.accuracy_row(labels, images.labels, sizes)
+        for name, labels in predicted.items()
+    }
+    counts = metrics.confusion(predicted[learner.method.classifier], images.labels, len(task.seen))
+    state = learner.method.state_dict()
+    return {
+        "accuracy": {name: [round(value, 4) for value in row] for name, row in rows.items()},
+        "exemplars": len(learner.memory),
+        "memory_bytes": learner.memory.most_bytes,
+        "memory_budget_bytes": learner.memory.budget_bytes(),
+        "parameters": sum(parameter.numel() for parameter in learner.method.parameters()),
+        "model_bytes": sum(t.numel() * t.element_size() for t in state.values()),
+        "seconds": {
+            "train": round(effort.training.seconds, 3),
+            "memory": round(effort.memory_seconds, 3),
+            "evaluate": round(seconds, 3),
+        },
+        "updates": effort.training.updates,
+        "images": effort.training.images,
+        "confusion": counts.tolist(),
+    }
+
+
+def _summary(
+    config: RunConfig, stream: ClassStream, learner: Learner, tasks: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Everything that is published of a run."""
+    images = [len(stream.evaluation(stream.task(index).seen)) for index in range(len(stream))]
+    task_images = [after - before for before, after in zip([0, *images], images, strict=False)]
+    classifier = learner.method.classifier
+    matrix = [task["accuracy"][classifier] for task in tasks]
+    by_classifier = {
+        name: _accuracies([task["accuracy"][name] for task in tasks], task_images)
+        for name in tasks[-1]["accuracy"]
+    }
+    seconds = {
+        part: round(sum(task["seconds"][part] for task in tasks), 1)
+        for part in ("train", "memory", "evaluate")
+    }
+    trained = sum(task["images"] for task in tasks)
+    return {
+        "method": config.method,
+        "stream": config.stream,
+        "preset": config.preset,
+        "seed": config.seed,
+        "order": config.order,
+        "class_order": list(stream.order),
+        "task_sizes": list(stream.sizes),
+        "evaluate_on": config.evaluate_on,
+        "codec": config.codec,
+        "classifier": classifier,
+        **by_classifier[classifier],
+        "forgetting": _rounded(metrics.forgetting(matrix)),
+        "backward_transfer": _rounded(metrics.backward_transfer(matrix)),
+        "accuracy_by_classifier": by_classifier,
+        "accuracy_matrix": matrix,
+        "memory_budget_bytes": tasks[-1]["memory_budget_bytes"],
+        "memory_bytes": tasks[-1]["memory_bytes"],
+        "exemplars": tasks[-1]["exemplars"],
+        "parameters": [task["parameters"] for task in tasks],
+        "model_bytes": tasks[-1]["model_bytes"],
+        "seconds": {"total": round(sum(seconds.values()), 1), **seconds},
+        "updates": sum(task["updates"] for task in tasks),
+        "images_per_second": round(trained / max(seconds["train"], 1e-9), 1),
+        "config": as_mapping(config),
+        "environment": environment(),
+    }
+
+
+def _accuracies(matrix: metrics.AccuracyMatrix, task_images: Sequence[int]) -> dict[str, Any]:
+    per_task = metrics.accuracy_per_task(matrix, task_images)
+    return {
+        "accuracy_per_task": [_rounded(accuracy) for accuracy in per_task],
+        "average_incremental_accuracy": _rounded(metrics.average(per_task)),
+        "average_without_first_task": _rounded(metrics.average(per_task[1:])),
+        "last_accuracy": _rounded(per_task[-1]),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def grid(path: Path) -> list[RunConfig]:
+    """The runs that a grid file lists.
+
+    The file holds `runs`, a list of mappings. Keys are those of `configured` and the method's own
+    knobs; a value that is a list stands for one run with each of its items.
+
+    Raises:
+        UserError: the file is missing or wrong, with the place.
+    """
+    content = read_yaml(path)
+    entries = content.get("runs")
+    if not isinstance(entries, list) or set(content) != {"runs"}:
+        raise UserError(f"{path} must hold one key, runs, with a list of runs.")
+    return [
+        _grid_run({**dict(zip(entry, values, strict=True))}, f"{path}: run {number}")
+        for number, entry in enumerate(entries, start=1)
+        for values in itertools.product(
+            *(value if isinstance(value, list) else [value] for value in entry.values())
+        )
+    ]
+
+
+def _grid_run(entry: dict[str, Any], where: str) -> RunConfig:
+    """One run of a grid, from a mapping without lists."""
+    for key in ("method", "stream", "preset"):
+        if key not in entry:
+            raise UserError(f"{where}: {key} missing.")
+    method, preset = str(entry["method"]), str(entry["preset"])
+    settings = as_mapping(preset_settings(method, preset))
+    general = {}
+    for key, value in entry.items():
+        if key in RunConfig.__dataclass_fields__ and key != "settings":
+            general[key] = value
+        elif not _replace(settings, key, value):
+            known = [*RunConfig.__dataclass_fields__, *_leaves(settings)]
+            raise unknown(f"key in {where}:", key, known)
+    kind = method_class(method).Config
+    return configured(**general, settings=from_mapping(kind, settings, where))
+
+
+def _replace(mapping: dict[str, Any], name: str, value: Any) -> bool:
+    """Put a value in place of the leaf of that name; whether there is one."""
+    if name in mapping and not isinstance(mapping[name], Mapping):
+        mapping[name] = value
+        return True
+    return any(_replace(item, name, value) for item in mapping.values() if isinstance(item, dict))

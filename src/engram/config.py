@@ -1,0 +1,175 @@
+"""What a run is made of: frozen dataclasses, read from YAML and written to it.
+
+A preset is a file `experiments/<method>/<preset>.yaml`; a run's resolved configuration stands in its
+folder as `config.yaml`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from engram.errors import UserError, nearest, unknown
+
+__all__ = ["Preset", "Schedule", "as_mapping", "from_mapping", "load_preset", "presets_of"]
+
+D = TypeVar("D")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """How long a stage trains, and at which learning rates. SGD with momentum."""
+
+    epochs: int = 70
+    """Passes over the data. Ignored where `updates` is given."""
+    updates: int | None = None
+    """A fixed number of optimiser steps, whatever the size of the data."""
+    batch_size: int = 128
+    drop_last: bool = True
+    """Leave out an epoch's last batch where it is smaller than the others."""
+    learning_rate: float = 2.0
+    """The highest learning rate."""
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 2e-5
+    """On weights and BatchNorm scales; biases and BatchNorm shifts have none."""
+    decay: Literal["steps", "cosine", "constant"] = "steps"
+    milestones: tuple[int, ...] = (49, 63)
+    """Epochs after which `steps` multiplies the learning rate by `factor`."""
+    factor: float = 0.2
+    warmup: float = 0.0
+    """Share of the updates in which the learning rate rises linearly from zero; with `cosine` this
+    is the one-cycle policy."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preset:
+    """A method's settings for a purpose, as the file in `experiments/` gives them.
+
+    Attributes:
+        reaches: what a run with it must show, on which stream.
+        budget: of the exemplar memory.
+        settings: fields of the method's configuration that differ from its defaults.
+    """
+
+    reaches: Mapping[str, str]
+    budget: str
+    codec: str = "raw"
+    settings: Mapping[str, Any]
+
+
+def as_mapping(config: Any) -> dict[str, Any]:
+    """A dataclass as plain dictionaries, lists and scalars, in the order of its fields."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, (tuple, list)):
+            return [plain(item) for item in value]
+        return value
+
+    mapping: dict[str, Any] = plain(dataclasses.asdict(config))
+    return mapping
+
+
+def from_mapping(kind: type[D], mapping: Mapping[str, Any], where: str) -> D:
+    """A dataclass from plain values; what the mapping leaves out has its default.
+
+    Args:
+        where: names the source in messages.
+
+    Raises:
+        UserError: a key that is no field, with the nearest one; a value of another type; a field
+            without default that is missing.
+    """
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, kind))}
+    values: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if key not in fields:
+            close = nearest(str(key), fields)
+            hint = f' Perhaps you meant "{close}".' if close else f" Known: {', '.join(fields)}."
+            raise UserError(f'{where}: unknown key "{key}".{hint}')
+        values[key] = _converted(hints[key], value, f"{where}: {key}")
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in values
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise UserError(f"{where}: {', '.join(missing)} missing.")
+    return kind(**values)
+
+
+def _converted(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the annotated type wants it, or a UserError that names the place."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return from_mapping(typing.cast(Any, hint), value, where)
+    if origin is Literal and value in options:
+        return value
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_converted(options[0], item, where) for item in value)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return _converted(options[0], value, where)
+    if origin is not None and isinstance(origin, type) and isinstance(value, origin):
+        return value
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, str, bool) and type(value) is hint:
+        return value
+    if origin is Literal and isinstance(value, str):
+        raise unknown(f"value in {where}:", value, map(str, options))
+    wanted = getattr(hint, "__name__", str(hint))
+    raise UserError(f"{where} must be of type {wanted}, not {value!r}.")
+
+
+def experiments_folder() -> Path:
+    """The presets: inside an installed package, beside `src` in a checkout."""
+    installed = Path(__file__).parent / "experiments"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "experiments"
+
+
+def presets_of(method: str) -> dict[str, Path]:
+    """The preset files of a method, by name."""
+    return {path.stem: path for path in sorted((experiments_folder() / method).glob("*.yaml"))}
+
+
+def load_preset(method: str, name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        UserError: there is none, with the nearest one.
+    """
+    known = presets_of(method)
+    if name not in known:
+        raise unknown(f"preset of {method}", name, known)
+    return from_mapping(Preset, read_yaml(known[name]), f"{method}/{known[name].name}")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds one mapping.
+
+    Raises:
+        UserError: the file is missing or holds something else.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a mapping of keys to values.")
+    return content

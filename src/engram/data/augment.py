@@ -1,0 +1,64 @@
+"""Augmentation of whole batches on the device, from an explicit generator.
+
+Shapes: B images, H x W pixels. Random numbers are drawn on the CPU and copied, so that the same
+seed gives the same crops on every device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["Augmentation", "brighten", "crop_and_flip"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augmentation:
+    """What happens to a training image. The defaults are iCaRL's recipe for 32x32 images."""
+
+    padding: float = 0.125
+    """Zeros added on each side before the random crop, as a share of the image's side: an eighth
+    is the usual 4 pixels of 32."""
+    flip: bool = True
+    """Mirror every second image from left to right. Wrong for digits and letters."""
+    brightness: float = 0.0
+    """Largest relative change of brightness; DER's recipe has 63/255, iCaRL's none."""
+
+
+def brighten(pixels: Tensor, amount: float, generator: torch.Generator) -> Tensor:
+    """Scale each image's pixels by a factor from [1 - amount, 1 + amount], in 8 bits.
+
+    Args:
+        pixels: (B, H, W, 3), uint8.
+    """
+    factors = 1 + amount * (2 * torch.rand(len(pixels), 1, 1, 1, generator=generator) - 1)
+    return (pixels * factors.to(pixels.device)).clamp_(0, 255).to(torch.uint8)
+
+
+def crop_and_flip(x: Tensor, padding: float, flip: bool, generator: torch.Generator) -> Tensor:
+    """Pad with zeros, crop back to the old size at a random place, mirror every second image.
+
+    iCaRL pads after the mean is subtracted, so the border holds the mean and not black.
+
+    Args:
+        x: (B, 3, H, W) normalised images, channels last in memory.
+
+    Returns:
+        A tensor of the same shape and layout.
+    """
+    batch, _, height, width = x.shape
+    pad = round(padding * max(height, width))
+    top = torch.randint(2 * pad + 1, (batch, 1), generator=generator)
+    left = torch.randint(2 * pad + 1, (batch, 1), generator=generator)
+    columns = torch.arange(width).repeat(batch, 1)
+    if flip:
+        mirrored = torch.rand(batch, 1, generator=generator) < 0.5
+        columns = torch.where(mirrored, width - 1 - columns, columns)
+    rows = (top + torch.arange(height)).to(x.device)
+    columns = (left + columns).to(x.device)
+    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, pad, pad, pad, pad))
+    image = torch.arange(batch, device=x.device)[:, None, None]
+    return padded[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -1,0 +1,275 @@
+"""Data sets: CIFAR-10 and -100 from the official files, scikit-learn's digits, any image folder.
+
+`ENGRAM_DATA` names the folder with data sets; the default is `engram` in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from rich.progress import wrap_file
+
+from engram.data.images import ImageSet
+from engram.errors import UserError, unknown
+
+__all__ = ["DATASETS", "Dataset", "data_folder", "load_dataset"]
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm"}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Dataset:
+    """Training and test images with labels that index `class_names`."""
+
+    name: str
+    train: ImageSet
+    test: ImageSet
+    class_names: tuple[str, ...]
+
+
+def data_folder() -> Path:
+    """The folder that `ENGRAM_DATA` names, or `engram` in the user's cache folder."""
+    if named := os.environ.get("ENGRAM_DATA"):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "engram"
+
+
+def load_dataset(name: str, image_size: int | None = None) -> Dataset:
+    """A data set by name, or from a folder with `train/<class>/...` and `test/<class>/...`.
+
+    Args:
+        image_size: side in pixels that a folder's photographs are brought to (64 where None);
+            the named data sets come in their own size and take none.
+
+    Raises:
+        UserError: no such name or folder, missing or altered files, or an image that cannot be
+            read.
+    """
+    if name in DATASETS:
+        if image_size is not None:
+            raise UserError(f"{name} comes in its own image size; leave --image-size out.")
+        return DATASETS[name]()
+    if "/" in name or Path(name).is_dir():
+        return _folder(Path(name), image_size or 64)
+    raise unknown("data set", name, DATASETS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cifar:
+    """Where a CIFAR archive comes from, and what its files must be (md5)."""
+
+    archive: str
+    archive_md5: str
+    folder: str
+    train: dict[str, str]
+    test: dict[str, str]
+    meta: tuple[str, str]
+    labels: bytes
+    names: bytes
+
+    @property
+    def url(self) -> str:
+        return f"https://www.cs.toronto.edu/~kriz/{self.archive}"
+
+
+_CIFAR10 = _Cifar(
+    archive="cifar-10-python.tar.gz",
+    archive_md5="c58f30108f718f92721af3b95e74349a",
+    folder="cifar-10-batches-py",
+    train={
+        "data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "data_batch_4": "634d18415352ddfa80567beed471001a",
+        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    },
+    test={"test_batch": "40351d587109b95175f43aff81a1287e"},
+    meta=("batches.meta", "5ff9c542aee3614f3951f8cda6e48888"),
+    labels=b"labels",
+    names=b"label_names",
+)
+_CIFAR100 = _Cifar(
+    archive="cifar-100-python.tar.gz",
+    archive_md5="eb9058c3a382ffc7106e4002c42a8d85",
+    folder="cifar-100-python",
+    train={"train": "16019d7e3df5f24257cddd939b257f8d"},
+    test={"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+    meta=("meta", "7973b15100ade9c7d40fb424638fde48"),
+    labels=b"fine_labels",
+    names=b"fine_label_names",
+)
+
+
+def _cifar(name: str, source: _Cifar) -> Dataset:
+    folder = data_folder() / source.folder
+    if not folder.is_dir():
+        _download(source, data_folder())
+    names = _unpickle(folder / source.meta[0], source.meta[1])[source.names]
+    return Dataset(
+        name,
+        _cifar_images(folder, source.train, source.labels),
+        _cifar_images(folder, source.test, source.labels),
+        tuple(label.decode() for label in names),
+    )
+
+
+def _cifar_images(folder: Path, files: dict[str, str], labels: bytes) -> ImageSet:
+    """The images of one split; the files hold rows of 3072 bytes, plane by plane."""
+    contents = [_unpickle(folder / file, md5) for file, md5 in files.items()]
+    planes = np.concatenate([content[b"data"] for content in contents]).reshape(-1, 3, 32, 32)
+    return ImageSet(
+        torch.from_numpy(np.ascontiguousarray(planes.transpose(0, 2, 3, 1))),
+        torch.tensor([label for content in contents for label in content[labels]]),
+    )
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Admits numpy arrays of numbers, and nothing else that a pickle could build or call."""
+
+    _ADMITTED = {"_reconstruct": np._core.multiarray._reconstruct, "ndarray": np.ndarray}
+
+    def find_class(self, module: str, name: str) -> object:
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy"):
+            if name == "dtype":
+                return np.dtype
+            if name in self._ADMITTED:
+                return self._ADMITTED[name]
+        raise pickle.UnpicklingError(f"{module}.{name} is not admitted")
+
+
+def _unpickle(path: Path, md5: str) -> dict[bytes, list[bytes]]:
+    """The dictionary in an official CIFAR file, after its md5 was compared."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}). Remove {path.parent} to have it "
+            "downloaded again, or point ENGRAM_DATA to a folder that has it."
+        ) from error
+    found = hashlib.md5(content).hexdigest()
+    if found != md5:
+        raise UserError(
+            f"{path} is not the official file: {len(content)} bytes, md5 {found}, expected {md5}. "
+            f"Remove {path.parent} to have it downloaded again."
+        )
+    with path.open("rb") as file:
+        loaded: dict[bytes, list[bytes]] = _ArrayUnpickler(file, encoding="bytes").load()
+    return loaded
+
+
+def _download(source: _Cifar, folder: Path) -> None:
+    """Fetch and unpack a CIFAR archive, so that its folder appears whole or not at all."""
+    if "ENGRAM_DATA" in os.environ and not folder.is_dir():
+        raise UserError(f"ENGRAM_DATA names {folder}, which is not a folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        archive = Path(work, source.archive)
+        try:
+            with urllib.request.urlopen(source.url, timeout=30) as answer:
+                size = int(answer.headers.get("Content-Length", 0))
+                with wrap_file(answer, size, description=source.archive) as stream:
+                    archive.write_bytes(stream.read())
+        except (urllib.error.URLError, OSError) as error:
+            raise UserError(
+                f"{source.folder} is not in {folder} and could not be downloaded from "
+                f"{source.url} ({error}). Put that archive's folder {source.folder} into {folder}, "
+                "or point ENGRAM_DATA to a folder that has it."
+            ) from error
+        found = hashlib.md5(archive.read_bytes()).hexdigest()
+        if found != source.archive_md5:
+            raise UserError(
+                f"The download of {source.url} is damaged: md5 {found}, expected "
+                f"{source.archive_md5}. Try again."
+            )
+        with tarfile.open(archive) as packed:
+            packed.extractall(work, filter="data")
+        Path(work, source.folder).rename(folder / source.folder)
+
+
+def _digits() -> Dataset:
+    """scikit-learn's 1,797 handwritten digits, 8x8; every fifth image of a class is for testing."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise UserError('The digits come with scikit-learn: pip install "engram[demo]".') from error
+    digits = load_digits()
+    grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    images = ImageSet(
+        torch.from_numpy(np.repeat(grey[..., None], 3, axis=3)),
+        torch.from_numpy(digits.target.astype(np.int64)),
+    )
+    test = torch.zeros(len(images), dtype=torch.bool)
+    for label in range(10):
+        test[(images.labels == label).nonzero()[::5]] = True
+    return Dataset("digits", images[~test], images[test], tuple(map(str, range(10))))
+
+
+def _folder(folder: Path, image_size: int) -> Dataset:
+    names = sorted(path.name for path in _class_folders(folder / "train"))
+    strange = {path.name for path in _class_folders(folder / "test")} - set(names)
+    if strange:
+        raise UserError(
+            f"{folder}/test has classes that {folder}/train has not: {', '.join(sorted(strange))}."
+        )
+    return Dataset(
+        folder.name,
+        _photographs(folder / "train", names, image_size),
+        _photographs(folder / "test", names, image_size),
+        tuple(names),
+    )
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(
+            f"There is no folder {folder}. Expected {folder}/<class name>/*.jpg, beside a folder "
+            f"{'test' if folder.name == 'train' else 'train'} of the same form."
+        )
+    found = [path for path in folder.iterdir() if path.is_dir()]
+    if not found:
+        raise UserError(f"{folder} has no folders. Expected {folder}/<class name>/*.jpg.")
+    return found
+
+
+def _photographs(folder: Path, names: list[str], image_size: int) -> ImageSet:
+    pixels, labels = [], []
+    for label, name in enumerate(names):
+        for path in _image_files(folder / name):
+            pixels.append(_photograph(path, image_size))
+            labels.append(label)
+    if not pixels:
+        raise UserError(f"No images under {folder}. Expected {folder}/<class name>/*.jpg.")
+    return ImageSet(torch.from_numpy(np.stack(pixels)), torch.tensor(labels))
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _photograph(path: Path, image_size: int) -> np.ndarray:
+    """The middle square of a photograph, upright, scaled to `image_size`."""
+    try:
+        with Image.open(path) as opened:
+            upright = ImageOps.exif_transpose(opened).convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"{path} cannot be read as an image. Repair or remove it.") from error
+    return np.asarray(ImageOps.fit(upright, (image_size, image_size), Image.Resampling.BICUBIC))
+
+
+DATASETS: dict[str, Callable[[], Dataset]] = {
+    "cifar10": lambda: _cifar("cifar10", _CIFAR10),
+    "cifar100": lambda: _cifar("cifar100", _CIFAR100),
+    "digits": _digits,
+}

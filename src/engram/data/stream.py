@@ -1,0 +1,239 @@
+"""Class-incremental streams: a data set whose classes arrive in instalments.
+
+A stream is named `<data set>/b<base classes>-inc<classes a task>`: `cifar100/b0-inc10` is ten
+tasks of ten classes, `cifar100/b50-inc10` fifty classes first and then tens. A list names uneven
+tasks: `cifar100/20,30,50`. A list may stop before the last class.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from engram.data.benchmarks import Dataset, load_dataset
+from engram.data.images import ImageSet
+from engram.errors import UserError, nearest
+from engram.seeding import generator
+
+__all__ = [
+    "ICARL_RUN0",
+    "SEED1993",
+    "ClassStream",
+    "Evaluation",
+    "Task",
+    "class_order",
+    "create_stream",
+    "increments",
+]
+
+Evaluation = Literal["validation", "test"]
+
+VALIDATION_IMAGES = 50
+"""Training images a class that `evaluate_on="validation"` sets aside (a fifth of a class at most)."""
+
+# The first run of the iCaRL authors' code: NumPy's legacy generator seeded with 1993, after 100
+# shuffles of 500 numbers that their data loader draws, one shuffle of the classes.
+# fmt: off
+ICARL_RUN0 = (
+    87, 0, 52, 58, 44, 91, 68, 97, 51, 15, 94, 92, 10, 72, 49, 78, 61, 14, 8, 86,
+    84, 96, 18, 24, 32, 45, 88, 11, 4, 67, 69, 66, 77, 47, 79, 93, 29, 50, 57, 83,
+    17, 81, 41, 12, 37, 59, 25, 20, 80, 73, 1, 28, 6, 46, 62, 82, 53, 9, 31, 75,
+    38, 63, 33, 74, 27, 22, 36, 3, 16, 21, 60, 19, 70, 90, 89, 43, 5, 42, 65, 76,
+    40, 30, 23, 85, 2, 95, 56, 48, 71, 64, 98, 13, 99, 7, 34, 55, 54, 26, 35, 39,
+)
+# NumPy's RandomState(1993).permutation(100): the order of LUCIR, PyCIL and FACIL, which most papers
+# mean by "seed 1993".
+SEED1993 = (
+    68, 56, 78, 8, 23, 84, 90, 65, 74, 76, 40, 89, 3, 92, 55, 9, 26, 80, 43, 38,
+    58, 70, 77, 1, 85, 19, 17, 50, 28, 53, 13, 81, 45, 82, 6, 59, 83, 16, 15, 44,
+    91, 41, 72, 60, 79, 52, 20, 10, 31, 54, 37, 95, 14, 71, 96, 98, 97, 2, 64, 66,
+    42, 22, 35, 86, 24, 34, 87, 21, 99, 0, 88, 27, 18, 94, 11, 12, 47, 25, 30, 46,
+    62, 69, 36, 61, 7, 63, 75, 5, 32, 4, 51, 48, 73, 93, 39, 67, 29, 49, 57, 33,
+)
+# fmt: on
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Task:
+    """One instalment: all that a method may see of it. Labels are dense, in order of arrival.
+
+    Attributes:
+        index: 0 for the first task.
+        train: this task's training images, labelled with `new`.
+        new: labels that arrive with this task.
+        seen: labels of this and all earlier tasks.
+    """
+
+    index: int
+    train: ImageSet
+    new: range
+    seen: range
+
+
+class ClassStream:
+    """A data set cut into tasks.
+
+    Args:
+        dataset: its labels are replaced by positions in `order`.
+        order: original labels in order of arrival.
+        sizes: classes of each task.
+        evaluate_on: "validation" cuts images out of training and evaluates on those, so that
+            settings can be chosen without a look at the test set.
+
+    Attributes:
+        class_names: in order of arrival.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        order: tuple[int, ...],
+        sizes: tuple[int, ...],
+        evaluate_on: Evaluation = "test",
+    ) -> None:
+        self.order = order[: sum(sizes)]
+        self.sizes = sizes
+        self.class_names = tuple(dataset.class_names[label] for label in self.order)
+        train, test = dataset.train, dataset.test
+        if evaluate_on == "validation":
+            train, test = _cut(train)
+        self._train = self._relabelled(train)
+        self._test = self._relabelled(test)
+
+    def _relabelled(self, images: ImageSet) -> ImageSet:
+        """The images of this stream's classes with their labels by arrival."""
+        arrival = torch.full((int(images.labels.max()) + 1,), -1)
+        for position, label in enumerate(self.order):
+            arrival[label] = position
+        labels = arrival[images.labels]
+        return ImageSet(images.pixels, labels)[labels >= 0]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __iter__(self) -> Iterator[Task]:
+        return map(self.task, range(len(self)))
+
+    def task(self, index: int) -> Task:
+        first = sum(self.sizes[:index])
+        new = range(first, first + self.sizes[index])
+        labels = self._train.labels
+        train = self._train[(labels >= new.start) & (labels < new.stop)]
+        return Task(index, train, new, range(new.stop))
+
+    def evaluation(self, seen: range) -> ImageSet:
+        """The images to evaluate on, of the classes seen."""
+        return self._test[self._test.labels < seen.stop]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self._train.image_size
+
+    @property
+    def train_pixels(self) -> torch.Tensor:
+        """Every training image's pixels, of future classes too: for constants that a recipe takes
+        over the whole data set, and that a run records."""
+        return self._train.pixels
+
+    def images_per_task(self) -> list[int]:
+        """Training images that each task brings."""
+        counts = torch.bincount(self._train.labels, minlength=len(self.order)).tolist()
+        ends = np.cumsum([0, *self.sizes])
+        return [sum(counts[start:end]) for start, end in zip(ends[:-1], ends[1:], strict=True)]
+
+
+def _cut(train: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """Training images without and with those set aside for validation; the same in every run."""
+    aside = torch.zeros(len(train), dtype=torch.bool)
+    for label in train.labels.unique().tolist():
+        positions = (train.labels == label).nonzero().squeeze(1)
+        chosen = torch.randperm(len(positions), generator=generator(0, "validation", label))
+        aside[positions[chosen[: min(VALIDATION_IMAGES, len(positions) // 5)]]] = True
+    return train[~aside], train[aside]
+
+
+def class_order(name: str, classes: int) -> tuple[int, ...]:
+    """Original labels in order of arrival.
+
+    Args:
+        name: `icarl_run0` or `seed1993` (the two that the literature calls 1993; the former for
+            100 classes only), `seed<N>` for NumPy's RandomState(N).permutation, or `given` for the
+            data set's own order.
+
+    Raises:
+        UserError: no order has that name, or it is one of another number of classes.
+    """
+    if name == "given":
+        return tuple(range(classes))
+    if name == "icarl_run0":
+        if classes != len(ICARL_RUN0):
+            raise UserError(
+                f"Class order icarl_run0 is one of 100 classes; this data has {classes}."
+            )
+        return ICARL_RUN0
+    if name == "seed1993" and classes == len(SEED1993):
+        return SEED1993
+    if match := re.fullmatch(r"seed(\d{1,9})", name):
+        return tuple(np.random.RandomState(int(match[1])).permutation(classes).tolist())
+    close = nearest(name, ["icarl_run0", "seed1993", "given"])
+    hint = f' Perhaps you meant "{close}".' if close else ""
+    raise UserError(
+        f'Unknown class order "{name}".{hint} Known: icarl_run0, seed1993, seed<number>, given.'
+    )
+
+
+def increments(text: str, classes: int) -> tuple[int, ...]:
+    """Classes of each task from `b<base>-inc<step>` or a list such as `20,30,50`.
+
+    A last task takes what remains where the step does not divide.
+
+    Raises:
+        UserError: the text is neither, or asks for more classes than there are.
+    """
+    if match := re.fullmatch(r"b(\d+)-inc(\d+)", text):
+        base, step = int(match[1]), int(match[2])
+        if step > 0 and base + step <= classes:
+            steps, rest = divmod(classes - base, step)
+            sizes = [base, *[step] * steps, rest]
+            return tuple(size for size in sizes if size)
+        raise UserError(f"{text} does not fit {classes} classes: {base} + {step} at least.")
+    if re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+        sizes = [int(size) for size in text.split(",")]
+        if sum(sizes) <= classes:
+            return tuple(sizes)
+        raise UserError(f"{text} adds up to {sum(sizes)} classes; this data has {classes}.")
+    raise UserError(
+        f'"{text}" does not say how classes arrive. Give b<base classes>-inc<classes a task>, as in '
+        "b0-inc10 or b50-inc5, or a list such as 20,30,50."
+    )
+
+
+def create_stream(
+    name: str,
+    *,
+    order: str,
+    evaluate_on: Evaluation = "test",
+    image_size: int | None = None,
+) -> ClassStream:
+    """The stream called `<data set>/<increments>`, as in `cifar100/b0-inc10`.
+
+    The data set may be a folder: `photos/b0-inc5`.
+
+    Raises:
+        UserError: a part of the name is unknown, or the data is missing or damaged.
+    """
+    dataset_name, separator, steps = name.rpartition("/")
+    if not separator:
+        raise UserError(
+            f'"{name}" is not a stream. Give <data set>/<increments>, as in cifar100/b0-inc10.'
+        )
+    dataset = load_dataset(dataset_name, image_size)
+    classes = len(dataset.class_names)
+    return ClassStream(
+        dataset, class_order(order, classes), increments(steps, classes), evaluate_on
+    )

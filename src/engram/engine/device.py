@@ -1,0 +1,51 @@
+"""Where a run computes, and in which precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from engram.errors import UserError
+
+__all__ = ["Precision", "resolve_device", "resolve_precision"]
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called `name`; `auto` takes a GPU where there is one.
+
+    Raises:
+        UserError: torch knows no such device, or it is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f'Device "{name}" is not available: {reason} Use auto or cpu.') from error
+    return device
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
+    """`auto` takes bfloat16 where the hardware has instructions for it, else float32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if device.type == "cpu" and _cpu_has_bf16() else "fp32"
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16; without that, oneDNN's emulation is slower."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return False
+    flags = cpuinfo.read_text()
+    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -1,0 +1,302 @@
+"""`Trainer.fit`: the only training loop of the package.
+
+It knows no method, no memory and no stream: it draws batches from a source, asks for the named
+parts of a loss, and steps. A fit continues from its last snapshot, bit for bit on one machine,
+because every random number comes from (seed, task, stage, epoch).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from engram import seeding
+from engram.config import Schedule
+from engram.data.batches import Source
+from engram.engine.snapshot import (
+    load_tensors,
+    optimizer_state,
+    restore_optimizer,
+    save_tensors,
+)
+from engram.errors import UserError
+
+__all__ = ["Effort", "EpochReport", "Loss", "Step", "Trainer", "learning_rate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where a batch stands in its stage; both counts start at 0."""
+
+    epoch: int
+    epochs: int
+    batch: int
+    batches: int
+
+
+Loss = Callable[[Tensor, Tensor, Step], dict[str, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochReport:
+    """What happened in an epoch.
+
+    Attributes:
+        losses: mean of every part of the loss over the epoch's batches.
+        learning_rate: of the last batch.
+        seconds: of this epoch.
+    """
+
+    task: int
+    stage: str
+    epoch: int
+    epochs: int
+    losses: dict[str, float]
+    learning_rate: float
+    images: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What training took; adds up over interruptions."""
+
+    seconds: float = 0.0
+    updates: int = 0
+    images: int = 0
+
+    def __add__(self, other: Effort) -> Effort:
+        return Effort(
+            self.seconds + other.seconds, self.updates + other.updates, self.images + other.images
+        )
+
+
+class Trainer:
+    """Trains a method's parameters on a source of batches.
+
+    Args:
+        seed: of everything random in training.
+        device: where to compute.
+        precision: bf16 runs the forward pass under autocast; weights stay float32.
+        folder: where snapshots go; None keeps none.
+        on_epoch: called with a report after every epoch.
+        snapshot_every: least seconds between two snapshots of a stage; its end is always saved.
+
+    Attributes:
+        effort: of the task begun last, with what was spent before an interruption.
+        restored_seconds: the part of `effort.seconds` that was spent before the interruption.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        device: torch.device,
+        precision: str = "fp32",
+        folder: Path | None = None,
+        on_epoch: Callable[[EpochReport], None] = lambda report: None,
+        snapshot_every: float = 20.0,
+    ) -> None:
+        self.seed = seed
+        self.device = device
+        self.precision = precision
+        self.folder = folder
+        self.on_epoch = on_epoch
+        self.snapshot_every = snapshot_every
+        self.effort = Effort()
+        self.restored_seconds = 0.0
+        self._task = 0
+        self._method: nn.Module = nn.Module()
+
+    def begin(self, task: int, method: nn.Module) -> None:
+        """Prepare for the fits of a task. Snapshots of other tasks are removed."""
+        self._task, self._method = task, method
+        self.effort, self.restored_seconds = Effort(), 0.0
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path in self.folder.iterdir():
+                if not path.name.startswith(f"task{task:03d}-"):
+                    path.unlink()
+
+    def generator(self, name: str) -> torch.Generator:
+        """Randomness for what a method does between fits; the same again after a resume."""
+        return seeding.generator(self.seed, "task", self._task, name)
+
+    def fit(
+        self,
+        stage: str,
+        data: Source,
+        loss: Loss,
+        parameters: Iterable[tuple[str, nn.Parameter]],
+        schedule: Schedule,
+    ) -> None:
+        """Train `parameters` for the whole schedule, from the last snapshot where there is one.
+
+        Args:
+            stage: name of this fit, unique within a task.
+            data: drawn anew every epoch.
+            loss: the named parts of the loss of a batch; their sum is minimised.
+            parameters: with their names, which tell what has no weight decay.
+
+        Raises:
+            UserError: the loss is no longer a finite number.
+        """
+        self._method.to(self.device, memory_format=torch.channels_last)
+        names = {parameter: name for name, parameter in parameters if parameter.requires_grad}
+        optimizer = _optimizer(names, schedule)
+        plan = _Plan.of(schedule, len(data))
+        done, spent = self._restore(stage, optimizer, names)
+        self.effort += spent
+        self.restored_seconds += spent.seconds
+        saved_at = time.perf_counter()
+        self._method.train()
+        for epoch in range(done, plan.epochs):
+            report = self._epoch(stage, epoch, data, loss, optimizer, schedule, plan)
+            used = Effort(report.seconds, plan.batches_in(epoch), report.images)
+            self.effort += used
+            spent += used
+            self.on_epoch(report)
+            last = epoch + 1 == plan.epochs
+            if last or time.perf_counter() - saved_at >= self.snapshot_every:
+                self._save(stage, epoch + 1, spent, optimizer, names)
+                saved_at = time.perf_counter()
+        self._method.eval()
+
+    def _epoch(
+        self,
+        stage: str,
+        epoch: int,
+        data: Source,
+        loss: Loss,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        plan: _Plan,
+    ) -> EpochReport:
+        started = time.perf_counter()
+        rate, images, batches = 0.0, 0, plan.batches_in(epoch)
+        sums: dict[str, Tensor] = {}
+        for batch, (x, y) in enumerate(self._batches(stage, epoch, data, schedule, batches)):
+            rate = learning_rate(schedule, plan, epoch, batch)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                parts = loss(x, y, Step(epoch, plan.epochs, batch, plan.batches))
+            optimizer.zero_grad()
+            torch.stack(list(parts.values())).sum().backward()
+            optimizer.step()
+            images += len(y)
+            for name, part in parts.items():
+                sums[name] = sums.get(name, 0) + part.detach()
+        losses = {name: float(total) / batches for name, total in sums.items()}
+        if not all(map(math.isfinite, losses.values())):
+            raise UserError(
+                f"The loss of stage {stage} is no longer finite in epoch {epoch + 1} of task "
+                f"{self._task + 1}, at learning rate {rate:g}. Lower the learning rate."
+            )
+        seconds = time.perf_counter() - started
+        return EpochReport(
+            self._task, stage, epoch, plan.epochs, losses, rate, images, round(seconds, 3)
+        )
+
+    def _batches(
+        self, stage: str, epoch: int, data: Source, schedule: Schedule, batches: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = seeding.generator(self.seed, "task", self._task, stage, "epoch", epoch)
+        drawn = data.batches(schedule.batch_size, generator)
+        return (batch for _, batch in zip(range(batches), drawn, strict=False))
+
+    def _path(self, stage: str) -> Path | None:
+        return self.folder and self.folder / f"task{self._task:03d}-{stage}.safetensors"
+
+    def _save(
+        self,
+        stage: str,
+        epochs: int,
+        spent: Effort,
+        optimizer: torch.optim.Optimizer,
+        names: dict[nn.Parameter, str],
+    ) -> None:
+        if path := self._path(stage):
+            tensors = {f"method:{name}": t for name, t in self._method.state_dict().items()}
+            state = optimizer_state(optimizer, names)
+            tensors |= {f"optimizer:{name}": tensor for name, tensor in state.items()}
+            save_tensors(path, tensors, {"epochs": epochs, "effort": asdict(spent)})
+
+    def _restore(
+        self, stage: str, optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]
+    ) -> tuple[int, Effort]:
+        """Take over the stage's snapshot; the epochs it has behind it and what they took."""
+        path = self._path(stage)
+        if path is None or not path.exists():
+            return 0, Effort()
+        tensors, meta = load_tensors(path)
+        method, state = _part(tensors, "method:"), _part(tensors, "optimizer:")
+        self._method.load_state_dict(method)
+        restore_optimizer(optimizer, names, state)
+        return meta["epochs"], Effort(**meta["effort"])
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A schedule laid over data of a known size: epochs, batches in a full one, and updates."""
+
+    epochs: int
+    batches: int
+    updates: int
+
+    @classmethod
+    def of(cls, schedule: Schedule, samples: int) -> _Plan:
+        whole, rest = divmod(samples, schedule.batch_size)
+        batches = whole if schedule.drop_last and whole else whole + (rest > 0)
+        if schedule.updates is None:
+            return cls(schedule.epochs, batches, schedule.epochs * batches)
+        return cls(math.ceil(schedule.updates / batches), batches, schedule.updates)
+
+    def batches_in(self, epoch: int) -> int:
+        """Batches of an epoch; a fixed number of updates may end within the last one."""
+        return min(self.batches, self.updates - epoch * self.batches)
+
+
+def learning_rate(schedule: Schedule, plan: _Plan, epoch: int, batch: int) -> float:
+    """The learning rate of a batch."""
+    progress = (epoch * plan.batches + batch + 1) / plan.updates
+    if progress < schedule.warmup:
+        return schedule.learning_rate * progress / schedule.warmup
+    match schedule.decay:
+        case "constant":
+            return schedule.learning_rate
+        case "steps":
+            passed = sum(epoch >= milestone for milestone in schedule.milestones)
+            return schedule.learning_rate * schedule.factor**passed
+        case "cosine":
+            falling = (progress - schedule.warmup) / (1 - schedule.warmup)
+            return schedule.learning_rate * (1 + math.cos(math.pi * falling)) / 2
+
+
+def _optimizer(names: dict[nn.Parameter, str], schedule: Schedule) -> torch.optim.Optimizer:
+    """SGD in two groups: biases and BatchNorm shifts, both called `bias`, have no weight decay."""
+    shifts = [parameter for parameter, name in names.items() if name.endswith("bias")]
+    weights = [parameter for parameter, name in names.items() if not name.endswith("bias")]
+    return torch.optim.SGD(
+        [
+            {"params": weights, "weight_decay": schedule.weight_decay},
+            {"params": shifts, "weight_decay": 0.0},
+        ],
+        lr=schedule.learning_rate,
+        momentum=schedule.momentum,
+        nesterov=schedule.nesterov,
+    )

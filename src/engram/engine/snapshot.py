@@ -1,0 +1,89 @@
+"""Snapshots: one safetensors file, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from engram.errors import UserError
+
+__all__ = [
+    "load_tensors",
+    "optimizer_state",
+    "restore_optimizer",
+    "save_tensors",
+    "write_atomically",
+]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` in one step: after a crash it is the old file or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON mapping into one safetensors file, atomically.
+
+    Tensors that share storage are written each for itself.
+    """
+    detached = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    storages = [tensor.untyped_storage().data_ptr() for tensor in detached.values()]
+    separate = {
+        name: tensor.clone() if storages.count(tensor.untyped_storage().data_ptr()) > 1 else tensor
+        for name, tensor in detached.items()
+    }
+    write_atomically(path, save(separate, {"meta": json.dumps(meta)}))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `save_tensors` wrote.
+
+    Raises:
+        UserError: the file is missing, cut short, or not a safetensors file of this package.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            texts = file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(texts["meta"])  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} cannot be read as a snapshot ({error}). Remove it.") from error
+
+
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]
+) -> dict[str, Tensor]:
+    """The optimiser's tensors (momenta, step counts) as `<parameter>/<entry>`."""
+    return {
+        f"{names[parameter]}/{entry}": value
+        for parameter, state in optimizer.state.items()
+        for entry, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer,
+    names: Mapping[nn.Parameter, str],
+    state: Mapping[str, Tensor],
+) -> None:
+    """Put what `optimizer_state` gave into a fresh optimiser over parameters of the same names."""
+    parameters = {name: parameter for parameter, name in names.items()}
+    for key, value in state.items():
+        name, entry = key.rsplit("/", 1)
+        parameter = parameters[name]
+        if value.shape == parameter.shape:
+            value = torch.empty_like(parameter).copy_(value)
+        optimizer.state[parameter][entry] = value

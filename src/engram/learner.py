@@ -1,0 +1,188 @@
+"""`Learner`: a method with its memory and what it has learnt so far; saved to a folder, loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from engram.config import as_mapping
+from engram.data.codecs import create_codec
+from engram.data.images import ImageSet
+from engram.data.stream import Task
+from engram.engine.device import Precision, resolve_device, resolve_precision
+from engram.engine.fit import Effort, EpochReport, Trainer
+from engram.engine.snapshot import load_tensors, save_tensors, write_atomically
+from engram.errors import UserError
+from engram.memory import Budget, ExemplarMemory
+from engram.methods import method_class
+from engram.models.normalise import mean_image
+
+__all__ = ["Learner", "TaskEffort"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEffort:
+    """What learning a task took.
+
+    Attributes:
+        training: in the training loop.
+        memory_seconds: outside it, choosing exemplars above all.
+    """
+
+    training: Effort
+    memory_seconds: float
+
+
+class Learner:
+    """Learns classes task by task with one method, under one memory budget.
+
+    Args:
+        method: a method's name.
+        config: its settings; the paper's where None.
+        image_size: height and width of the images.
+        budget: of the exemplar memory: `2000`, `20/class`, `6MB` or `all`.
+        codec: how exemplars are stored.
+        seed: of everything random.
+        input_mean: (H, W, 3) in [0, 1], subtracted from every image; the mean of the first task's
+            images where None.
+        device: `auto`, `cpu`, `cuda`, ...
+        precision: of training; everything else is float32.
+        snapshots: folder for snapshots during training, so that it can go on after an
+            interruption; None keeps none.
+        on_epoch: called with a report after every epoch.
+
+    Raises:
+        UserError: a name or value that does not exist or does not fit.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        config: Any = None,
+        *,
+        image_size: tuple[int, int],
+        budget: str = "2000",
+        codec: str = "raw",
+        seed: int = 0,
+        input_mean: Tensor | None = None,
+        device: str = "auto",
+        precision: Precision = "auto",
+        snapshots: Path | None = None,
+        on_epoch: Callable[[EpochReport], None] = lambda report: None,
+    ) -> None:
+        kind = method_class(method)
+        self.name = method
+        self.config = kind.Config() if config is None else config
+        self.seed = seed
+        self.memory = ExemplarMemory(Budget.parse(budget), create_codec(codec))
+        self.task_sizes: list[int] = []
+        place = resolve_device(device)
+        self.method = kind(self.config, image_size, seed)
+        self.method.check(self.memory.budget)
+        self.method.eval().to(place)
+        self._input_mean = input_mean
+        self._trainer = Trainer(
+            seed=seed,
+            device=place,
+            precision=resolve_precision(precision, place),
+            folder=snapshots,
+            on_epoch=on_epoch,
+        )
+
+    @property
+    def tasks(self) -> int:
+        """Tasks learnt so far."""
+        return len(self.task_sizes)
+
+    def learn(self, task: Task) -> TaskEffort:
+        """Learn the next task, from its last snapshot where there is one.
+
+        Raises:
+            UserError: training diverged, or the budget cannot hold the classes.
+        """
+        started = time.perf_counter()
+        if not self.task_sizes:
+            mean = mean_image(task.train.pixels) if self._input_mean is None else self._input_mean
+            self.method.normalise.mean.copy_(mean)
+        self._trainer.begin(task.index, self.method)
+        self.method.learn(task, self.memory, self._trainer)
+        self.task_sizes.append(len(task.new))
+        training = self._trainer.effort
+        here = training.seconds - self._trainer.restored_seconds
+        return TaskEffort(training, time.perf_counter() - started - here)
+
+    @torch.no_grad()
+    def predict(self, images: ImageSet, batch_size: int = 500) -> dict[str, Tensor]:
+        """Predicted labels (N,) of every decision rule that the method has, in one pass."""
+        parts: dict[str, list[Tensor]] = {}
+        for pixels in images.pixels.split(batch_size):
+            scores = self.method.scores_by_classifier(pixels.to(self.method.device))
+            for name, values in scores.items():
+                parts.setdefault(name, []).append(values.argmax(dim=1).cpu())
+        return {name: torch.cat(labels) for name, labels in parts.items()}
+
+    @torch.no_grad()
+    def scores(self, images: ImageSet) -> Tensor:
+        """Scores (N, seen) of the decision rule that counts."""
+        return torch.cat(
+            [
+                self.method.scores(pixels.to(self.method.device)).cpu()
+                for pixels in images.pixels.split(500)
+            ]
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write everything learnt into a new folder, which appears whole or not at all.
+
+        Raises:
+            UserError: the folder exists.
+        """
+        if folder.exists():
+            raise UserError(f"{folder} exists. Choose another folder, or remove it.")
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        state = {
+            "format": FORMAT,
+            "method": self.name,
+            "image_size": self.method.image_size,
+            "seed": self.seed,
+            "task_sizes": self.task_sizes,
+        }
+        save_tensors(partial / "weights.safetensors", self.method.state_dict(), {})
+        save_tensors(partial / "memory.safetensors", *self.memory.state())
+        write_atomically(partial / "learner.json", json.dumps(state, indent=2).encode())
+        settings = yaml.safe_dump(as_mapping(self.config), sort_keys=False)
+        write_atomically(partial / "config.yaml", settings.encode())
+        partial.rename(folder)
+
+    def restore(self, folder: Path) -> None:
+        """Take over what `save` wrote, by a learner of the same method and settings.
+
+        Raises:
+            UserError: the folder is incomplete, or from another method.
+        """
+        try:
+            state = json.loads((folder / "learner.json").read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise UserError(f"{folder} is not a saved learner ({error}).") from error
+        if state["method"] != self.name:
+            raise UserError(f"{folder} was saved by {state['method']}, not by {self.name}.")
+        for size in state["task_sizes"]:
+            self.method.grow(size)
+        tensors, _ = load_tensors(folder / "weights.safetensors")
+        self.method.load_state_dict(tensors)
+        self.method.eval().to(self.method.device)
+        self.memory.load_state(*load_tensors(folder / "memory.safetensors"))
+        self.task_sizes = state["task_sizes"]

@@ -1,0 +1,95 @@
+"""What a method of class-incremental learning is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from engram.config import Schedule
+from engram.data.augment import Augmentation
+from engram.data.batches import AugmentedImages, Source
+from engram.data.images import ImageSet
+from engram.data.stream import Task
+from engram.memory import Budget, ExemplarMemory
+from engram.models.normalise import Normalise
+
+__all__ = ["Method", "Trainer"]
+
+
+class Trainer(Protocol):
+    """What a method calls to train: see `engram.engine.fit.Trainer`."""
+
+    def fit(
+        self,
+        stage: str,
+        data: Source,
+        loss: Any,
+        parameters: Iterable[tuple[str, nn.Parameter]],
+        schedule: Schedule,
+    ) -> None: ...
+
+    def generator(self, name: str) -> torch.Generator: ...
+
+
+class Method(nn.Module, ABC):
+    """A network that learns classes task by task, with a rule that decides among all it has seen.
+
+    Args:
+        image_size: height and width of the images.
+        seed: of the initial weights.
+
+    Attributes:
+        Config: the dataclass of the method's knobs; its defaults are the paper's.
+        normalise: pixels to the network's input.
+        seen: classes learnt so far.
+    """
+
+    Config: ClassVar[type]
+
+    def __init__(self, image_size: tuple[int, int], seed: int) -> None:
+        super().__init__()
+        self.normalise = Normalise(image_size)
+        self.image_size = image_size
+        self.seed = seed
+        self.seen = 0
+
+    @abstractmethod
+    def grow(self, new: int) -> None:
+        """Make room for `new` more classes. Depends on the seed and the classes seen, and on
+        nothing learnt, so that loading can repeat it."""
+
+    @abstractmethod
+    def learn(self, task: Task, memory: ExemplarMemory, trainer: Trainer) -> None:
+        """Learn one task from `task.train` and `memory`, and update the memory."""
+
+    @abstractmethod
+    def scores_by_classifier(self, pixels: Tensor) -> dict[str, Tensor]:
+        """(B, H, W, 3) uint8 to (B, seen) scores of every decision rule that the method has."""
+
+    @property
+    @abstractmethod
+    def classifier(self) -> str:
+        """The decision rule that counts."""
+
+    def scores(self, pixels: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8 to (B, seen) scores; the highest names the class."""
+        return self.scores_by_classifier(pixels)[self.classifier]
+
+    def check(self, budget: Budget) -> None:
+        """Refuse a budget that the method cannot work with.
+
+        Raises:
+            UserError: with the way out.
+        """
+
+    @property
+    def device(self) -> torch.device:
+        return self.normalise.mean.device
+
+    def augmented(self, images: ImageSet, augmentation: Augmentation) -> AugmentedImages:
+        """Training batches of `images`, normalised and augmented on the method's device."""
+        return AugmentedImages(images, self.normalise, augmentation, self.device)

@@ -1,0 +1,89 @@
+"""The floor and the ceiling of class-incremental learning: finetune and joint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from engram import models
+from engram.config import Schedule
+from engram.data.augment import Augmentation
+from engram.data.stream import Task
+from engram.memory import ExemplarMemory
+from engram.methods.base import Method, Trainer
+from engram.seeding import generator
+
+__all__ = ["Finetune", "FinetuneConfig", "Joint", "JointConfig"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuneConfig:
+    """The knobs of plain training."""
+
+    backbone: str = "resnet32"
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(learning_rate=0.1, weight_decay=5e-4)
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JointConfig(FinetuneConfig):
+    """The knobs of joint training: those of finetune."""
+
+
+class Finetune(Method):
+    """Cross-entropy on the new images, and on the memory's where it may hold any.
+
+    Without memory this is the floor: what is left when nothing works against forgetting.
+    """
+
+    Config: type = FinetuneConfig
+
+    def __init__(self, config: FinetuneConfig, image_size: tuple[int, int], seed: int) -> None:
+        super().__init__(image_size, seed)
+        self.config = config
+        self.network = models.create(config.backbone, generator(seed, "network"))
+
+    @property
+    def classifier(self) -> str:
+        return "network"
+
+    def learn(self, task: Task, memory: ExemplarMemory, trainer: Trainer) -> None:
+        self.grow(len(task.new))
+        trainer.fit(
+            "training",
+            self.augmented(memory + task.train, self.config.augmentation),
+            self.loss,
+            self.network.named_parameters(),
+            self.config.schedule,
+        )
+        memory.update(task)
+
+    def grow(self, new: int) -> None:
+        self.network.head.grow(new, generator(self.seed, "head", self.seen))
+        self.seen += new
+
+    def loss(self, x: Tensor, y: Tensor, step: object) -> dict[str, Tensor]:
+        return {"classification": F.cross_entropy(self.network(x).float(), y)}
+
+    def scores_by_classifier(self, pixels: Tensor) -> dict[str, Tensor]:
+        return {"network": self.network(self.normalise(pixels))}
+
+
+class Joint(Finetune):
+    """Finetune on everything seen so far, from new initial weights at every task.
+
+    With the budget `all` this is the ceiling: what the network reaches when nothing has to be
+    forgotten.
+    """
+
+    Config = JointConfig
+
+    def grow(self, new: int) -> None:
+        seen = self.seen + new
+        self.network = models.create(self.config.backbone, generator(self.seed, "network", seen))
+        self.network.head.grow(seen, generator(self.seed, "head", seen))
+        self.seen = seen

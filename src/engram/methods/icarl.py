@@ -1,0 +1,174 @@
+"""iCaRL: Incremental Classifier and Representation Learning (Rebuffi et al., CVPR 2017).
+
+Settings that reproduce the paper's own comparisons:
+
+| the paper's name    | classifier | distillation | budget |
+|---------------------|------------|--------------|--------|
+| iCaRL               | nme        | sigmoid      | 2000   |
+| hybrid1             | network    | sigmoid      | 2000   |
+| hybrid2             | nme        | none         | 2000   |
+| hybrid3 (rehearsal) | network    | none         | 2000   |
+| LwF.MC              | network    | sigmoid      | 0      |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engram import models
+from engram.config import Schedule
+from engram.data.augment import Augmentation
+from engram.data.batches import apply
+from engram.data.images import ImageSet
+from engram.data.stream import Task
+from engram.errors import UserError
+from engram.memory import Budget, ExemplarMemory, herding
+from engram.methods.base import Method, Trainer
+from engram.models.network import Network, frozen
+from engram.seeding import generator
+
+__all__ = ["ICaRL", "ICaRLConfig"]
+
+Losses = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ICaRLConfig:
+    """The knobs of iCaRL; the defaults are the paper's for CIFAR-100."""
+
+    backbone: str = "resnet32"
+    classifier: Literal["nme", "network"] = "nme"
+    """Nearest mean of exemplars, or the network's own outputs. Both are always reported."""
+    distillation: Literal["sigmoid", "softmax", "none"] = "sigmoid"
+    """What keeps old outputs in place: binary cross-entropy to the old network's sigmoids (the
+    paper), cross-entropy to its softened softmax beside a softmax classification loss, or
+    nothing."""
+    distillation_weight: float = 1.0
+    temperature: float = 2.0
+    """Of the softened softmax; without effect otherwise."""
+    outputs: int = 100
+    """The summed binary loss is divided by this. The paper's head has 100 outputs from the start;
+    dividing by the classes seen instead would make the first task's steps ten times longer."""
+    mirror_means: bool = True
+    """Class means average exemplars and their mirror images. Wrong for digits and letters."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    schedule: Schedule = field(default_factory=Schedule)
+
+
+class ICaRL(Method):
+    """Nearest mean of exemplars on a representation trained by rehearsal and distillation.
+
+    Attributes:
+        means: (seen, dim) unit vectors, the means of each class's exemplars; a class without
+            exemplars has none and is never chosen by `nme`.
+    """
+
+    Config = ICaRLConfig
+
+    def __init__(self, config: ICaRLConfig, image_size: tuple[int, int], seed: int) -> None:
+        super().__init__(image_size, seed)
+        self.config = config
+        self.network: Network = models.create(config.backbone, generator(seed, "network"))
+        self.register_buffer("means", torch.zeros(0, self.network.dim))
+        self.means: Tensor
+
+    @property
+    def classifier(self) -> str:
+        return self.config.classifier
+
+    def check(self, budget: Budget) -> None:
+        if budget.none and self.config.classifier == "nme":
+            raise UserError(
+                "The nearest mean of exemplars needs exemplars: a budget of 0 works with "
+                "--classifier network only."
+            )
+
+    def learn(self, task: Task, memory: ExemplarMemory, trainer: Trainer) -> None:
+        """Algorithms 2 to 5: update the representation, then the exemplar sets."""
+        teacher = frozen(self.network) if self.seen else None
+        self.grow(len(task.new))
+        trainer.fit(
+            "representation",
+            self.augmented(memory + task.train, self.config.augmentation),
+            self.loss(teacher),
+            self.network.named_parameters(),
+            self.config.schedule,
+        )
+        memory.update(task, rank=lambda images: herding(self.embed(images)))
+        self.means = self.class_means(memory)
+
+    def grow(self, new: int) -> None:
+        self.network.head.grow(new, generator(self.seed, "head", self.seen))
+        self.seen += new
+        self.means = self.means.new_zeros(self.seen, self.network.dim)
+
+    def loss(self, teacher: Network | None) -> Callable[[Tensor, Tensor, object], Losses]:
+        """The loss of Algorithm 3: classification for new classes, distillation for old ones.
+
+        As in the authors' code, the old network sees the same augmented batch, and its outputs
+        replace the labels of old classes for every image, exemplars included.
+
+        Args:
+            teacher: the network as it was before this task; None at the first.
+        """
+        weight, temperature = self.config.distillation_weight, self.config.temperature
+
+        def binary(x: Tensor, y: Tensor, step: object) -> Losses:
+            logits, labels = self.network(x).float(), F.one_hot(y, self.seen).float()
+            if teacher is None or self.config.distillation == "none":
+                return {"classification": self._binary(logits, labels)}
+            past = teacher(x).float().sigmoid()
+            old = past.shape[1]
+            return {
+                "classification": self._binary(logits[:, old:], labels[:, old:]),
+                "distillation": weight * self._binary(logits[:, :old], past),
+            }
+
+        def softmax(x: Tensor, y: Tensor, step: object) -> Losses:
+            logits = self.network(x).float()
+            parts = {"classification": F.cross_entropy(logits, y)}
+            if teacher is not None:
+                past = (teacher(x).float() / temperature).softmax(dim=1)
+                soft = F.cross_entropy(logits[:, : past.shape[1]] / temperature, past)
+                parts["distillation"] = weight * temperature**2 * soft
+            return parts
+
+        return softmax if self.config.distillation == "softmax" else binary
+
+    def _binary(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Binary cross-entropy, summed over classes, divided by `outputs`, mean over images."""
+        total = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
+        return total / (len(logits) * self.config.outputs)
+
+    def embed(self, images: ImageSet) -> Tensor:
+        """Unit-length features (N, dim) of images as they are, neither cropped nor mirrored."""
+        return apply(lambda pixels: self._features(pixels)[1], images, device=self.device)
+
+    def _features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, dim), and the same at unit length."""
+        features = self.network.backbone(self.normalise(pixels))
+        return features, F.normalize(features)
+
+    def class_means(self, memory: ExemplarMemory) -> Tensor:
+        """Unit means (seen, dim) of the exemplars' features and their mirror images' (Alg. 1)."""
+        exemplars = memory + ImageSet.empty(self.image_size)
+        features = self.embed(exemplars)
+        if self.config.mirror_means:
+            features += self.embed(ImageSet(exemplars.pixels.flip(2), exemplars.labels))
+        sums = torch.zeros(self.seen, self.network.dim).index_add(0, exemplars.labels, features)
+        return F.normalize(sums).to(self.device)
+
+    def scores_by_classifier(self, pixels: Tensor) -> dict[str, Tensor]:
+        """`nme`: minus the squared distance to the class means (Alg. 1); `network`: logits."""
+        features, directions = self._features(pixels)
+        scores = {"network": self.network.head(features)}
+        has_mean = self.means.any(dim=1)
+        if has_mean.any():
+            scores["nme"] = (2 * directions @ self.means.T - 2).where(has_mean, -torch.inf)
+        return scores

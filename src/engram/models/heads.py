@@ -1,0 +1,40 @@
+"""Heads: from features to one score a class."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["LinearHead"]
+
+
+class LinearHead(nn.Module):
+    """A linear layer that gains rows as classes arrive and keeps the ones it has.
+
+    Attributes:
+        weight: (classes, dim).
+        bias: (classes,).
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(0, dim))
+        self.bias = nn.Parameter(torch.empty(0))
+
+    def grow(self, classes: int, generator: torch.Generator) -> None:
+        """Append `classes` rows: He-normal with gain 1, standard deviation 1/sqrt(dim), bias 0."""
+        dim = self.weight.shape[1]
+        rows = torch.randn(classes, dim, generator=generator).div_(dim**0.5)
+        self.weight = nn.Parameter(torch.cat([self.weight.data, rows.to(self.weight.device)]))
+        self.bias = nn.Parameter(
+            torch.cat([self.bias.data, torch.zeros(classes, device=self.bias.device)])
+        )
+
+    @property
+    def classes(self) -> int:
+        return len(self.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, dim) features to (B, classes) logits."""
+        return F.linear(features, self.weight, self.bias)

@@ -1,0 +1,86 @@
+"""Measures of class-incremental learning, all from one accuracy matrix.
+
+The matrix has a row for every task learnt: row i holds the accuracy, in percent, on the evaluation
+images of tasks 0 to i after task i was learnt. Tasks may differ in size, so accuracy over all
+classes seen weights each task by its images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "AccuracyMatrix",
+    "accuracy_per_task",
+    "accuracy_row",
+    "average",
+    "backward_transfer",
+    "confusion",
+    "forgetting",
+]
+
+AccuracyMatrix = Sequence[Sequence[float]]
+
+
+def accuracy_row(predicted: Tensor, labels: Tensor, task_sizes: Sequence[int]) -> list[float]:
+    """Accuracy in percent on each task seen.
+
+    Args:
+        predicted: (N,) labels, dense in order of arrival.
+        labels: (N,) true ones.
+        task_sizes: classes of each task seen.
+    """
+    ends = torch.tensor(task_sizes).cumsum(0)
+    task = torch.bucketize(labels, ends, right=True)
+    images = torch.bincount(task, minlength=len(task_sizes))
+    correct = torch.bincount(task[predicted == labels], minlength=len(task_sizes))
+    return (100 * correct.double() / images).tolist()
+
+
+def accuracy_per_task(matrix: AccuracyMatrix, images: Sequence[int]) -> list[float]:
+    """After each task, accuracy in percent over the images of all tasks seen so far.
+
+    Args:
+        images: evaluation images of each task.
+    """
+    return [
+        sum(a * n for a, n in zip(row, images, strict=False)) / sum(images[: len(row)])
+        for row in matrix
+    ]
+
+
+def average(accuracies: Sequence[float]) -> float | None:
+    """The plain mean; None of nothing. Over all of `accuracy_per_task` it is the average
+    incremental accuracy of Rebuffi et al. 2017; some papers leave the first task out."""
+    return sum(accuracies) / len(accuracies) if accuracies else None
+
+
+def forgetting(matrix: AccuracyMatrix) -> float | None:
+    """Mean drop, over all tasks but the last, from a task's best accuracy to its final one.
+
+    The best is over all rows before the last (Chaudhry et al. 2018, eq. 3). None with one task.
+    """
+    last = matrix[-1]
+    drops = [
+        max(row[task] for row in matrix[task:-1]) - last[task] for task in range(len(matrix) - 1)
+    ]
+    return average(drops)
+
+
+def backward_transfer(matrix: AccuracyMatrix) -> float | None:
+    """Mean change, over all tasks but the last, since a task was just learnt.
+
+    Lopez-Paz and Ranzato 2017, eq. 3; negative where there is forgetting. None with one task.
+    """
+    last = matrix[-1]
+    return average([last[task] - matrix[task][task] for task in range(len(matrix) - 1)])
+
+
+def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """(classes, classes) counts; rows are true classes, columns predicted ones."""
+    return torch.bincount(labels * classes + predicted, minlength=classes**2).reshape(
+        classes, classes
+    )

@@ -1,0 +1,167 @@
+"""The folder of a run: what was asked, on what machine, and what came out.
+
+| file              | holds                                                         |
+|-------------------|---------------------------------------------------------------|
+| config.yaml       | the resolved configuration                                    |
+| environment.json  | versions, machine, threads                                    |
+| metrics.jsonl     | a line for every epoch; one that was interrupted stands twice |
+| tasks/NN.json     | results after each task                                       |
+| accuracy.csv      | the accuracy matrix, a row a task                             |
+| confusion.csv     | true classes by predicted ones, after the last task           |
+| summary.json      | everything that is published of the run; written at its end   |
+| model/task-NN     | the learner after its last finished task                      |
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from engram.config import read_yaml
+from engram.engine.snapshot import write_atomically
+from engram.errors import UserError
+
+__all__ = ["RunRecord", "environment"]
+
+PACKAGES = ("engram", "torch", "numpy", "pillow", "safetensors")
+
+
+class RunRecord:
+    """Writes and reads the folder of one run.
+
+    Args:
+        folder: made by `open`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def matches(self, config: Mapping[str, Any]) -> bool:
+        """Whether the folder holds a run of `config`; False where there is no such folder.
+
+        Raises:
+            UserError: it holds something else.
+        """
+        path = self.folder / "config.yaml"
+        if not path.exists():
+            if any(not found.name.endswith(".partial") for found in self.folder.glob("*")):
+                raise UserError(f"{self.folder} is not empty and not a run. Choose another --out.")
+            return False
+        found = read_yaml(path)
+        for key in {**config, **found}:
+            if found.get(key) != config.get(key):
+                raise UserError(
+                    f"{self.folder} belongs to another configuration: {key} is "
+                    f"{found.get(key)!r} there and {config.get(key)!r} here. Choose another "
+                    "--out, or remove the folder."
+                )
+        return True
+
+    def open(self, config: Mapping[str, Any]) -> None:
+        """Make the folder for `config` where it does not exist yet.
+
+        Raises:
+            UserError: it holds something else.
+        """
+        if not self.matches(config):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._write("config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+        (self.folder / "tasks").mkdir(exist_ok=True)
+        self._write("environment.json", json.dumps(environment(), indent=2))
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a finished run, or None."""
+        path = self.folder / "summary.json"
+        if not path.exists():
+            return None
+        summary: dict[str, Any] = json.loads(path.read_text())
+        return summary
+
+    def add_epoch(self, report: Mapping[str, Any]) -> None:
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(dict(report)) + "\n")
+
+    def add_task(self, index: int, results: Mapping[str, Any]) -> None:
+        """Record what came out of a task; a task learnt again replaces what was there."""
+        self._write(f"tasks/{index:02d}.json", json.dumps(dict(results)))
+
+    def tasks(self, count: int) -> list[dict[str, Any]]:
+        """The results of the first `count` tasks."""
+        paths = [self.folder / f"tasks/{index:02d}.json" for index in range(count)]
+        return [json.loads(path.read_text()) for path in paths]
+
+    def finish(
+        self,
+        summary: Mapping[str, Any],
+        class_names: Sequence[str],
+        confusion: Sequence[Sequence[int]],
+    ) -> None:
+        """Write the tables and, last of all, the summary."""
+        matrix = summary["accuracy_matrix"]
+        header = ["after task", *(f"task {index + 1}" for index in range(len(matrix)))]
+        rows = [[index + 1, *row] for index, row in enumerate(matrix)]
+        self._write("accuracy.csv", _csv([header, *rows]))
+        table = [[name, *row] for name, row in zip(class_names, confusion, strict=True)]
+        self._write("confusion.csv", _csv([["true class", *class_names], *table]))
+        self._write("summary.json", json.dumps(dict(summary), indent=2) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        write_atomically(self.folder / name, text.encode())
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue()
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine: what a result may depend on."""
+    facts: dict[str, Any] = {
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+    }
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts
+
+
+def _processor() -> str:
+    """The processor's name where Linux tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def _commit() -> str | None:
+    """The checkout's commit, marked where files have changed since; None for an installed package."""
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()
