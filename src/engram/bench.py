@@ -1,4 +1,4 @@
-"""A run: one method on one stream with one seed; and grids of runs, where finished ones are skipped."""
+"""A run: one method on one stream with one seed. A grid: many runs, finished ones skipped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from engram.models.normalise import mean_image
 from engram.results import metrics
 from engram.results.record import RunRecord, environment
 
-__all__ = ["Progress", "RunConfig", "configured", "grid", "run"]
+__all__ = ["Progress", "RunConfig", "configured", "preset_settings", "read_grid", "run"]
 
 InputMean = Literal["dataset", "first-task"]
 
@@ -149,8 +149,13 @@ class Progress(Protocol):
     def task(self, index: int, results: Mapping[str, Any], share: float) -> None: ...
 
 
-def run(config: RunConfig, out: Path, progress: Progress) -> tuple[Path, dict[str, Any]]:
+def run(
+    config: RunConfig, out: Path, progress: Progress, *, snapshot_every: float = 20.0
+) -> tuple[Path, dict[str, Any]]:
     """Do a run, or what is left of it, in its folder under `out`.
+
+    Args:
+        snapshot_every: least seconds between two snapshots during training.
 
     Returns:
         The folder, and the summary as it stands in `summary.json`.
@@ -162,6 +167,7 @@ def run(config: RunConfig, out: Path, progress: Progress) -> tuple[Path, dict[st
     record = RunRecord(out / folder_name(config))
     plain = as_mapping(config)
     if record.matches(plain) and (finished := record.summary()):
+        progress.begin(record.folder.name, len(finished["task_sizes"]), 1)
         return record.folder, finished
     stream = create_stream(
         config.stream,
@@ -187,6 +193,7 @@ def run(config: RunConfig, out: Path, progress: Progress) -> tuple[Path, dict[st
         device=config.device,
         precision=config.precision,
         snapshots=record.folder / "snapshots",
+        snapshot_every=snapshot_every,
         on_epoch=on_epoch,
     )
     record.open(plain)
@@ -250,7 +257,12 @@ def _results(
     counts = metrics.confusion(predicted[learner.method.classifier], images.labels, len(task.seen))
     state = learner.method.state_dict()
     return {
-        "accuracy": {name: [round(value, 4) for value in row] for name, row in rows.items()},
+        "classes": len(task.seen),
+        "accuracy": rows,
+        "accuracy_seen": {
+            name: metrics.accuracy_per_task([row], stream.evaluation_images_per_task())[0]
+            for name, row in rows.items()
+        },
         "exemplars": len(learner.memory),
         "memory_bytes": learner.memory.most_bytes,
         "memory_budget_bytes": learner.memory.budget_bytes(),
@@ -271,8 +283,7 @@ def _summary(
     config: RunConfig, stream: ClassStream, learner: Learner, tasks: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Everything that is published of a run."""
-    images = [len(stream.evaluation(stream.task(index).seen)) for index in range(len(stream))]
-    task_images = [after - before for before, after in zip([0, *images], images, strict=False)]
+    task_images = stream.evaluation_images_per_task()
     classifier = learner.method.classifier
     matrix = [task["accuracy"][classifier] for task in tasks]
     by_classifier = {
@@ -327,7 +338,7 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def grid(path: Path) -> list[RunConfig]:
+def read_grid(path: Path) -> list[RunConfig]:
     """The runs that a grid file lists.
 
     The file holds `runs`, a list of mappings. Keys are those of `configured` and the method's own

@@ -1,7 +1,7 @@
 """What a run is made of: frozen dataclasses, read from YAML and written to it.
 
-A preset is a file `experiments/<method>/<preset>.yaml`; a run's resolved configuration stands in its
-folder as `config.yaml`.
+A preset is a file `experiments/<method>/<preset>.yaml`; a run's resolved configuration stands in
+its folder as `config.yaml`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,16 @@ import yaml
 
 from engram.errors import UserError, nearest, unknown
 
-__all__ = ["Preset", "Schedule", "as_mapping", "from_mapping", "load_preset", "presets_of"]
+__all__ = [
+    "Preset",
+    "Schedule",
+    "as_mapping",
+    "from_mapping",
+    "load_preset",
+    "presets_of",
+    "read_yaml",
+    "to_yaml",
+]
 
 D = TypeVar("D")
 
@@ -133,6 +142,12 @@ def _converted(hint: Any, value: Any, where: str) -> Any:
         raise unknown(f"value in {where}:", value, map(str, options))
     wanted = getattr(hint, "__name__", str(hint))
     raise UserError(f"{where} must be of type {wanted}, not {value!r}.")
+
+
+def to_yaml(mapping: Mapping[str, Any]) -> str:
+    """Plain values as YAML text, in their own order."""
+    text: str = yaml.safe_dump(dict(mapping), sort_keys=False, allow_unicode=True)
+    return text
 
 
 def experiments_folder() -> Path:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
-from engram.config import as_mapping
+from engram.config import as_mapping, to_yaml
 from engram.data.codecs import create_codec
 from engram.data.images import ImageSet
 from engram.data.stream import Task
@@ -60,6 +59,7 @@ class Learner:
         precision: of training; everything else is float32.
         snapshots: folder for snapshots during training, so that it can go on after an
             interruption; None keeps none.
+        snapshot_every: least seconds between two of them; a stage's end is always saved.
         on_epoch: called with a report after every epoch.
 
     Raises:
@@ -79,6 +79,7 @@ class Learner:
         device: str = "auto",
         precision: Precision = "auto",
         snapshots: Path | None = None,
+        snapshot_every: float = 20.0,
         on_epoch: Callable[[EpochReport], None] = lambda report: None,
     ) -> None:
         kind = method_class(method)
@@ -97,6 +98,7 @@ class Learner:
             device=place,
             precision=resolve_precision(precision, place),
             folder=snapshots,
+            snapshot_every=snapshot_every,
             on_epoch=on_epoch,
         )
 
@@ -163,7 +165,7 @@ class Learner:
         save_tensors(partial / "weights.safetensors", self.method.state_dict(), {})
         save_tensors(partial / "memory.safetensors", *self.memory.state())
         write_atomically(partial / "learner.json", json.dumps(state, indent=2).encode())
-        settings = yaml.safe_dump(as_mapping(self.config), sort_keys=False)
+        settings = to_yaml(as_mapping(self.config))
         write_atomically(partial / "config.yaml", settings.encode())
         partial.rename(folder)
 

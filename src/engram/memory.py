@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -230,9 +231,7 @@ class ExemplarMemory:
         for label, lengths in table["payload_bytes"].items():
             blob = tensors[f"class.{label}"].numpy().tobytes() if lengths else b""
             ends = np.cumsum([0, *lengths])
-            self._classes[int(label)] = [
-                blob[start:end] for start, end in zip(ends[:-1], ends[1:], strict=True)
-            ]
+            self._classes[int(label)] = [blob[start:end] for start, end in pairwise(ends)]
 
 
 def herding(features: Tensor, count: int | None = None) -> list[int]:

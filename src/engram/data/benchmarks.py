@@ -138,15 +138,18 @@ def _cifar_images(folder: Path, files: dict[str, str], labels: bytes) -> ImageSe
 class _ArrayUnpickler(pickle.Unpickler):
     """Admits numpy arrays of numbers, and nothing else that a pickle could build or call."""
 
-    _ADMITTED = {"_reconstruct": np._core.multiarray._reconstruct, "ndarray": np.ndarray}
-
     def find_class(self, module: str, name: str) -> object:
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy"):
-            if name == "dtype":
-                return np.dtype
-            if name in self._ADMITTED:
-                return self._ADMITTED[name]
-        raise pickle.UnpicklingError(f"{module}.{name} is not admitted")
+        # NumPy moved its `core` to `_core`; the files were written long before.
+        admitted = {
+            ("numpy.core.multiarray", "_reconstruct"): "numpy._core.multiarray",
+            ("numpy._core.multiarray", "_reconstruct"): "numpy._core.multiarray",
+            ("numpy", "ndarray"): "numpy",
+            ("numpy", "dtype"): "numpy",
+        }
+        if (module, name) not in admitted:
+            raise pickle.UnpicklingError(f"{module}.{name} is not admitted")
+        found: object = super().find_class(admitted[module, name], name)
+        return found
 
 
 def _unpickle(path: Path, md5: str) -> dict[bytes, list[bytes]]:

@@ -34,7 +34,7 @@ __all__ = [
 Evaluation = Literal["validation", "test"]
 
 VALIDATION_IMAGES = 50
-"""Training images a class that `evaluate_on="validation"` sets aside (a fifth of a class at most)."""
+"""Training images a class that validation sets aside; at most a fifth of a class."""
 
 # The first run of the iCaRL authors' code: NumPy's legacy generator seeded with 1993, after 100
 # shuffles of 500 numbers that their data loader draws, one shuffle of the classes.
@@ -142,9 +142,15 @@ class ClassStream:
 
     def images_per_task(self) -> list[int]:
         """Training images that each task brings."""
-        counts = torch.bincount(self._train.labels, minlength=len(self.order)).tolist()
-        ends = np.cumsum([0, *self.sizes])
-        return [sum(counts[start:end]) for start, end in zip(ends[:-1], ends[1:], strict=True)]
+        return self._per_task(self._train)
+
+    def evaluation_images_per_task(self) -> list[int]:
+        """Evaluation images of each task's new classes."""
+        return self._per_task(self._test)
+
+    def _per_task(self, images: ImageSet) -> list[int]:
+        counts = torch.bincount(images.labels, minlength=len(self.order))
+        return [int(part.sum()) for part in counts.split(list(self.sizes))]
 
 
 def _cut(train: ImageSet) -> tuple[ImageSet, ImageSet]:
@@ -208,8 +214,8 @@ def increments(text: str, classes: int) -> tuple[int, ...]:
             return tuple(sizes)
         raise UserError(f"{text} adds up to {sum(sizes)} classes; this data has {classes}.")
     raise UserError(
-        f'"{text}" does not say how classes arrive. Give b<base classes>-inc<classes a task>, as in '
-        "b0-inc10 or b50-inc5, or a list such as 20,30,50."
+        f'"{text}" does not say how classes arrive. Give b<base classes>-inc<classes a task>, '
+        "as in b0-inc10 or b50-inc5, or a list such as 20,30,50."
     )
 
 

@@ -147,7 +147,8 @@ class Trainer:
         Raises:
             UserError: the loss is no longer a finite number.
         """
-        self._method.to(self.device, memory_format=torch.channels_last)
+        # The stubs of torch know no memory_format here.
+        self._method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         names = {parameter: name for name, parameter in parameters if parameter.requires_grad}
         optimizer = _optimizer(names, schedule)
         plan = _Plan.of(schedule, len(data))

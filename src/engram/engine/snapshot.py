@@ -67,9 +67,9 @@ def optimizer_state(
 ) -> dict[str, Tensor]:
     """The optimiser's tensors (momenta, step counts) as `<parameter>/<entry>`."""
     return {
-        f"{names[parameter]}/{entry}": value
-        for parameter, state in optimizer.state.items()
-        for entry, value in state.items()
+        f"{name}/{entry}": value
+        for parameter, name in names.items()
+        for entry, value in optimizer.state[parameter].items()
         if isinstance(value, Tensor)
     }
 

@@ -39,19 +39,21 @@ class Method(nn.Module, ABC):
     """A network that learns classes task by task, with a rule that decides among all it has seen.
 
     Args:
+        config: the method's knobs, of the class `Config`.
         image_size: height and width of the images.
         seed: of the initial weights.
 
     Attributes:
-        Config: the dataclass of the method's knobs; its defaults are the paper's.
+        Config: the dataclass of the knobs; its defaults are the paper's.
         normalise: pixels to the network's input.
         seen: classes learnt so far.
     """
 
-    Config: ClassVar[type]
+    Config: ClassVar[type[Any]]
 
-    def __init__(self, image_size: tuple[int, int], seed: int) -> None:
+    def __init__(self, config: Any, image_size: tuple[int, int], seed: int) -> None:
         super().__init__()
+        self.config = config
         self.normalise = Normalise(image_size)
         self.image_size = image_size
         self.seed = seed

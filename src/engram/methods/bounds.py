@@ -40,11 +40,11 @@ class Finetune(Method):
     Without memory this is the floor: what is left when nothing works against forgetting.
     """
 
-    Config: type = FinetuneConfig
+    Config = FinetuneConfig
+    config: FinetuneConfig
 
     def __init__(self, config: FinetuneConfig, image_size: tuple[int, int], seed: int) -> None:
-        super().__init__(image_size, seed)
-        self.config = config
+        super().__init__(config, image_size, seed)
         self.network = models.create(config.backbone, generator(seed, "network"))
 
     @property

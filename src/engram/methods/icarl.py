@@ -70,10 +70,10 @@ class ICaRL(Method):
     """
 
     Config = ICaRLConfig
+    config: ICaRLConfig
 
     def __init__(self, config: ICaRLConfig, image_size: tuple[int, int], seed: int) -> None:
-        super().__init__(image_size, seed)
-        self.config = config
+        super().__init__(config, image_size, seed)
         self.network: Network = models.create(config.backbone, generator(seed, "network"))
         self.register_buffer("means", torch.zeros(0, self.network.dim))
         self.means: Tensor

@@ -26,7 +26,7 @@ AccuracyMatrix = Sequence[Sequence[float]]
 
 
 def accuracy_row(predicted: Tensor, labels: Tensor, task_sizes: Sequence[int]) -> list[float]:
-    """Accuracy in percent on each task seen.
+    """Accuracy in percent on each task seen, to four decimals.
 
     Args:
         predicted: (N,) labels, dense in order of arrival.
@@ -37,7 +37,7 @@ def accuracy_row(predicted: Tensor, labels: Tensor, task_sizes: Sequence[int]) -
     task = torch.bucketize(labels, ends, right=True)
     images = torch.bincount(task, minlength=len(task_sizes))
     correct = torch.bincount(task[predicted == labels], minlength=len(task_sizes))
-    return (100 * correct.double() / images).tolist()
+    return [round(float(value), 4) for value in 100 * correct / images]
 
 
 def accuracy_per_task(matrix: AccuracyMatrix, images: Sequence[int]) -> list[float]:

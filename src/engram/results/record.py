@@ -26,9 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from engram.config import read_yaml
+from engram.config import read_yaml, to_yaml
 from engram.engine.snapshot import write_atomically
 from engram.errors import UserError
 
@@ -76,7 +75,7 @@ class RunRecord:
         """
         if not self.matches(config):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._write("config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+            self._write("config.yaml", to_yaml(config))
         (self.folder / "tasks").mkdir(exist_ok=True)
         self._write("environment.json", json.dumps(environment(), indent=2))
 
@@ -153,7 +152,7 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, marked where files have changed since; None for an installed package."""
+    """The checkout's commit, marked where files have changed since; None when installed."""
     try:
         answer = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],

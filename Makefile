@@ -1,0 +1,38 @@
+# make demo, make test: all that a newcomer needs. Each makes .venv and installs what it uses.
+
+PYTHON ?= python3
+BIN = .venv/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test test-slow check docs bench clean
+
+demo: .venv/demo
+	$(BIN)/engram demo
+
+test: check
+	$(BIN)/pytest
+
+test-slow: .venv/dev
+	$(BIN)/pytest -m slow
+
+check: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+docs: .venv/dev
+	$(BIN)/python docs/generate.py
+
+bench: .venv/dev
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/herding.py
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/demo .venv/dev: .venv/%: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[$*]'
+	touch $@

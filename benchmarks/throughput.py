@@ -1,0 +1,176 @@
+"""Training throughput of `Trainer.fit` on ResNet-32, as ratios to two baselines in the same run.
+
+(a) bare: a hand-written loop over one fixed batch; same network, loss, optimiser and precision, and
+    no data work at all. What `Trainer.fit` loses to it is what its shuffling, augmentation, learning
+    rates and bookkeeping cost.
+(b) usual: the loop that most public code has: float32, a `DataLoader` with worker processes, Pillow
+    images augmented one at a time, `.item()` at every step.
+
+    python benchmarks/throughput.py [--rounds 5] [--batches 20]
+
+The loops take turns, so that a machine that slows down slows all of them; each ratio is the median
+over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from engram import models
+from engram.config import Schedule
+from engram.data.augment import Augmentation
+from engram.data.batches import AugmentedImages
+from engram.data.images import ImageSet
+from engram.engine.device import resolve_device, resolve_precision
+from engram.engine.fit import Trainer
+from engram.models.network import Network
+from engram.models.normalise import Normalise, mean_image
+from engram.seeding import generator
+
+BATCH = 128
+CLASSES = 100
+SCHEDULE = Schedule(epochs=1, batch_size=BATCH, learning_rate=0.1, decay="constant")
+
+
+def images(batches: int) -> ImageSet:
+    """Noise: what is in the pixels does not change the speed."""
+    count = BATCH * batches
+    pixels = torch.randint(256, (count, 32, 32, 3), dtype=torch.uint8)
+    return ImageSet(pixels, torch.randint(CLASSES, (count,)))
+
+
+def network(device: torch.device) -> Network:
+    net = models.create("resnet32", generator(0, "network"))
+    net.head.grow(CLASSES, generator(0, "head"))
+    return net.to(device, memory_format=torch.channels_last).train()
+
+
+def optimizer_of(net: Network) -> torch.optim.SGD:
+    return torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, weight_decay=2e-5)
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def engram_loop(data: ImageSet, device: torch.device, precision: str) -> Callable[[], None]:
+    net = network(device)
+    normalise = Normalise(data.image_size).to(device)
+    normalise.mean.copy_(mean_image(data.pixels))
+    trainer = Trainer(seed=0, device=device, precision=precision)
+    source = AugmentedImages(data, normalise, Augmentation(), device)
+
+    def loss(x: Tensor, y: Tensor, step: object) -> dict[str, Tensor]:
+        return {"classification": F.cross_entropy(net(x).float(), y)}
+
+    def loop() -> None:
+        trainer.begin(0, net)
+        trainer.fit("training", source, loss, net.named_parameters(), SCHEDULE)
+
+    return loop
+
+
+def bare_loop(data: ImageSet, device: torch.device, precision: str) -> Callable[[], None]:
+    net = network(device)
+    optimizer = optimizer_of(net)
+    x = torch.randn(BATCH, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
+    y = torch.randint(CLASSES, (BATCH,), device=device)
+
+    def loop() -> None:
+        for _ in range(len(data) // BATCH):
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                loss = F.cross_entropy(net(x).float(), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return loop
+
+
+class PillowImages(Dataset[tuple[Tensor, int]]):
+    """One image at a time: pad, crop and flip with Pillow, then to a normalised float tensor."""
+
+    def __init__(self, data: ImageSet) -> None:
+        self.images = [Image.fromarray(pixels) for pixels in data.pixels.numpy()]
+        self.labels = data.labels.tolist()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        left, top = np.random.randint(0, 9, 2)
+        padded = ImageOps.expand(self.images[index], 4)
+        image = padded.crop((left, top, left + 32, top + 32))
+        if np.random.rand() < 0.5:
+            image = ImageOps.mirror(image)
+        x = torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy()).float().div_(255)
+        return x.sub_(0.5).div_(0.25), self.labels[index]
+
+
+def usual_loop(data: ImageSet, device: torch.device) -> Callable[[], None]:
+    net = network(device).to(memory_format=torch.contiguous_format)
+    optimizer = optimizer_of(net)
+    loader = DataLoader(
+        PillowImages(data), BATCH, shuffle=True, num_workers=2, persistent_workers=True
+    )
+
+    def loop() -> None:
+        for x, y in loader:
+            loss = F.cross_entropy(net(x.to(device)), y.to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            loss.item()
+
+    return loop
+
+
+def images_per_second(loop: Callable[[], None], count: int, device: torch.device) -> float:
+    synchronise(device)
+    started = time.perf_counter()
+    loop()
+    synchronise(device)
+    return count / (time.perf_counter() - started)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batches", type=int, default=20, help="of 128 images, a round")
+    options = parser.parse_args()
+    device = resolve_device("auto")
+    precision = resolve_precision("auto", device)
+    data = images(options.batches)
+    loops = {
+        "engram": engram_loop(data, device, precision),
+        "bare": bare_loop(data, device, precision),
+        "usual": usual_loop(data, device),
+    }
+    for loop in loops.values():
+        loop()
+    rounds = [
+        {name: images_per_second(loop, len(data), device) for name, loop in loops.items()}
+        for _ in range(options.rounds)
+    ]
+    print(f"ResNet-32, batch {BATCH}, {device}, {torch.get_num_threads()} threads")
+    for name, kind in (("engram", precision), ("bare", precision), ("usual", "fp32")):
+        speed = statistics.median(measured[name] for measured in rounds)
+        print(f"  {name:7}{kind:6}{speed:8.0f} images/s")
+    for name, least in (("bare", 0.93), ("usual", 3.0)):
+        ratio = statistics.median(measured["engram"] / measured[name] for measured in rounds)
+        print(f"engram / {name}: {ratio:.3f} (at least {least})")
+
+
+if __name__ == "__main__":
+    main()

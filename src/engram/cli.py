@@ -1,0 +1,59 @@
+"""The `engram` command: finds the command that is meant, and turns mistakes into one line.
+
+Torch takes seconds to import, so the commands themselves are imported when one is called, and
+`engram --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from engram.errors import UserError, unknown
+
+__all__ = ["main"]
+
+COMMANDS = ("demo", "bench", "report", "methods", "doctor")
+
+HELP = """\
+engram learns new image classes as they arrive, in a memory bounded in bytes.
+
+  engram demo                                 watch it learn handwritten digits; a minute
+  engram bench METHOD STREAM [options]        one method on one stream of classes
+  engram bench --grid FILE                    a list of such runs; finished ones are skipped
+  engram report FOLDER                        one HTML report over a run, or over many
+  engram methods                              the methods, their presets and what these reach
+  engram doctor                               versions, device, data; what is missing
+
+engram COMMAND --help explains a command. For example:
+
+  engram bench icarl cifar100/b0-inc10 --preset laptop --seed 0 1
+"""
+
+
+def main() -> None:
+    """Run the command line: exit code 2 for a mistake of the user, 130 for an interruption."""
+    try:
+        _dispatch(sys.argv[1:])
+    except UserError as error:
+        print(f"engram: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on where it stopped.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _dispatch(words: Sequence[str]) -> None:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("engram"))
+        return
+    if words[0] not in COMMANDS:
+        raise unknown("command", words[0], COMMANDS)
+    from engram import commands
+
+    getattr(commands, words[0])(words[1:])

@@ -1,0 +1,183 @@
+"""The commands behind `engram`: each reads its options, calls the library, and prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import tyro
+
+from engram.bench import RunConfig, configured, preset_settings, read_grid, run
+from engram.config import load_preset
+from engram.console import RunProgress, print_comparison, print_diagnosis, print_methods
+from engram.errors import UserError
+from engram.methods import METHODS, method_class
+from engram.results.report import write_report
+
+__all__ = ["bench", "demo", "doctor", "methods", "report"]
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """Learn handwritten digits two at a time: iCaRL beside finetune (floor) and joint (ceiling)."""
+
+    out: Path = Path("runs/demo")
+    """Folder for the three runs and their report."""
+
+
+def demo(words: Sequence[str]) -> None:
+    """Digits, two at a time, by three methods."""
+    options = tyro.cli(DemoOptions, args=words, prog="engram demo")
+    methods = ("finetune", "icarl", "joint")
+    configs = [configured(method, "digits/b0-inc2", "demo") for method in methods]
+    _run_all(configs, options.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(Generic[S]):
+    """One method on one stream of classes, once for each seed."""
+
+    stream: tyro.conf.Positional[str]
+    """<data set>/b<base classes>-inc<classes a task>, as in cifar100/b0-inc10, or a list of task
+    sizes, as in digits/4,3,3. A data set may be a folder with train/<class>/ and test/<class>/."""
+    preset: str = "paper"
+    """Settings from experiments/<method>/<preset>.yaml; the options below change single ones."""
+    seed: tuple[int, ...] = (0,)
+    """One or several; each is a run."""
+    order: str | None = None
+    """Class order: icarl_run0, seed1993, seed<number> or given. Default: seed<the run's seed>."""
+    evaluate_on: Literal["validation", "test"] = "test"
+    """Choose settings on validation (cut out of training); test is for published figures."""
+    budget: str
+    """Of the memory: images (2000), images a class (20/class), bytes (6144000B, 6MB), or all."""
+    codec: str
+    """How exemplars are stored."""
+    input_mean: Literal["dataset", "first-task"] = "dataset"
+    """Whose mean image is subtracted from every input; the paper takes the whole data set's."""
+    image_size: int | None = None
+    """Side in pixels that a folder's photographs are brought to. Default: 64."""
+    device: str = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of training. auto takes bf16 where the hardware has instructions for it."""
+    out: Path = Path("runs")
+    """Folder for run folders. A run that is finished is skipped, an interrupted one goes on."""
+    settings: S
+    """Knobs of the method."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridOptions:
+    """All runs that a file lists; what is finished is skipped."""
+
+    grid: Path
+    """YAML with `runs`, a list of mappings: method, stream, preset and whatever differs from it.
+    A list as value stands for one run with each of its items."""
+    out: Path = Path("runs")
+
+
+def bench(words: Sequence[str]) -> None:
+    """One run a seed, or a grid of runs."""
+    if any(word.split("=")[0] == "--grid" for word in words):
+        grid_options = tyro.cli(GridOptions, args=words, prog="engram bench")
+        _run_all(read_grid(grid_options.grid), grid_options.out)
+        return
+    if not words or words[0].startswith("-"):
+        raise UserError(
+            f"engram bench wants a method first: {', '.join(sorted(METHODS))}; or --grid FILE."
+        )
+    method = words[0]
+    options = _bench_options(method, words[1:])
+    configs = [
+        configured(
+            method,
+            options.stream,
+            options.preset,
+            seed=seed,
+            order=options.order,
+            evaluate_on=options.evaluate_on,
+            budget=options.budget,
+            codec=options.codec,
+            input_mean=options.input_mean,
+            image_size=options.image_size,
+            device=options.device,
+            precision=options.precision,
+            settings=options.settings,
+        )
+        for seed in options.seed
+    ]
+    _run_all(configs, options.out)
+
+
+def _bench_options(method: str, words: Sequence[str]) -> BenchOptions[Any]:
+    """Parse the options of a method, whose defaults are those of the preset that `words` name."""
+    kind: Any = method_class(method).Config
+    preset = _value_of("--preset", words) or "paper"
+    given = load_preset(method, preset)
+    defaults = BenchOptions(
+        stream=tyro.MISSING,
+        preset=preset,
+        budget=given.budget,
+        codec=given.codec,
+        settings=preset_settings(method, preset),
+    )
+    return tyro.cli(
+        BenchOptions[kind],
+        default=defaults,
+        args=words,
+        prog=f"engram bench {method}",
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
+def _value_of(option: str, words: Sequence[str]) -> str | None:
+    """The value of an option that has to be known before the others can be parsed."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == option:
+            return following
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _run_all(configs: Sequence[RunConfig], out: Path) -> None:
+    """Do all runs under one progress bar, then print their table and write their report."""
+    with RunProgress(len(configs)) as progress:
+        done = [run(config, out, progress) for config in configs]
+    print_comparison([summary for _, summary in done])
+    folder = done[0][0] if len(done) == 1 else out
+    print(f"Report: {write_report(folder).resolve().as_uri()}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """One HTML report over a run, or over many, compared."""
+
+    folder: tyro.conf.Positional[Path]
+    """A run's folder, or one that holds several."""
+
+
+def report(words: Sequence[str]) -> None:
+    """One report over a run, or over many."""
+    options = tyro.cli(ReportOptions, args=words, prog="engram report")
+    print(f"Report: {write_report(options.folder).resolve().as_uri()}")
+
+
+def methods(words: Sequence[str]) -> None:
+    """What there is to choose from."""
+    _takes_nothing("methods", words)
+    print_methods()
+
+
+def doctor(words: Sequence[str]) -> None:
+    """What a result here depends on, and what is missing."""
+    _takes_nothing("doctor", words)
+    print_diagnosis()
+
+
+def _takes_nothing(command: str, words: Sequence[str]) -> None:
+    if words:
+        raise UserError(f"engram {command} takes no arguments, but was given {' '.join(words)}.")

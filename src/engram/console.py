@@ -1,0 +1,188 @@
+"""What the command line shows: progress, tables, and a diagnosis of the installation."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from types import TracebackType
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from engram.config import load_preset, presets_of
+from engram.data.benchmarks import data_folder
+from engram.engine.device import resolve_device, resolve_precision
+from engram.engine.fit import EpochReport
+from engram.methods import METHODS
+from engram.results.comparison import (
+    ABSENT,
+    ComparisonRow,
+    comparison_table,
+    format_bytes,
+    format_seconds,
+)
+from engram.results.record import environment
+
+__all__ = ["RunProgress", "print_comparison", "print_diagnosis", "print_methods"]
+
+LOOK: dict[str, Any] = {
+    "box": None,
+    "header_style": "bold",
+    "padding": (0, 2, 0, 0),
+    "title_justify": "left",
+    "title_style": "bold",
+}
+
+
+class RunProgress:
+    """One line of progress with the time left for all runs; a line of results for every task.
+
+    Args:
+        runs: how many there are.
+    """
+
+    def __init__(self, runs: int) -> None:
+        self._runs = runs
+        self._finished = -1
+        self._tasks = 0
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            speed_estimate_period=600,
+        )
+        self._line = self._bar.add_task("", total=runs)
+
+    def __enter__(self) -> RunProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def begin(self, name: str, tasks: int, share: float) -> None:
+        """A run begins, or goes on with `share` of its work done."""
+        self._finished += 1
+        self._tasks = tasks
+        state = "" if share == 0 else " finished already" if share == 1 else " goes on"
+        self._bar.console.print(f"[bold]{name}[/bold]{state}", highlight=False)
+        self._show("", share)
+
+    def epoch(self, report: EpochReport, share: float) -> None:
+        """An epoch has ended."""
+        place = f"task {report.task + 1}/{self._tasks}, {report.stage}"
+        self._show(f"{place}, epoch {report.epoch + 1}/{report.epochs}", share)
+
+    def task(self, index: int, results: Mapping[str, Any], share: float) -> None:
+        """A task has been learnt."""
+        rows = results["accuracy_seen"].items()
+        accuracies = "  ".join(f"{name} {accuracy:5.1f} %" for name, accuracy in rows)
+        self._bar.console.print(
+            f"  task {index + 1:2}/{self._tasks}  {results['classes']:3} classes  {accuracies}  "
+            f"{results['exemplars']} exemplars",
+            highlight=False,
+        )
+        self._show(f"task {index + 1}/{self._tasks}", share)
+
+    def _show(self, text: str, share: float) -> None:
+        self._bar.update(self._line, description=text, completed=self._finished + share)
+
+
+def print_comparison(summaries: Sequence[Mapping[str, Any]]) -> None:
+    """For each stream, a line for every method with its settings; seeds are pooled."""
+    columns = ["method", "average", "last", "forgetting", "seeds", "memory", "time a run"]
+    by_stream = itertools.groupby(
+        comparison_table(summaries), key=lambda row: f"{row.stream}, {row.evaluate_on} images, in %"
+    )
+    for title, rows in by_stream:
+        table = Table(title=title, **LOOK)
+        for index, column in enumerate(columns):
+            table.add_column(column, justify="right" if index else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*_comparison_cells(row))
+        Console().print(table)
+
+
+def _comparison_cells(row: ComparisonRow) -> list[str]:
+    return [
+        " ".join([row.method, *row.changed]),
+        str(row.average),
+        str(row.last),
+        ABSENT if row.forgetting is None else str(row.forgetting),
+        str(len(row.seeds)),
+        format_bytes(row.memory_bytes),
+        format_seconds(row.seconds),
+    ]
+
+
+def print_methods() -> None:
+    """Every method, and what its presets reach."""
+    for name, kind in METHODS.items():
+        title = (kind.__doc__ or "").split("\n")[0]
+        table = Table("preset", "stream", "reaches", title=f"{name}: {title}", **LOOK)
+        for preset in presets_of(name):
+            for stream, reached in load_preset(name, preset).reaches.items():
+                table.add_row(preset, stream, reached.strip())
+        Console().print(table)
+
+
+def print_diagnosis() -> None:
+    """Versions, device, data, and what is known to go wrong."""
+    device = resolve_device("auto")
+    facts = {
+        **environment(),
+        "device": str(device),
+        "precision": resolve_precision("auto", device),
+        "free memory": _free_memory(),
+        "data folder": f"{data_folder()} ({_data_sets()})",
+        "torchvision": _torchvision(),
+    }
+    table = Table(show_header=False, **LOOK)
+    for name, value in facts.items():
+        table.add_row(name, str(value))
+    Console().print(table)
+
+
+def _free_memory() -> str:
+    if platform.system() != "Linux":
+        return "unknown"
+    return f"{os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9:.1f} GB"
+
+
+def _data_sets() -> str:
+    folders = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+    present = [name for name, folder in folders.items() if (data_folder() / folder).is_dir()]
+    missing = [name for name in folders if name not in present]
+    return "; ".join(
+        part
+        for part in (
+            f"has {', '.join(present)}" if present else "",
+            f"{', '.join(missing)} downloaded when needed" if missing else "",
+        )
+        if part
+    )
+
+
+def _torchvision() -> str:
+    """A CPU build of torch beside the registry's torchvision fails at import; engram needs none."""
+    try:
+        found = version("torchvision")
+    except PackageNotFoundError:
+        return "not installed (not needed)"
+    try:
+        torch.ops.torchvision.nms  # noqa: B018
+    except AttributeError:
+        return f"{found}, does not fit torch {torch.__version__} (engram does not need it)"
+    return found

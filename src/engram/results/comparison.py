@@ -1,0 +1,475 @@
+"""Runs found in a folder, and the rows in which they are compared: seeds pooled, nothing else."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engram.config import as_mapping, from_mapping, load_preset
+from engram.errors import UserError
+from engram.methods import method_class
+
+__all__ = [
+    "ABSENT",
+    "ComparisonRow",
+    "Estimate",
+    "Findings",
+    "FoundRun",
+    "Summary",
+    "comparison_table",
+    "find_runs",
+    "format_bytes",
+    "format_count",
+    "format_seconds",
+    "markdown_table",
+]
+
+Summary = Mapping[str, Any]
+
+ABSENT = "\N{EN DASH}"
+"""Stands for a measure that does not exist, such as the forgetting of a single task."""
+
+# What makes a JSON file a summary, damaged or not: no other file of this package holds it.
+SIGN = "accuracy_matrix"
+TEXTS = ("method", "stream", "preset", "order", "evaluate_on", "codec", "classifier")
+NUMBERS = ("average_incremental_accuracy", "last_accuracy", "memory_bytes", "exemplars")
+NUMBERS_OR_NONE = (
+    "average_without_first_task",
+    "forgetting",
+    "backward_transfer",
+    "memory_budget_bytes",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRun:
+    """A finished run.
+
+    Attributes:
+        path: the JSON file with its summary.
+        summary: what is published of it, checked.
+    """
+
+    path: Path
+    summary: Summary
+
+    @property
+    def folder(self) -> Path | None:
+        """The run's folder; None where the summary is a copy without one."""
+        return self.path.parent if self.path.name == "summary.json" else None
+
+    @property
+    def name(self) -> str:
+        """The name of the run's folder, or of the file with the copy."""
+        return self.path.parent.name if self.folder else self.path.stem
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a folder holds.
+
+    Attributes:
+        runs: the finished ones.
+        left_out: what else was found, and why it is not among them; a sentence each.
+    """
+
+    runs: tuple[FoundRun, ...]
+    left_out: tuple[str, ...]
+
+
+def find_runs(folder: Path) -> Findings:
+    """The finished runs in a run's folder, or anywhere below a folder.
+
+    A run is a folder with `summary.json`, or any other JSON file that holds a summary (a committed
+    copy). A run that is found twice counts once.
+
+    Raises:
+        UserError: there is none, or a summary is damaged.
+    """
+    folder = folder.resolve()
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder. Give a run's folder, or one that holds runs.")
+    runs: list[FoundRun] = []
+    left_out: list[str] = []
+    # Copies last: where a run's folder is there too, the copy is what is left out.
+    for path in sorted(_candidates(folder), key=lambda path: path.name != "summary.json"):
+        place = path.relative_to(folder) if path != folder else Path(folder.name)
+        if path.is_dir():
+            left_out.append(
+                f"{place} has not finished. The engram bench command that began it goes on with it."
+            )
+        elif (summary := _read_summary(path)) is None:
+            left_out.append(f"{place} is not the summary of a run.")
+        elif same := [run for run in runs if run.summary == summary]:
+            left_out.append(f"{place} is the same run as {same[0].path.relative_to(folder)}.")
+        else:
+            runs.append(FoundRun(path, summary))
+    if runs:
+        return Findings(tuple(runs), tuple(left_out))
+    raise UserError(
+        f"No finished run in {folder}. Looked for summary.json there and below it, and for other "
+        f"JSON files with a summary. {' '.join([*left_out, 'Run engram bench first.'])}"
+    )
+
+
+def _candidates(folder: Path) -> Iterator[Path]:
+    """JSON files that may hold a summary, and the folders of runs that have not finished.
+
+    What else lies in a run's folder is nobody's summary.
+    """
+    if (folder / "summary.json").exists():
+        yield folder / "summary.json"
+    elif (folder / "config.yaml").exists() and (folder / "tasks").is_dir():
+        yield folder
+    else:
+        for inner in sorted(folder.iterdir()):
+            if inner.is_dir() and not inner.name.startswith("."):
+                yield from _candidates(inner)
+        yield from sorted(folder.glob("*.json"))
+
+
+def _read_summary(path: Path) -> Summary | None:
+    """The summary that a file holds, or None where it clearly holds something else.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        if path.name != "summary.json":
+            return None
+        raise _damaged(path, f"it cannot be read, {error}") from error
+    if not isinstance(content, dict) or SIGN not in content:
+        if path.name != "summary.json":
+            return None
+        raise _damaged(path, f"{SIGN} is missing")
+    _check(path, content)
+    return content
+
+
+def _check(path: Path, summary: Mapping[str, Any]) -> None:
+    """Refuse a summary that lacks what a report shows."""
+    kinds: dict[str, tuple[type, ...]] = {
+        **dict.fromkeys(TEXTS, (str,)),
+        **dict.fromkeys(NUMBERS, (int, float)),
+        **dict.fromkeys(NUMBERS_OR_NONE, (int, float, type(None))),
+        "seed": (int,),
+        "config": (dict,),
+        "environment": (dict,),
+        "accuracy_by_classifier": (dict,),
+        "seconds": (dict,),
+    }
+    for key, kind in kinds.items():
+        if not isinstance(summary.get(key, ...), kind):
+            raise _damaged(path, f"{key} is missing or of another type")
+    if not isinstance(summary["config"].get("settings"), dict):
+        raise _damaged(path, "config.settings is missing or of another type")
+    if not isinstance(summary["seconds"].get("total"), (int, float)):
+        raise _damaged(path, "seconds.total is missing or of another type")
+    tasks = len(summary["task_sizes"]) if isinstance(summary.get("task_sizes"), list) else 0
+    if not _numbers(summary.get("task_sizes"), tasks) or tasks == 0:
+        raise _damaged(path, "task_sizes is not a list of numbers")
+    if not _numbers(summary.get("parameters"), tasks):
+        raise _damaged(path, f"parameters is not a list of {tasks} numbers")
+    matrix = summary[SIGN]
+    if not isinstance(matrix, list) or len(matrix) != tasks:
+        raise _damaged(path, f"{SIGN} does not have {tasks} rows")
+    if not all(_numbers(row, index) for index, row in enumerate(matrix, start=1)):
+        raise _damaged(path, f"{SIGN} is not a lower triangle of numbers")
+    curves = summary["accuracy_by_classifier"]
+    if summary["classifier"] not in curves:
+        raise _damaged(path, f"accuracy_by_classifier lacks {summary['classifier']}")
+    for name, entry in curves.items():
+        if not isinstance(entry, dict) or not _numbers(entry.get("accuracy_per_task"), tasks):
+            raise _damaged(path, f"accuracy_per_task of {name} is not a list of {tasks} numbers")
+
+
+def _numbers(value: Any, count: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == count
+        and all(isinstance(item, (int, float)) for item in value)
+    )
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(
+        f"{path} is damaged: {reason}. Remove it; where it lies in a run's folder, the same "
+        "engram bench command writes it again."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A measure over several seeds.
+
+    Attributes:
+        mean: over the seeds.
+        deviation: the sample standard deviation; None of one seed.
+    """
+
+    mean: float
+    deviation: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate:
+        """From a value a seed, one at least."""
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+    def __str__(self) -> str:
+        spread = "" if self.deviation is None else f" ± {self.deviation:.2f}"
+        return f"{self.mean:.2f}{spread}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComparisonRow:
+    """Runs that differ in nothing but their seed, and in the class order where it follows the seed.
+
+    Attributes:
+        changed: settings that differ from the preset's, as `name=value`.
+        orders: of the classes, each once. Several only where every run has its own seed's.
+        classifier: the decision rule that counts.
+        accuracies: in percent after each task, one sequence a seed.
+        memory_bytes: the most that any of the runs held.
+        parameters: of the model after the last task.
+        seconds: of one run, on average.
+        runs: positions of the runs among the summaries that were given.
+    """
+
+    method: str
+    stream: str
+    preset: str
+    evaluate_on: str
+    budget: str
+    codec: str
+    changed: tuple[str, ...]
+    seeds: tuple[int, ...]
+    orders: tuple[str, ...]
+    classifier: str
+    task_sizes: tuple[int, ...]
+    accuracies: tuple[tuple[float, ...], ...]
+    average: Estimate
+    average_without_first_task: Estimate | None
+    last: Estimate
+    forgetting: Estimate | None
+    backward_transfer: Estimate | None
+    memory_bytes: int
+    parameters: int
+    seconds: float
+    runs: tuple[int, ...]
+
+
+def comparison_table(summaries: Sequence[Summary]) -> list[ComparisonRow]:
+    """A row for every method with its settings, with seeds pooled; the best of a stream first.
+
+    Runs of different class orders share a row only where each has the order of its own seed
+    (`seed3` for seed 3); a run that is there twice, perhaps from two machines, never counts as two
+    seeds.
+    """
+    settings: dict[str, list[int]] = {}
+    for position, summary in enumerate(summaries):
+        settings.setdefault(_setting(summary), []).append(position)
+    rows = [
+        _row(summaries, pool)
+        for positions in settings.values()
+        for pool in _pools(summaries, positions)
+    ]
+    return sorted(rows, key=lambda row: (row.stream, row.evaluate_on, -row.average.mean))
+
+
+def _setting(summary: Summary) -> str:
+    """Everything that a result depends on, but for the seed, the class order and the machine."""
+    config = {
+        key: value
+        for key, value in summary["config"].items()
+        if key not in ("seed", "order", "device")
+    }
+    fields = [summary[key] for key in TEXTS if key != "order"]
+    return json.dumps([fields, summary["task_sizes"], config], sort_keys=True)
+
+
+def _pools(summaries: Sequence[Summary], positions: Sequence[int]) -> Iterator[list[int]]:
+    """Runs of one setting, parted into those that may be averaged."""
+    rounds: list[dict[tuple[str, int], int]] = []
+    for position in positions:
+        run = (summaries[position]["order"], summaries[position]["seed"])
+        for earlier in rounds:
+            if run not in earlier:
+                earlier[run] = position
+                break
+        else:
+            rounds.append({run: position})
+    for distinct in rounds:
+        orders: dict[str, list[int]] = {}
+        for (order, _), position in distinct.items():
+            orders.setdefault(order, []).append(position)
+        own = []
+        for order, pool in orders.items():
+            if len(pool) == 1 and order == f"seed{summaries[pool[0]]['seed']}":
+                own += pool
+            else:
+                yield pool
+        if own:
+            yield own
+
+
+def _row(summaries: Sequence[Summary], pool: Sequence[int]) -> ComparisonRow:
+    positions = sorted(pool, key=lambda position: summaries[position]["seed"])
+    runs = [summaries[position] for position in positions]
+    first = runs[0]
+    return ComparisonRow(
+        method=first["method"],
+        stream=first["stream"],
+        preset=first["preset"],
+        evaluate_on=first["evaluate_on"],
+        budget=str(first["config"].get("budget", "")),
+        codec=first["codec"],
+        changed=_changed(first, summaries),
+        seeds=tuple(run["seed"] for run in runs),
+        orders=tuple(dict.fromkeys(run["order"] for run in runs)),
+        classifier=first["classifier"],
+        task_sizes=tuple(first["task_sizes"]),
+        accuracies=tuple(
+            tuple(run["accuracy_by_classifier"][run["classifier"]]["accuracy_per_task"])
+            for run in runs
+        ),
+        average=Estimate.of([run["average_incremental_accuracy"] for run in runs]),
+        average_without_first_task=_estimate(runs, "average_without_first_task"),
+        last=Estimate.of([run["last_accuracy"] for run in runs]),
+        forgetting=_estimate(runs, "forgetting"),
+        backward_transfer=_estimate(runs, "backward_transfer"),
+        memory_bytes=max(run["memory_bytes"] for run in runs),
+        parameters=max(run["parameters"][-1] for run in runs),
+        seconds=statistics.fmean(run["seconds"]["total"] for run in runs),
+        runs=tuple(positions),
+    )
+
+
+def _estimate(runs: Sequence[Summary], key: str) -> Estimate | None:
+    """Of a measure that does not exist where there was one task only."""
+    values = [run[key] for run in runs if run[key] is not None]
+    return Estimate.of(values) if values else None
+
+
+def _changed(summary: Summary, summaries: Sequence[Summary]) -> tuple[str, ...]:
+    """What to tell a setting by: what differs from its preset.
+
+    What no preset speaks of (precision), or all of it where the preset is not known here, is told
+    where runs of the preset differ in it.
+    """
+    named = (summary["method"], summary["preset"])
+    siblings = [_knobs(run) for run in summaries if (run["method"], run["preset"]) == named]
+    usual = _usual(*named)
+    return tuple(
+        f"{name}={value}"
+        for name, value in _knobs(summary).items()
+        if (
+            value != usual[name]
+            if name in usual
+            else any(value != other.get(name, value) for other in siblings)
+        )
+    )
+
+
+def _knobs(summary: Summary) -> dict[str, Any]:
+    config = summary["config"]
+    general = {key: config.get(key) for key in ("input_mean", "image_size", "precision")}
+    return {**general, **_leaves(config["settings"])}
+
+
+def _usual(method: str, preset: str) -> dict[str, Any]:
+    """The settings that a preset stands for, as far as this installation knows it."""
+    general = {"input_mean": "dataset", "image_size": None}
+    try:
+        kind = method_class(method).Config
+        settings = from_mapping(kind, load_preset(method, preset).settings, preset)
+    except UserError:
+        return general
+    return {**general, **_leaves(as_mapping(settings))}
+
+
+def _leaves(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of nested mappings by their own names, which are unique in a configuration."""
+    leaves: dict[str, Any] = {}
+    for key, value in mapping.items():
+        leaves |= _leaves(value) if isinstance(value, Mapping) else {key: value}
+    return leaves
+
+
+def markdown_table(summaries: Sequence[Summary]) -> str:
+    """The comparison as a Markdown table, with accuracies in percent as mean ± sample deviation."""
+    header = [
+        "Method",
+        "Stream",
+        "Preset",
+        "Evaluated on",
+        "Memory budget",
+        "Seeds",
+        "Class order",
+        "Average incremental accuracy",
+        "Without first task",
+        "Last accuracy",
+        "Forgetting",
+        "Backward transfer",
+        "Memory held",
+        "Parameters",
+        "Time",
+    ]
+    texts = 7
+    rule = ["---"] * texts + ["---:"] * (len(header) - texts)
+    body = [_markdown_cells(row) for row in comparison_table(summaries)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [header, rule, *body])
+
+
+def _markdown_cells(row: ComparisonRow) -> list[str]:
+    cells = [
+        row.method,
+        row.stream,
+        ", ".join([row.preset, *row.changed]),
+        row.evaluate_on,
+        f"{row.budget} {row.codec}",
+        f"{', '.join(map(str, row.seeds))} (n = {len(row.seeds)})",
+        ", ".join(row.orders),
+        *(
+            ABSENT if estimate is None else str(estimate)
+            for estimate in (
+                row.average,
+                row.average_without_first_task,
+                row.last,
+                row.forgetting,
+                row.backward_transfer,
+            )
+        ),
+        format_bytes(row.memory_bytes),
+        format_count(row.parameters),
+        format_seconds(row.seconds),
+    ]
+    return [" ".join(cell.replace("|", "\\|").split()) for cell in cells]
+
+
+def format_bytes(count: float) -> str:
+    """`6.14 MB`; units are powers of ten, as in budgets."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count:.0f} B"
+
+
+def format_count(count: float) -> str:
+    """`0.46 M`; below 10 000, all digits."""
+    return f"{count / 10**6:.2f} M" if count >= 10_000 else f"{count:.0f}"
+
+
+def format_seconds(seconds: float) -> str:
+    """`6.4 s`, `12 min 03 s` or `2 h 05 min`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,148 @@
+"""Pieces of a page: sections, tables, figures with their keys, and the whole document.
+
+Titles, captions and cells of headers are texts, escaped here; what is called a part, a row or a
+picture is markup that its maker has made safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from engram.results.comparison import ABSENT
+from engram.results.figures import Line, heat_level, swatch
+
+__all__ = [
+    "MOST_CELLS_WITH_NUMBERS",
+    "figure",
+    "heat_table",
+    "legend",
+    "page",
+    "paragraph",
+    "percent",
+    "section",
+    "signed",
+    "table",
+]
+
+MOST_CELLS_WITH_NUMBERS = 15
+"""Columns beyond which a heat table has no room for numbers."""
+
+
+def page(title: str, kind: str, parts: Sequence[str]) -> str:
+    """The whole document. Its policy forbids the browser to run or fetch anything.
+
+    Args:
+        kind: a class of `report.css`, which gives the width.
+    """
+    body = "\n".join(filter(None, parts))
+    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n"
+        f'<body>\n<main class="{kind}">\n'
+        f"{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def section(title: str, *parts: str) -> str:
+    """A part of the page under a heading of its own."""
+    return f"<section>\n<h2>{escape(title)}</h2>\n{chr(10).join(parts)}\n</section>"
+
+
+def paragraph(text: str, kind: str = "") -> str:
+    """A text, perhaps with a class of `report.css`."""
+    return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+
+
+def table(
+    header: Sequence[str], rows: Sequence[str], *, texts: Sequence[int] = (), kind: str = ""
+) -> str:
+    """A table of numbers, but for the columns at `texts`.
+
+    Args:
+        rows: `<tr>` elements.
+        kind: a class of `report.css`.
+    """
+    names = "".join(
+        f'<th scope="col"{"" if index in texts else " class=number"}>{escape(name)}</th>'
+        for index, name in enumerate(header)
+    )
+    body = "\n".join(rows)
+    return _scroll(
+        f'<table class="data {kind}">\n<thead><tr>{names}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table>"
+    )
+
+
+def _scroll(table: str) -> str:
+    """A frame in which what is too wide for the screen moves alone, by touch or by keyboard."""
+    return f'<div class="scroll" tabindex="0">{table}</div>'
+
+
+def figure(picture: str, key: str, caption: str) -> str:
+    """A picture with the key to it, which may be empty, and a caption."""
+    return (
+        f"<figure>\n{picture}\n{key}\n<figcaption>{escape(caption.strip())}</figcaption>\n</figure>"
+    )
+
+
+def legend(lines: Sequence[Line]) -> str:
+    """The key to a chart: every line with its last value."""
+    items = "".join(
+        f"<li>{swatch(line)}<span>{escape(line.label)}</span><b>{line.y[-1]:.1f}&nbsp;%</b></li>"
+        for line in lines
+    )
+    return f'<ul class="legend">{items}</ul>'
+
+
+def heat_table(
+    corner: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: Sequence[Sequence[float]],
+    *,
+    steps: Sequence[int],
+    kind: str,
+) -> str:
+    """A table with coloured cells; they lose their numbers where there are too many of them.
+
+    Args:
+        corner: what the rows are.
+        values: in percent; rows may end early.
+        steps: of the colours.
+        kind: a class of `report.css`.
+    """
+    crowded = len(columns) > MOST_CELLS_WITH_NUMBERS
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+    body = [
+        f'<tr><th scope="row">{escape(name)}</th>'
+        + "".join(_heat_cell(value, heat_level(value, steps), crowded) for value in row)
+        + "</tr>"
+        for name, row in zip(rows, values, strict=True)
+    ]
+    return _scroll(
+        f'<table class="{kind}{" crowded" if crowded else ""}">\n'
+        f"<thead><tr><th>{escape(corner)}</th>{heads}</tr></thead>\n"
+        f"<tbody>\n{chr(10).join(body)}\n</tbody></table>"
+    )
+
+
+def _heat_cell(value: float, level: int, crowded: bool) -> str:
+    if crowded:
+        return f'<td class="heat h{level}" title="{value:.1f} %"></td>'
+    return f'<td class="heat h{level}">{f"{value:.1f}" if value else "0"}</td>'
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """A value with its unit, or a dash for one that does not exist."""
+    return ABSENT if value is None else f"{signed(value, digits)} %"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """With a minus sign in place of the hyphen, which is too short among numbers."""
+    return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")

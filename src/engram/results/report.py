@@ -1,0 +1,271 @@
+"""The report: one HTML file without scripts and without anything fetched from elsewhere."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from html import escape
+from itertools import accumulate, groupby
+from pathlib import Path
+
+from engram.engine.snapshot import write_atomically
+from engram.results.comparison import (
+    ABSENT,
+    ComparisonRow,
+    Estimate,
+    Findings,
+    FoundRun,
+    comparison_table,
+    find_runs,
+    format_bytes,
+    format_count,
+    format_seconds,
+    markdown_table,
+)
+from engram.results.figures import MARKERS, Line, accuracy_chart, line_style, swatch
+from engram.results.markup import figure, legend, page, paragraph, section, signed, table
+from engram.results.run_report import facts, run_parts, task_table
+
+__all__ = ["comparison_table", "find_runs", "markdown_table", "write_report"]
+
+EVALUATIONS = {"test": "test set", "validation": "validation images"}
+BOUNDS = {
+    "ceiling": "Dashed grey, ceiling: trained on all data of all classes seen.",
+    "floor": "Dotted grey, floor: trained on each task's data, with no remedy against forgetting.",
+}
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` into a run's folder, or into a folder that holds runs.
+
+    Of one run it shows everything; of several it compares them. The same runs give the same bytes.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: there is no finished run, or a file of one is damaged.
+    """
+    findings = find_runs(folder)
+    if len(findings.runs) == 1:
+        [run] = findings.runs
+        title = f"{run.summary['method']} on {run.summary['stream']}"
+        kind, parts = "run", run_parts(run)
+    else:
+        title = "Comparison"
+        kind, parts = "comparison", _comparison_parts(findings)
+    content = page(f"{title} · engram", kind, [*parts, _left_out(findings.left_out)])
+    path = folder / "report.html"
+    write_atomically(path, content.encode("utf-8", "replace"))
+    return path
+
+
+def _left_out(sentences: Sequence[str]) -> str:
+    if not sentences:
+        return ""
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return section("Left out", f"<ul>{items}</ul>")
+
+
+def _comparison_parts(findings: Findings) -> list[str]:
+    """The report of several runs: the table first, then curves, then run by run."""
+    runs = findings.runs
+    rows = comparison_table([run.summary for run in runs])
+    lines = _lines(rows)
+    groups = [
+        list(group)
+        for _, group in groupby(
+            range(len(rows)), key=lambda i: (rows[i].stream, rows[i].evaluate_on)
+        )
+    ]
+    methods = len({row.method for row in rows})
+    lead = (
+        f"{len(runs)} runs of {methods} {'method' if methods == 1 else 'methods'}. Only seeds are "
+        "averaged: ± is the sample standard deviation over them, and a single run has none. "
+        "Accuracies are in percent, over all classes seen, by the decision rule that counts."
+    )
+    return [
+        f'<header>\n<p class="eyebrow">engram · comparison</p>\n<h1>{_title(rows)}</h1>\n'
+        f"{paragraph(lead, 'lead')}\n</header>",
+        section("Comparison", _comparison(rows, lines, groups)),
+        section(
+            "Accuracy as classes arrive", *(_group_figure(rows, lines, group) for group in groups)
+        ),
+        section(
+            "Runs",
+            *(
+                _row_part(index, row, line.label, [runs[position] for position in row.runs])
+                for index, (row, line) in enumerate(zip(rows, lines, strict=True))
+            ),
+        ),
+    ]
+
+
+def _title(rows: Sequence[ComparisonRow]) -> str:
+    methods = list(dict.fromkeys(row.method for row in rows))
+    streams = list(dict.fromkeys(row.stream for row in rows))
+    subject = ", ".join(methods) if len(methods) <= 4 else f"{len(methods)} methods"
+    place = streams[0] if len(streams) == 1 else f"{len(streams)} streams"
+    return escape(f"{subject} on {place}")
+
+
+def _labels(rows: Sequence[ComparisonRow]) -> list[str]:
+    """The method, and what tells a row from others of the method on the same stream."""
+    labels = []
+    for row in rows:
+        rivals = [
+            other
+            for other in rows
+            if (other.method, other.stream, other.evaluate_on)
+            == (row.method, row.stream, row.evaluate_on)
+        ]
+        parts = [row.method]
+        if len({other.preset for other in rivals}) > 1:
+            parts.append(row.preset)
+        if len({other.budget for other in rivals}) > 1:
+            parts.append(row.budget)
+        if len({other.codec for other in rivals}) > 1:
+            parts.append(row.codec)
+        if len({other.changed for other in rivals}) > 1:
+            parts += row.changed
+        if len({other.orders for other in rivals}) > 1:
+            parts.append(f"order {_orders(row)}")
+        labels.append(" · ".join(parts))
+    return labels
+
+
+def _orders(row: ComparisonRow) -> str:
+    return ", ".join(row.orders)
+
+
+def _lines(rows: Sequence[ComparisonRow]) -> list[Line]:
+    """A row's curve: the mean over its seeds in a band from the lowest to the highest.
+
+    A label has the same colour wherever it appears.
+    """
+    labels = _labels(rows)
+    colours: dict[str, int] = {}
+    lines = []
+    for row, label in zip(rows, labels, strict=True):
+        style = line_style(row.method, row.memory_bytes, colours.setdefault(label, len(colours)))
+        if style in BOUNDS:
+            del colours[label]
+        several = len(row.accuracies) > 1
+        values = list(zip(*row.accuracies, strict=True))
+        lines.append(
+            Line(
+                label=label,
+                style=style,
+                marker=MARKERS[colours.get(label, 0) % len(MARKERS)],
+                x=list(accumulate(row.task_sizes)),
+                y=[statistics.fmean(task) for task in values],
+                low=[min(task) for task in values] if several else (),
+                high=[max(task) for task in values] if several else (),
+            )
+        )
+    return lines
+
+
+def _comparison(
+    rows: Sequence[ComparisonRow], lines: Sequence[Line], groups: Sequence[Sequence[int]]
+) -> str:
+    header = (
+        "Method",
+        "Memory budget",
+        "Seeds and class order",
+        "Average incremental",
+        "Without first task",
+        "Last",
+        "Forgetting",
+        "Backward transfer",
+        "Memory held",
+        "Parameters",
+        "Time",
+    )
+    spread = any(row.average.deviation is not None for row in rows)
+    markup = []
+    for group in groups:
+        markup.append(
+            f'<tr class="group"><th scope="colgroup" colspan="{len(header)}">'
+            f"{_place(rows[group[0]])}</th></tr>"
+        )
+        markup += [_comparison_row(index, rows[index], lines[index]) for index in group]
+    return table(header, markup, texts=(0, 1, 2), kind="spread" if spread else "")
+
+
+def _place(row: ComparisonRow) -> str:
+    return escape(f"{row.stream}, {EVALUATIONS.get(row.evaluate_on, row.evaluate_on)}")
+
+
+def _comparison_row(index: int, row: ComparisonRow, line: Line) -> str:
+    setting = escape(", ".join([row.preset, *row.changed]))
+    estimates = (
+        row.average,
+        row.average_without_first_task,
+        row.last,
+        row.forgetting,
+        row.backward_transfer,
+    )
+    numbers = [
+        *(_estimate(estimate) for estimate in estimates),
+        format_bytes(row.memory_bytes),
+        format_count(row.parameters),
+        format_seconds(row.seconds),
+    ]
+    seeds = f'{", ".join(map(str, row.seeds))} <span class="task">n = {len(row.seeds)}</span>'
+    return (
+        f'<tr><th scope="row">{swatch(line)}<a href="#row-{index + 1}">{escape(row.method)}</a>'
+        f"<small>{setting}</small></th>"
+        f"<td>{escape(row.budget)}<small>{escape(row.codec)}</small></td>"
+        f"<td>{seeds}<small>{escape(_orders(row))}</small></td>"
+        + "".join(f'<td class="number">{number}</td>' for number in numbers)
+        + "</tr>"
+    )
+
+
+def _estimate(estimate: Estimate | None) -> str:
+    """Mean and deviation in two columns of their own, so that both align."""
+    if estimate is None:
+        return f'<span class="mean">{ABSENT}</span><span class="deviation"></span>'
+    spread = "" if estimate.deviation is None else f"± {estimate.deviation:.2f}"
+    return (
+        f'<span class="mean">{signed(estimate.mean)}</span><span class="deviation">{spread}</span>'
+    )
+
+
+def _group_figure(
+    rows: Sequence[ComparisonRow], lines: Sequence[Line], group: Sequence[int]
+) -> str:
+    """The curves on one stream."""
+    shown = [lines[index] for index in group]
+    orders = {rows[index].orders for index in group}
+    remarks = [
+        "Bands go from the lowest to the highest seed." if any(line.low for line in shown) else "",
+        *(text for bound, text in BOUNDS.items() if any(line.style == bound for line in shown)),
+        "The lines do not all share their class orders; see the table." if len(orders) > 1 else "",
+    ]
+    caption = " ".join(filter(None, ["The key gives accuracy after the last task.", *remarks]))
+    return f"<h3>{_place(rows[group[0]])}</h3>\n" + figure(
+        accuracy_chart(shown, "Accuracy over all classes seen, by the number of classes seen"),
+        legend(shown),
+        caption,
+    )
+
+
+def _row_part(index: int, row: ComparisonRow, label: str, runs: Sequence[FoundRun]) -> str:
+    """What there is to say of each run of a row, folded away."""
+    setting = (
+        f"Preset {', '.join([row.preset, *row.changed])}; memory budget {row.budget}, codec "
+        f"{row.codec}; decision rule {row.classifier}; class order {_orders(row)}."
+    )
+    details = [
+        f"<details><summary>Seed {run.summary['seed']}: "
+        f"{run.summary['average_incremental_accuracy']:.2f} % on average, "
+        f"{run.summary['last_accuracy']:.2f} % at the end</summary>\n"
+        f"{paragraph(run.name, 'source')}\n{task_table(run)}\n{facts(run.summary)}</details>"
+        for run in runs
+    ]
+    return (
+        f'<article id="row-{index + 1}">\n<h3>{escape(label)} <span class="task">{_place(row)}'
+        f"</span></h3>\n{paragraph(setting)}\n{chr(10).join(details)}\n</article>"
+    )

@@ -1,0 +1,408 @@
+"""One run's report: its figures, curves, tables, confusions and exemplars."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import yaml
+
+from engram.data.codecs import create_codec
+from engram.engine.snapshot import load_tensors
+from engram.errors import UserError
+from engram.memory import Budget, ExemplarMemory
+from engram.results import metrics
+from engram.results.comparison import (
+    ABSENT,
+    FoundRun,
+    Summary,
+    format_bytes,
+    format_count,
+    format_seconds,
+)
+from engram.results.figures import (
+    CONFUSION_STEPS,
+    EVEN_STEPS,
+    MARKERS,
+    Line,
+    accuracy_chart,
+    confusion_picture,
+    heat_scale,
+    image_uri,
+    line_style,
+)
+from engram.results.markup import (
+    MOST_CELLS_WITH_NUMBERS,
+    figure,
+    heat_table,
+    legend,
+    paragraph,
+    percent,
+    section,
+    signed,
+    table,
+)
+from engram.results.record import RunRecord
+
+__all__ = ["facts", "run_parts", "task_table"]
+
+SHOWN_CLASSES, SHOWN_EXEMPLARS, SHOWN_PAIRS = 10, 10, 12
+
+
+def run_parts(run: FoundRun) -> list[str]:
+    """The report of one run, part by part; empty where the run has no such thing.
+
+    Raises:
+        UserError: a file in the run's folder is damaged.
+    """
+    summary = run.summary
+    confusion = _read_confusion(run)
+    title = f"{summary['method']} on {summary['stream']}"
+    return [
+        f'<header>\n<p class="eyebrow">engram · one run</p>\n<h1>{escape(title)}</h1>\n'
+        f"{paragraph(_circumstances(summary), 'lead')}\n</header>",
+        _headline(summary),
+        _curve_section(summary),
+        section("Task by task", task_table(run)),
+        _matrix_section(summary),
+        _confusion_section(summary, confusion),
+        _memory_section(run, confusion),
+        section("Configuration and environment", facts(summary)),
+    ]
+
+
+def _circumstances(summary: Summary) -> str:
+    """What was done, in three sentences."""
+    sizes = summary["task_sizes"]
+    tasks = "1 task" if len(sizes) == 1 else f"{len(sizes)} tasks"
+    if summary["evaluate_on"] == "test":
+        evaluated = "Evaluated on the test set."
+    else:
+        evaluated = (
+            "Evaluated on validation images that were cut out of the training set; the test set "
+            "was not looked at, and test results do not compare with these."
+        )
+    return (
+        f"{sum(sizes)} classes in {tasks} ({_sizes(sizes)}), class order {summary['order']}, "
+        f"seed {summary['seed']}, preset {summary['preset']}, memory budget "
+        f"{summary['config'].get('budget', 'unknown')}, codec {summary['codec']}. {evaluated}"
+    )
+
+
+def _sizes(sizes: Sequence[int]) -> str:
+    """`10 each`, `50, then 10 each`, or the list."""
+    if len(set(sizes)) == 1:
+        return f"{sizes[0]} each" if len(sizes) > 1 else str(sizes[0])
+    if len(set(sizes[1:])) == 1 and len(sizes) > 2:
+        return f"{sizes[0]}, then {sizes[1]} each"
+    return ", ".join(map(str, sizes))
+
+
+def _headline(summary: Summary) -> str:
+    large = [
+        (
+            "Average incremental accuracy",
+            summary["average_incremental_accuracy"],
+            "mean over all tasks, the first included",
+        ),
+        ("Last accuracy", summary["last_accuracy"], "over all classes, at the end"),
+        ("Forgetting", summary["forgetting"], "mean drop from a task's best to its last accuracy"),
+    ]
+    small = [
+        ("Without first task", percent(summary["average_without_first_task"])),
+        ("Backward transfer", percent(summary["backward_transfer"])),
+        ("Memory held at most", format_bytes(summary["memory_bytes"])),
+        ("Parameters", format_count(summary["parameters"][-1])),
+        ("Time", format_seconds(summary["seconds"]["total"])),
+    ]
+    figures = "".join(
+        f"<div><dt>{name}</dt><dd><strong>{percent(value, 1)}</strong>"
+        f"<small>{meaning}</small></dd></div>"
+        for name, value, meaning in large
+    )
+    details = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in small)
+    return f'<dl class="figures">{figures}</dl>\n<dl class="details">{details}</dl>'
+
+
+def _curve_section(summary: Summary) -> str:
+    """The rule that counts first, then whatever other rules the method has."""
+    counting = summary["classifier"]
+    curves = summary["accuracy_by_classifier"]
+    names = [counting, *sorted(name for name in curves if name != counting)]
+    lines = [
+        Line(
+            label=f"{name} (the one that counts)" if name == counting else name,
+            style=line_style(summary["method"], summary["memory_bytes"], index),
+            marker=MARKERS[index % len(MARKERS)],
+            x=list(accumulate(summary["task_sizes"])),
+            y=curves[name]["accuracy_per_task"],
+        )
+        for index, name in enumerate(names)
+    ]
+    note = (
+        ""
+        if len(lines) == 1
+        else "A line for each decision rule; the key gives its accuracy after the last task."
+    )
+    return section(
+        "Accuracy as classes arrive",
+        figure(
+            accuracy_chart(lines, "Accuracy over all classes seen, by the number of classes seen"),
+            legend(lines),
+            f"Accuracy over all classes seen so far, after each task. {note}",
+        ),
+    )
+
+
+def task_table(run: FoundRun) -> str:
+    """A row a task; what only the run's folder knows is left open where there is none.
+
+    Raises:
+        UserError: a file in the run's folder is damaged.
+    """
+    summary = run.summary
+    matrix = summary["accuracy_matrix"]
+    accuracies = summary["accuracy_by_classifier"][summary["classifier"]]["accuracy_per_task"]
+    tasks = _read_tasks(run)
+    rows = []
+    for index, seen in enumerate(accumulate(summary["task_sizes"])):
+        forgotten = metrics.forgetting(matrix[: index + 1])
+        task = tasks[index] if tasks else {}
+        seconds = task.get("seconds", {})
+        cells = [
+            str(seen),
+            signed(accuracies[index]),
+            signed(matrix[index][index]),
+            ABSENT if forgotten is None else signed(forgotten),
+            str(task.get("exemplars", ABSENT)),
+            format_count(summary["parameters"][index]),
+            format_seconds(sum(seconds.values())) if seconds else ABSENT,
+        ]
+        numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
+        rows.append(f'<tr><th scope="row" class="number">{index + 1}</th>{numbers}</tr>')
+    header = (
+        "Task",
+        "Classes seen",
+        "Accuracy, %",
+        "On new classes, %",
+        "Forgetting so far, %",
+        "Exemplars",
+        "Parameters",
+        "Time",
+    )
+    return table(header, rows)
+
+
+def _read_tasks(run: FoundRun) -> list[dict[str, Any]]:
+    """What the run's folder holds of each task; nothing where it is not there."""
+    if run.folder is None:
+        return []
+    try:
+        return RunRecord(run.folder).tasks(len(run.summary["task_sizes"]))
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise UserError(f"A file in {run.folder / 'tasks'} is damaged ({error}).") from error
+
+
+def _matrix_section(summary: Summary) -> str:
+    matrix = summary["accuracy_matrix"]
+    names = [str(index + 1) for index in range(len(matrix))]
+    return section(
+        "Accuracy on each task",
+        figure(
+            heat_table("after task", names, names, matrix, steps=EVEN_STEPS, kind="matrix"),
+            heat_scale(EVEN_STEPS) if len(names) > MOST_CELLS_WITH_NUMBERS else "",
+            "In percent: a row after each task, a column for the classes of each task. A column "
+            "that fades downwards is a task that is being forgotten.",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Confusion:
+    """The confusion matrix after the last task.
+
+    Attributes:
+        names: of the classes, in order of arrival.
+        counts: (classes, classes); rows are true classes.
+    """
+
+    names: tuple[str, ...]
+    counts: np.ndarray
+
+    def shares(self) -> np.ndarray:
+        """Each row in percent of its class's images."""
+        totals = self.counts.sum(axis=1, keepdims=True)
+        return np.asarray(100 * self.counts / np.maximum(totals, 1))
+
+
+def _read_confusion(run: FoundRun) -> _Confusion | None:
+    """None where the run has no folder, or its folder no such table.
+
+    Raises:
+        UserError: the table is damaged.
+    """
+    path = run.folder / "confusion.csv" if run.folder else None
+    if path is None or not path.exists():
+        return None
+    classes = sum(run.summary["task_sizes"])
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        counts = np.array([[int(cell) for cell in row[1:]] for row in rows])
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}). Remove it to report without it.") from error
+    if len(header) != classes + 1 or counts.shape != (classes, classes):
+        raise UserError(
+            f"{path} is damaged: not {classes} rows and columns. Remove it to report without it."
+        )
+    return _Confusion(tuple(header[1:]), counts)
+
+
+def _confusion_section(summary: Summary, confusion: _Confusion | None) -> str:
+    if confusion is None:
+        return ""
+    sizes = summary["task_sizes"]
+    shares = confusion.shares()
+    names = confusion.names
+    title = "Confusion after the last task"
+    if len(names) <= MOST_CELLS_WITH_NUMBERS:
+        picture = heat_table(
+            "true class", names, names, shares.tolist(), steps=CONFUSION_STEPS, kind="confusions"
+        )
+        explained = "columns are predicted classes. Both stand in the order in which they arrived."
+    else:
+        picture = confusion_picture(shares, sizes, names, title)
+        explained = (
+            "columns are predicted classes, both in the order in which they arrived; lines part "
+            "the tasks. The steps of the scale are uneven, so that small confusions show."
+        )
+    return section(
+        title,
+        figure(
+            picture,
+            heat_scale(CONFUSION_STEPS),
+            f"In percent of the images of each true class, a row each; {explained}",
+        ),
+        "<h3>Most confused classes</h3>",
+        _pair_table(confusion, sizes),
+    )
+
+
+def _pair_table(confusion: _Confusion, sizes: Sequence[int]) -> str:
+    """The largest shares off the diagonal."""
+    shares = confusion.shares()
+    np.fill_diagonal(shares, 0)
+    worst = np.argsort(-shares, axis=None, kind="stable")[:SHOWN_PAIRS]
+    pairs = [divmod(int(position), len(shares)) for position in worst]
+    rows = [
+        f"<tr><td>{_class(confusion.names, sizes, true)}</td>"
+        f"<td>{_class(confusion.names, sizes, predicted)}</td>"
+        f'<td class="number">{shares[true, predicted]:.1f}</td>'
+        f'<td class="number">{confusion.counts[true, predicted]} of '
+        f"{confusion.counts[true].sum()}</td></tr>"
+        for true, predicted in pairs
+        if shares[true, predicted] > 0
+    ]
+    if not rows:
+        return paragraph("No image was taken for one of another class.")
+    return table(
+        ("True class", "Taken for", "Share, %", "Images"), rows, texts=(0, 1), kind="pairs"
+    )
+
+
+def _class(names: Sequence[str], sizes: Sequence[int], label: int) -> str:
+    """A class's name and the task that it came with."""
+    return f'{escape(names[label])} <span class="task">task {_task_of(sizes, label)}</span>'
+
+
+def _task_of(sizes: Sequence[int], label: int) -> int:
+    return 1 + sum(label >= end for end in accumulate(sizes))
+
+
+def _memory_section(run: FoundRun, confusion: _Confusion | None) -> str:
+    """What is kept, and a sample of it; nothing where the run has no folder with a model."""
+    saved = sorted((run.folder or run.path).glob("model/task-[0-9]*/memory.safetensors"))
+    if not saved:
+        return ""
+    title = "Exemplars kept"
+    tensors, table = load_tensors(saved[-1])
+    try:
+        memory = ExemplarMemory(Budget("all", 0), create_codec(table["codec"]))
+    except UserError as error:
+        return section(title, paragraph(f"They cannot be shown here. {error}"))
+    memory.load_state(tensors, table)
+    if not len(memory):
+        return section(title, paragraph("None: this run keeps no exemplars."))
+    sizes = run.summary["task_sizes"]
+    names = confusion.names if confusion else [f"class {n + 1}" for n in range(sum(sizes))]
+    kept = [label for label, count in sorted(memory.counts.items()) if count]
+    rows = [_exemplar_row(memory, names, sizes, label) for label in _spread(kept, SHOWN_CLASSES)]
+    return section(
+        title,
+        paragraph(_memory_text(run.summary, memory)),
+        f'<dl class="exemplars">\n{chr(10).join(rows)}\n</dl>',
+    )
+
+
+def _spread(labels: Sequence[int], count: int) -> list[int]:
+    """At most `count` of the labels, evenly from the first to the last."""
+    if len(labels) <= count:
+        return list(labels)
+    return [labels[round(index * (len(labels) - 1) / (count - 1))] for index in range(count)]
+
+
+def _exemplar_row(
+    memory: ExemplarMemory, names: Sequence[str], sizes: Sequence[int], label: int
+) -> str:
+    """A class and its best exemplars."""
+    images = memory.of(label).pixels[:SHOWN_EXEMPLARS]
+    height, width = images.shape[1:3]
+    small = ' class="pixelated"' if max(height, width) <= 64 else ""
+    pictures = "".join(
+        f'<img src="{image_uri(pixels)}" width="{width}" height="{height}"{small} '
+        f'alt="{escape(names[label])}, exemplar {rank} of {memory.counts[label]}">'
+        for rank, pixels in enumerate(images, start=1)
+    )
+    return f"<div><dt>{_class(names, sizes, label)}</dt><dd>{pictures}</dd></div>"
+
+
+def _memory_text(summary: Summary, memory: ExemplarMemory) -> str:
+    """How much is kept, and of which budget."""
+    counts = memory.counts
+    least, most = min(counts.values()), max(counts.values())
+    each = f"{most} of each" if least == most else f"{least} to {most} of each"
+    given = summary["config"].get("budget", "unknown")
+    limit = summary["memory_budget_bytes"]
+    bound = "without a bound" if limit is None else f"of at most {format_bytes(limit)}"
+    classes = _spread([label for label, count in counts.items() if count], SHOWN_CLASSES)
+    shown = "All classes are" if len(classes) == len(counts) else f"{len(classes)} classes are"
+    return (
+        f"{len(memory)} exemplars of {len(counts)} classes, {each}: {format_bytes(memory.nbytes)} "
+        f"{bound} (budget {given}, codec {summary['codec']}). {shown} shown, each with its "
+        "best-ranked exemplars, best first."
+    )
+
+
+def facts(summary: Summary) -> str:
+    """The resolved configuration and the environment, folded away."""
+    parts = (
+        ("Resolved configuration", summary["config"]),
+        ("Environment", summary["environment"]),
+    )
+    return "\n".join(
+        f"<details><summary>{name}</summary><pre>{escape(_yaml(content))}</pre></details>"
+        for name, content in parts
+    )
+
+
+def _yaml(content: Mapping[str, Any]) -> str:
+    """As in a run's `config.yaml`."""
+    text: str = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
+    return text.rstrip()

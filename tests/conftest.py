@@ -1,0 +1,86 @@
+"""Small data that every test may use, and a run that can be stopped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engram.bench import RunConfig, configured
+from engram.data.benchmarks import load_dataset
+from engram.data.images import ImageSet
+from engram.engine.fit import EpochReport
+
+
+# Small networks are slower on two threads than on one.
+torch.set_num_threads(1)
+
+
+class Silent:
+    """Hears a run and says nothing."""
+
+    def begin(self, name: str, tasks: int, share: float) -> None: ...
+
+    def epoch(self, report: EpochReport, share: float) -> None: ...
+
+    def task(self, index: int, results: Mapping[str, Any], share: float) -> None: ...
+
+
+class Interruption(Exception):
+    """Stands for a kill in the middle of a run."""
+
+
+class StopAfter(Silent):
+    """Ends the run after a number of epochs."""
+
+    def __init__(self, epochs: int) -> None:
+        self.left = epochs
+
+    def epoch(self, report: EpochReport, share: float) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Interruption
+
+
+@pytest.fixture
+def silent() -> Silent:
+    return Silent()
+
+
+def tiny(method: str, stream: str = "digits/3,2", updates: int = 8, **options: Any) -> RunConfig:
+    """A run of a fraction of a second: a small network, a few updates, float32."""
+    config = configured(method, stream, "demo", device="cpu", precision="fp32", **options)
+    schedule = replace(config.settings.schedule, updates=updates, batch_size=128)
+    return replace(config, settings=replace(config.settings, schedule=schedule))
+
+
+@pytest.fixture
+def random_images() -> Callable[..., ImageSet]:
+    """Noise with labels: counts of each class, in order of label."""
+
+    def make(*counts: int, size: int = 4, seed: int = 0) -> ImageSet:
+        generator = torch.Generator().manual_seed(seed)
+        shape = (sum(counts), size, size, 3)
+        pixels = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+        return ImageSet(pixels, torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def cifar100_folder() -> Path:
+    """The data folder, where it has CIFAR-100."""
+    folder = Path(os.environ.get("ENGRAM_DATA", "does-not-exist"))
+    if not (folder / "cifar-100-python").is_dir():
+        pytest.skip("ENGRAM_DATA names no folder with CIFAR-100")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cifar100(cifar100_folder: Path) -> Any:
+    return load_dataset("cifar100")

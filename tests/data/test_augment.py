@@ -1,0 +1,89 @@
+"""Augmentation against the same thing done one image at a time."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from engram.data.augment import brighten, crop_and_flip
+from engram.data.batches import AugmentedImages, apply
+from engram.data.augment import Augmentation
+from engram.data.images import ImageSet
+from engram.models.normalise import Normalise, mean_image
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_every_crop_is_one_of_the_81_and_its_mirror() -> None:
+    x = torch.randn(400, 3, 8, 8, generator=generator())
+    out = crop_and_flip(x.contiguous(memory_format=torch.channels_last), 0.5, True, generator())
+    padded = F.pad(x, (4, 4, 4, 4))
+    offsets, mirrors = set(), 0
+    for image, result in zip(padded, out, strict=True):
+        found = [
+            (top, left, mirror)
+            for top in range(9)
+            for left in range(9)
+            for mirror in (False, True)
+            if torch.equal(
+                image[:, top : top + 8, left : left + 8].flip(2)
+                if mirror
+                else image[:, top : top + 8, left : left + 8],
+                result,
+            )
+        ]
+        assert len(found) == 1
+        offsets.add(found[0][:2])
+        mirrors += found[0][2]
+    assert len(offsets) > 75
+    assert 150 < mirrors < 250
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_without_padding_and_flip_nothing_changes() -> None:
+    x = torch.randn(5, 3, 8, 8, generator=generator())
+    assert torch.equal(crop_and_flip(x, 0.0, False, generator()), x)
+
+
+def test_brightness_scales_each_image_by_one_factor() -> None:
+    pixels = torch.full((200, 2, 2, 3), 100, dtype=torch.uint8)
+    out = brighten(pixels, 0.25, generator())
+    assert out.dtype == torch.uint8
+    assert all(len(image.unique()) == 1 for image in out)
+    assert 75 <= int(out.min()) < 80
+    assert 120 < int(out.max()) <= 125
+    assert int(brighten(pixels * 2 + 55, 0.25, generator()).max()) == 255
+
+
+def test_the_border_holds_the_mean() -> None:
+    images = ImageSet(torch.full((50, 4, 4, 3), 200, dtype=torch.uint8), torch.zeros(50).long())
+    normalise = Normalise((4, 4))
+    normalise.mean.copy_(mean_image(images.pixels))
+    ((x, _),) = AugmentedImages(images, normalise, Augmentation(padding=0.5)).batches(
+        50, generator()
+    )
+    assert x.abs().max() < 1e-6
+
+
+def test_an_epoch_is_a_permutation_that_the_generator_decides() -> None:
+    labels = torch.arange(23)
+    images = ImageSet(torch.zeros(23, 4, 4, 3, dtype=torch.uint8), labels)
+    source = AugmentedImages(images, Normalise((4, 4)), Augmentation())
+    epochs = [torch.cat([y for _, y in source.batches(5, generator(s))]) for s in (0, 0, 1)]
+    assert torch.equal(epochs[0].sort().values, labels)
+    assert torch.equal(epochs[0], epochs[1])
+    assert not torch.equal(epochs[0], epochs[2])
+
+
+def test_the_mean_image_is_exact_for_many_images() -> None:
+    pixels = torch.randint(256, (3000, 2, 2, 3), generator=generator(), dtype=torch.uint8)
+    assert torch.allclose(mean_image(pixels), (pixels.double() / 255).mean(0).float())
+
+
+def test_apply_is_one_pass_in_order() -> None:
+    pixels = torch.arange(7, dtype=torch.uint8)[:, None, None, None].expand(7, 1, 1, 3)
+    images = ImageSet(pixels.contiguous(), torch.arange(7))
+    out = apply(lambda p: p[:, 0, 0, :1].float(), images, device=torch.device("cpu"), batch_size=3)
+    assert out.squeeze(1).tolist() == list(range(7))

@@ -1,0 +1,132 @@
+"""Reading data sets: official files, folders of photographs, and everything wrong with them."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engram.data import benchmarks
+from engram.data.benchmarks import load_dataset
+from engram.errors import UserError
+
+
+def photograph(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (40, 30)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    for split in ("train", "test"):
+        photograph(folder / split / "red things" / "a.png", (255, 0, 0))
+        photograph(folder / split / "Ünïcode" / "deep" / "er" / "b.jpg", (0, 255, 0), (30, 90))
+    photograph(folder / "train" / "red things" / "grey.png", (9, 9, 9))
+    Image.new("L", (10, 10), 77).save(folder / "train" / "red things" / "c.png")
+    (folder / "train" / "red things" / "notes.txt").write_text("no image")
+    return folder
+
+
+def test_a_folder_of_photographs(photos: Path) -> None:
+    dataset = load_dataset(str(photos), image_size=16)
+    assert dataset.class_names == ("red things", "Ünïcode")
+    assert dataset.train.image_size == (16, 16)
+    assert dataset.train.labels.tolist() == [0, 0, 0, 1]
+    assert dataset.train.pixels[0, 0, 0].tolist() == [255, 0, 0]
+    assert dataset.train.pixels[1, 5, 5].tolist() == [77, 77, 77]
+
+
+def test_photographs_are_turned_upright(photos: Path) -> None:
+    image = Image.new("RGB", (20, 10), (0, 0, 0))
+    image.paste((255, 255, 255), (0, 0, 10, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # taken with the camera turned: the left half belongs on top
+    image.save(photos / "train" / "red things" / "0.png", exif=exif)
+    pixels = load_dataset(str(photos), image_size=10).train.pixels[0]
+    assert pixels[0].float().mean() > 200
+    assert pixels[-1].float().mean() < 50
+
+
+def test_what_is_wrong_with_a_folder_is_named(photos: Path, tmp_path: Path) -> None:
+    broken = photos / "train" / "red things" / "broken.jpg"
+    broken.write_bytes(b"not a jpeg")
+    with pytest.raises(UserError, match=r"broken\.jpg cannot be read as an image"):
+        load_dataset(str(photos))
+    broken.unlink()
+    photograph(photos / "test" / "blue" / "d.png", (0, 0, 255))
+    with pytest.raises(UserError, match="has not: blue"):
+        load_dataset(str(photos))
+    shutil.rmtree(photos / "test")
+    with pytest.raises(UserError, match="There is no folder"):
+        load_dataset(str(photos))
+    with pytest.raises(UserError, match="no/such/place"):
+        load_dataset("no/such/place")
+    (tmp_path / "empty" / "train").mkdir(parents=True)
+    with pytest.raises(UserError, match="has no folders"):
+        load_dataset(str(tmp_path / "empty"))
+
+
+def test_named_data_sets_have_their_own_size() -> None:
+    with pytest.raises(UserError, match="its own image size"):
+        load_dataset("digits", image_size=16)
+
+
+def test_a_truncated_or_altered_file_is_refused(
+    cifar100_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = cifar100_folder / "cifar-100-python"
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    shutil.copy(source / "meta", folder)
+    monkeypatch.setenv("ENGRAM_DATA", str(tmp_path))
+    content = bytearray((source / "test").read_bytes())
+    for damaged in (content[:-1], content[:1000] + b"!" + content[1001:]):
+        (folder / "train").write_bytes(damaged)
+        with pytest.raises(UserError, match="is not the official file"):
+            load_dataset("cifar100")
+    (folder / "train").unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        load_dataset("cifar100")
+
+
+def test_a_missing_data_folder_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ENGRAM_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="nowhere, which is not a folder"):
+        load_dataset("cifar100")
+
+
+def test_a_failed_download_says_what_to_do_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(benchmarks.urllib.request, "urlopen", refuse)
+    monkeypatch.setenv("ENGRAM_DATA", str(tmp_path))
+    with pytest.raises(UserError, match="could not be downloaded"):
+        load_dataset("cifar10")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("a pickle may call anything",)
+
+
+@pytest.mark.parametrize("payload", [Evil(), np.array([object()], dtype=object), {1: print}])
+def test_the_unpickler_admits_arrays_only(payload: object) -> None:
+    with pytest.raises(pickle.UnpicklingError, match="not admitted"):
+        benchmarks._ArrayUnpickler(io.BytesIO(pickle.dumps([payload, Evil()]))).load()
+
+
+def test_the_unpickler_admits_arrays() -> None:
+    array = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    content = pickle.dumps({b"data": array}, protocol=4)
+    loaded = benchmarks._ArrayUnpickler(io.BytesIO(content)).load()
+    assert np.array_equal(loaded[b"data"], array)

@@ -1,0 +1,150 @@
+"""Streams: class orders, increments, validation, and what a task holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from engram.data.benchmarks import Dataset
+from engram.data.stream import (
+    ICARL_RUN0,
+    SEED1993,
+    ClassStream,
+    class_order,
+    create_stream,
+    increments,
+)
+from engram.errors import UserError
+
+
+def test_the_two_orders_called_1993_are_regenerated() -> None:
+    assert tuple(np.random.RandomState(1993).permutation(100).tolist()) == SEED1993
+    state = np.random.RandomState(1993)
+    images = np.arange(500)
+    for _ in range(100):
+        state.shuffle(images)
+    classes = np.arange(100)
+    state.shuffle(classes)
+    assert tuple(classes.tolist()) == ICARL_RUN0
+
+
+def test_orders_by_name() -> None:
+    assert class_order("icarl_run0", 100) == ICARL_RUN0
+    assert class_order("seed1993", 100) == SEED1993
+    assert sorted(class_order("seed7", 20)) == list(range(20))
+    assert class_order("seed7", 20) != class_order("seed8", 20)
+    assert class_order("given", 3) == (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "message"),
+    [
+        ("icarl_run0", 10, "100 classes"),
+        ("icarl_run", 100, 'Perhaps you meant "icarl_run0"'),
+        ("seed", 100, "seed<number>"),
+        ("seed-3", 100, "Unknown class order"),
+    ],
+)
+def test_wrong_orders_are_refused(name: str, classes: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        class_order(name, classes)
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [
+        ("b0-inc10", (10,) * 10),
+        ("b0-inc20", (20,) * 5),
+        ("b0-inc5", (5,) * 20),
+        ("b0-inc2", (2,) * 50),
+        ("b50-inc10", (50, *[10] * 5)),
+        ("b50-inc5", (50, *[5] * 10)),
+        ("b0-inc30", (30, 30, 30, 10)),
+        ("20,30,50", (20, 30, 50)),
+        ("10", (10,)),
+        ("b0-inc100", (100,)),
+    ],
+)
+def test_increments(text: str, sizes: tuple[int, ...]) -> None:
+    assert increments(text, 100) == sizes
+
+
+@pytest.mark.parametrize(
+    "text", ["b0-inc0", "b100-inc10", "b0-inc101", "60,60", "0,10", "10,,10", "b50", "", "10-10"]
+)
+def test_wrong_increments_are_refused(text: str) -> None:
+    with pytest.raises(UserError):
+        increments(text, 100)
+
+
+@pytest.fixture
+def dataset(random_images: Any) -> Dataset:
+    names = tuple("abcde")
+    return Dataset("letters", random_images(*[60] * 5), random_images(*[7] * 5, seed=1), names)
+
+
+def test_labels_are_dense_in_order_of_arrival(dataset: Dataset) -> None:
+    stream = ClassStream(dataset, (3, 0, 4, 1, 2), (2, 1, 2))
+    assert stream.class_names == ("d", "a", "e", "b", "c")
+    first, second, third = stream
+    assert (first.new, second.new, third.new) == (range(2), range(2, 3), range(3, 5))
+    assert [len(task.seen) for task in stream] == [2, 3, 5]
+    assert torch.equal(first.train.of(0).pixels, dataset.train.of(3).pixels)
+    assert torch.equal(second.train.of(2).pixels, dataset.train.of(4).pixels)
+    assert set(third.train.labels.tolist()) == {3, 4}
+    assert torch.equal(stream.evaluation(range(3)).of(2).pixels, dataset.test.of(4).pixels)
+    assert set(stream.evaluation(range(3)).labels.tolist()) == {0, 1, 2}
+    assert stream.images_per_task() == [120, 60, 120]
+    assert stream.evaluation_images_per_task() == [14, 7, 14]
+
+
+def test_a_stream_may_stop_early(dataset: Dataset) -> None:
+    stream = ClassStream(dataset, (3, 0, 4, 1, 2), (1, 1))
+    assert stream.class_names == ("d", "a")
+    assert len(stream.evaluation(range(2))) == 14
+
+
+def test_validation_is_cut_out_of_training(dataset: Dataset) -> None:
+    plain = ClassStream(dataset, (0, 1, 2, 3, 4), (5,))
+    held_out = ClassStream(dataset, (0, 1, 2, 3, 4), (5,), "validation")
+    train = held_out.task(0).train
+    aside = held_out.evaluation(range(5))
+    assert [len(aside.of(label)) for label in range(5)] == [12] * 5
+    assert len(train) + len(aside) == len(plain.task(0).train)
+    rows = {tuple(image.flatten().tolist()) for image in train.pixels}
+    assert not any(tuple(image.flatten().tolist()) in rows for image in aside.pixels)
+    other = ClassStream(dataset, (4, 3, 2, 1, 0), (5,), "validation").evaluation(range(5))
+    assert torch.equal(other.of(4).pixels, aside.of(0).pixels)
+
+
+def test_digits_come_whole() -> None:
+    stream = create_stream("digits/b0-inc2", order="seed0")
+    assert len(stream) == 5
+    assert sum(stream.images_per_task()) + sum(stream.evaluation_images_per_task()) == 1797
+    assert stream.image_size == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("digits", "is not a stream"),
+        ("digitz/b0-inc2", 'Perhaps you meant "digits"'),
+        ("digits/b0inc2", "how classes arrive"),
+    ],
+)
+def test_wrong_streams_are_refused(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        create_stream(name, order="given")
+
+
+def test_cifar100_as_published(cifar100: Dataset) -> None:
+    assert len(cifar100.train) == 50_000
+    assert len(cifar100.test) == 10_000
+    assert torch.bincount(cifar100.train.labels).tolist() == [500] * 100
+    assert (cifar100.class_names[0], cifar100.class_names[99]) == ("apple", "worm")
+    stream = ClassStream(cifar100, ICARL_RUN0, increments("b50-inc10", 100), "validation")
+    assert stream.images_per_task() == [22_500, *[4_500] * 5]
+    assert stream.evaluation_images_per_task() == [2_500, *[500] * 5]

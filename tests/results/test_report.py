@@ -1,0 +1,451 @@
+"""Reports of runs that were never trained: folders written by the package's own writers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engram.config import as_mapping, from_mapping, load_preset
+from engram.data.codecs import create_codec
+from engram.data.images import ImageSet
+from engram.data.stream import Task
+from engram.engine.snapshot import save_tensors
+from engram.errors import UserError
+from engram.memory import Budget, ExemplarMemory
+from engram.methods import method_class
+from engram.results import metrics
+from engram.results.record import RunRecord, environment
+from engram.results.report import comparison_table, find_runs, markdown_table, write_report
+
+HOSTILE = '<script>alert("x")</script>&amp;\'"'
+
+
+def make_summary(
+    accuracies: Sequence[float] = (90.0, 70.0),
+    *,
+    method: str = "icarl",
+    preset: str = "demo",
+    sizes: Sequence[int] | None = None,
+    seed: int = 0,
+    order: str | None = None,
+    evaluate_on: str = "test",
+    budget: str = "2000",
+    **changed: Any,
+) -> dict[str, Any]:
+    """A summary in which every task has the same accuracy, given after each task."""
+    sizes = list(sizes or [2] * len(accuracies))
+    order = order or f"seed{seed}"
+    matrix = [[accuracy] * index for index, accuracy in enumerate(accuracies, start=1)]
+    kind = method_class(method).Config
+    settings = as_mapping(from_mapping(kind, load_preset(method, preset).settings, preset))
+    config = {
+        "method": method,
+        "stream": "toys/b0-inc2",
+        "preset": preset,
+        "seed": seed,
+        "order": order,
+        "evaluate_on": evaluate_on,
+        "budget": budget,
+        "codec": "raw",
+        "input_mean": "dataset",
+        "image_size": None,
+        "device": "cpu",
+        "precision": "fp32",
+        "settings": settings | changed,
+    }
+    curve = {
+        "accuracy_per_task": list(accuracies),
+        "average_incremental_accuracy": metrics.average(accuracies),
+        "average_without_first_task": metrics.average(accuracies[1:]),
+        "last_accuracy": accuracies[-1],
+    }
+    return {
+        **{key: config[key] for key in ("method", "stream", "preset", "seed", "order")},
+        "class_order": list(range(sum(sizes))),
+        "task_sizes": sizes,
+        "evaluate_on": evaluate_on,
+        "codec": "raw",
+        "classifier": "nme",
+        **curve,
+        "forgetting": metrics.forgetting(matrix),
+        "backward_transfer": metrics.backward_transfer(matrix),
+        "accuracy_by_classifier": {"nme": curve, "network": curve},
+        "accuracy_matrix": matrix,
+        "memory_budget_bytes": 6_144_000,
+        "memory_bytes": 0 if budget == "0" else 6_144_000,
+        "exemplars": 2000,
+        "parameters": [466_000 + 100 * index for index in range(len(sizes))],
+        "model_bytes": 10**6,
+        "seconds": {"total": 75.0, "train": 60.0, "memory": 10.0, "evaluate": 5.0},
+        "updates": 100,
+        "images_per_second": 1000.0,
+        "config": config,
+        "environment": environment(),
+    }
+
+
+def write_run(
+    folder: Path,
+    summary: dict[str, Any],
+    names: Sequence[str] | None = None,
+    *,
+    image_size: tuple[int, int] | None = (8, 8),
+) -> Path:
+    """A finished run's folder; without a memory where `image_size` is None."""
+    sizes = summary["task_sizes"]
+    classes = sum(sizes)
+    record = RunRecord(folder)
+    record.open(summary["config"])
+    for index in range(len(sizes)):
+        record.add_task(index, {"exemplars": 7 + index, "seconds": {"train": 3.0, "memory": 1.0}})
+    confusion = torch.eye(classes, dtype=torch.int64) * 90
+    confusion[:, 0] += 10
+    record.finish(summary, names or [f"toy {n}" for n in range(classes)], confusion.tolist())
+    if image_size is not None:
+        memory = ExemplarMemory(Budget("images a class", 12), create_codec("raw"))
+        noise = torch.randint(
+            256, (classes * 12, *image_size, 3), generator=torch.Generator().manual_seed(0)
+        )
+        images = ImageSet(noise.to(torch.uint8), torch.arange(classes).repeat_interleave(12))
+        memory.update(Task(0, images, range(classes), range(classes)))
+        model = folder / f"model/task-{len(sizes) - 1:02d}"
+        model.mkdir(parents=True)
+        save_tensors(model / "memory.safetensors", *memory.state())
+    return folder
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: elements with attributes, texts, headings."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.headings: list[str] = []
+        self._open: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._open.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if data.strip() and self._open[-1] != "style":
+            self.texts.append(data.strip())
+        if self._open and self._open[-1] in ("h1", "h2"):
+            self.headings.append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self._open.pop() != tag:
+            pass
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.texts)
+
+
+def test_seeds_are_pooled_to_mean_and_sample_deviation() -> None:
+    runs = [make_summary([90, last], seed=seed) for seed, last in enumerate([60.0, 66.0, 72.0])]
+    [row] = comparison_table(runs)
+    assert row.seeds == (0, 1, 2)
+    assert row.last.mean == pytest.approx(66)
+    assert row.last.deviation == pytest.approx(6)  # squares 36 + 0 + 36, over n - 1
+    assert row.average.mean == pytest.approx((75 + 78 + 81) / 3)
+    assert row.average.deviation == pytest.approx(3)
+    assert row.average_without_first_task == row.last
+    assert row.forgetting is not None
+    assert row.forgetting.mean == pytest.approx(24)
+    assert row.backward_transfer is not None
+    assert row.backward_transfer.mean == pytest.approx(-24)
+    assert "66.00 ± 6.00" in markdown_table(runs)
+
+
+def test_a_single_seed_has_no_deviation() -> None:
+    assert "±" not in markdown_table([make_summary()])
+
+
+def test_a_single_task_has_no_forgetting() -> None:
+    [row] = comparison_table([make_summary([80.0])])
+    assert (row.forgetting, row.backward_transfer, row.average_without_first_task) == (None,) * 3
+    assert row.average.mean == 80
+
+
+def test_fixed_class_orders_are_not_pooled() -> None:
+    runs = [make_summary(seed=seed, order=order) for seed in (0, 1) for order in ("given", "seed7")]
+    rows = comparison_table(runs)
+    assert sorted((row.orders, row.seeds) for row in rows) == [
+        (("given",), (0, 1)),
+        (("seed7",), (0, 1)),
+    ]
+
+
+def test_each_seeds_own_order_is_pooled_and_stated() -> None:
+    runs = [make_summary(seed=seed) for seed in (2, 0)] + [make_summary(seed=1, order="given")]
+    rows = {row.orders: row.seeds for row in comparison_table(runs)}
+    assert rows == {("seed0", "seed2"): (0, 2), ("given",): (1,)}
+    assert "| seed0, seed2 |" in markdown_table(runs)
+
+
+def test_an_order_that_seeds_share_is_apart_from_each_seeds_own() -> None:
+    runs = [make_summary(seed=0), make_summary(seed=1, order="seed0"), make_summary(seed=1)]
+    rows = {row.orders: row.seeds for row in comparison_table(runs)}
+    assert rows == {("seed0",): (0, 1), ("seed1",): (1,)}
+
+
+def test_a_seed_that_ran_twice_counts_once() -> None:
+    again = make_summary([90, 40])
+    again["config"]["device"] = "cuda"
+    rows = comparison_table([make_summary(), again])
+    assert [len(row.seeds) for row in rows] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"evaluate_on": "validation"}, {"budget": "1000"}, {"preset": "paper"}, {"temperature": 3.0}],
+)
+def test_what_differs_is_not_pooled(other: dict[str, Any]) -> None:
+    runs = [make_summary(seed=0), make_summary(seed=1, **other)]
+    assert [len(row.seeds) for row in comparison_table(runs)] == [1, 1]
+
+
+def test_changed_settings_are_named() -> None:
+    rows = comparison_table([make_summary(), make_summary(temperature=3.0)])
+    assert sorted(row.changed for row in rows) == [(), ("temperature=3.0",)]
+
+
+def test_changed_settings_of_an_unknown_preset_are_those_that_vary() -> None:
+    runs = [make_summary(), make_summary(temperature=3.0)]
+    for run in runs:
+        run["preset"] = run["config"]["preset"] = "gone"
+    assert {row.changed for row in comparison_table(runs)} == {
+        ("temperature=2.0",),
+        ("temperature=3.0",),
+    }
+
+
+def test_markdown_has_as_many_cells_in_every_line() -> None:
+    table = markdown_table([make_summary(), make_summary(budget="a|b"), make_summary([50.0])])
+    lines = table.splitlines()
+    assert len(lines) == 5
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {16}
+
+
+def test_report_of_one_run_says_what_it_holds(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", make_summary([90, 70, 62.5]))
+    page = Page(write_report(run))
+    assert page.headings[0] == "icarl on toys/b0-inc2"
+    assert "Evaluated on the test set." in page.text
+    assert "74.2 %" in page.texts  # (90 + 70 + 62.5) / 3
+    assert "62.5 %" in page.texts
+    assert "17.5 %" in page.texts  # forgotten: 27.5 of the first task, 7.5 of the second
+    assert "10 of 100" in page.text
+    assert len(page.named("img")) == 6 * 10
+    assert page.named("img")[0]["alt"] == "toy 0, exemplar 1 of 12"
+    assert "72 exemplars of 6 classes, 12 of each: 13.82 kB" in page.text
+    assert "temperature: 2.0" in page.text
+
+
+def test_validation_is_said_not_to_be_the_test_set(tmp_path: Path) -> None:
+    run = write_run(tmp_path, make_summary(evaluate_on="validation"))
+    page = Page(write_report(run))
+    assert "the test set was not looked at" in page.text
+    assert "Evaluated on the test set" not in page.text
+
+
+def test_a_hostile_class_name_stays_text(tmp_path: Path) -> None:
+    names = [HOSTILE, "</td></table>", "b\nc", 'x" onerror="alert(1)']
+    page = Page(write_report(write_run(tmp_path, make_summary(), names)))
+    assert page.named("script") == []
+    assert all("onerror" not in attributes for _, attributes in page.elements)
+    assert HOSTILE in page.texts
+    assert page.named("img")[0]["alt"] == f"{HOSTILE}, exemplar 1 of 12"
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_nothing_is_fetched_and_nothing_runs(tmp_path: Path, several: bool) -> None:
+    write_run(tmp_path / "a", make_summary())
+    if several:
+        write_run(tmp_path / "b", make_summary(method="joint", budget="all"))
+    page = Page(write_report(tmp_path))
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"script", "link", "iframe", "object", "embed", "base"}
+    addresses = [
+        value
+        for _, attributes in page.elements
+        for name, value in attributes.items()
+        if name in ("src", "href", "srcset", "action", "xlink:href", "data")
+    ]
+    assert addresses
+    assert all(value and value.startswith(("data:image/", "#")) for value in addresses)
+    style = (tmp_path / "report.html").read_text().partition("<style>")[2].partition("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
+    run = write_run(tmp_path, make_summary())
+    first = write_report(run).read_bytes()
+    assert write_report(run).read_bytes() == first
+
+
+def test_without_a_memory_or_a_model(tmp_path: Path) -> None:
+    page = Page(write_report(write_run(tmp_path, make_summary(budget="0"), image_size=None)))
+    assert "Exemplars kept" not in page.headings
+    assert "Confusion after the last task" in page.headings
+
+
+def test_an_empty_memory_is_said_to_be_empty(tmp_path: Path) -> None:
+    run = write_run(tmp_path, make_summary(budget="0"), image_size=None)
+    memory = ExemplarMemory(Budget("images", 0), create_codec("raw"))
+    (run / "model/task-01").mkdir(parents=True)
+    save_tensors(run / "model/task-01/memory.safetensors", *memory.state())
+    page = Page(write_report(run))
+    assert "None: this run keeps no exemplars." in page.texts
+    assert page.named("img") == []
+
+
+def test_a_single_task(tmp_path: Path) -> None:
+    page = Page(write_report(write_run(tmp_path, make_summary([80.0]))))
+    assert "80.0 %" in page.texts
+    assert "2 classes in 1 task (2)" in page.text
+
+
+def test_a_hundred_classes_of_photographs_stay_small(tmp_path: Path) -> None:
+    summary = make_summary([80.0, *range(75, 65, -1)], sizes=[50, *[5] * 10])
+    run = write_run(tmp_path, summary, image_size=(160, 120))
+    path = write_report(run)
+    assert path.stat().st_size < 1_500_000
+    assert len(Page(path).named("img")) == 100
+
+
+def test_every_confused_cell_is_drawn(tmp_path: Path) -> None:
+    """Cells of the picture, added up by heat level, against the counts."""
+    sizes = [10, 10, 10]
+    page = Page(write_report(write_run(tmp_path, make_summary([90, 80, 70.0], sizes=sizes))))
+    areas = {
+        str(attributes["class"]): sum(map(int, re.findall(r"h(\d+)v", str(attributes["d"]))))
+        for attributes in page.named("path")
+        if re.fullmatch(r"h\d", str(attributes.get("class")))
+    }
+    # 90 % on the diagonal, but 100 for the first class; 10 % of all others go to the first.
+    assert areas == {"h9": 30, "h3": 29, "h0": 900 - 59}
+
+
+def test_a_copy_of_a_summary_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "icarl").mkdir()
+    copy = tmp_path / "icarl/toys.json"
+    copy.write_text(json.dumps(make_summary()))
+    page = Page(write_report(tmp_path))
+    assert page.headings[0] == "icarl on toys/b0-inc2"
+    assert "Confusion after the last task" not in page.headings
+
+
+def test_a_run_and_its_copy_are_one(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs/a", make_summary())
+    (tmp_path / "copy.json").write_text(json.dumps(make_summary()))
+    findings = find_runs(tmp_path)
+    assert [run.name for run in findings.runs] == ["a"]
+    assert findings.left_out == ("copy.json is the same run as runs/a/summary.json.",)
+
+
+def test_many_runs_are_compared(tmp_path: Path) -> None:
+    for seed, last in enumerate([60.0, 70.0]):
+        write_run(tmp_path / f"icarl{seed}", make_summary([90, last], seed=seed))
+    write_run(tmp_path / "floor", make_summary([90, 20], method="finetune", budget="0"))
+    write_run(tmp_path / "ceiling", make_summary([95, 92], method="joint", budget="all"))
+    write_run(tmp_path / "held-out", make_summary([90, 71], evaluate_on="validation"))
+    (tmp_path / "notes.json").write_text('{"some": "thing"}')
+    RunRecord(tmp_path / "begun").open(make_summary()["config"])
+    page = Page(write_report(tmp_path))
+    assert page.headings[1:] == ["Comparison", "Accuracy as classes arrive", "Runs", "Left out"]
+    charts = [svg for svg in page.named("svg") if "chart" in str(svg["class"])]
+    assert len(charts) == 2 * 2  # test and validation, each for wide and narrow screens
+    groups = [str(group.get("class")) for group in page.named("g")]
+    assert [groups.count(kind) for kind in ("ceiling", "series-1", "floor")] == [2, 4, 2]
+    bands = [str(path["class"]) for path in page.named("path") if "band" in str(path.get("class"))]
+    assert bands == ["band series-1"] * 2
+    targets = {attributes["href"] for attributes in page.named("a")}
+    assert targets == {f"#{article['id']}" for article in page.named("article")}
+    assert "notes.json is not the summary of a run." in page.texts
+    assert any(text.startswith("begun has not finished.") for text in page.texts)
+
+
+def test_the_curve_is_drawn_where_the_numbers_are(tmp_path: Path) -> None:
+    """Ticks and points agree: 80 % lies at the height of the tick that says 80."""
+    accuracies = [100.0, 80.0, 60.0]
+    path = write_report(write_run(tmp_path, make_summary(accuracies), image_size=None))
+    chart = re.search(r'<svg class="chart wide".*?</svg>', path.read_text(), re.DOTALL)
+    assert chart is not None
+    ticks = re.findall(r'<text class="tick end" x="[^"]*" y="([\d.]+)">(\d+)<', chart[0])
+    heights = {float(value): float(y) - 4 for y, value in ticks}
+    assert heights[100] < heights[60]  # upwards is less in a picture
+    curve = re.search(r'<g class="series-1"><path class="line" d="M([^"]*)"', chart[0])
+    assert curve is not None
+    points = [tuple(map(float, point.split())) for point in curve[1].split("L")]
+    assert [y for _, y in points] == pytest.approx([heights[value] for value in accuracies])
+    places = re.findall(r'<text class="tick middle" x="([\d.]+)" y="[^"]*">(\d+)<', chart[0])
+    assert [int(value) for _, value in places] == list(accumulate([2, 2, 2]))
+    assert [x for x, _ in points] == pytest.approx([float(x) for x, _ in places])
+
+
+def test_an_empty_folder_tells_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"No finished run in .* summary\.json .* engram bench"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere is not a folder"):
+        write_report(tmp_path / "nowhere")
+
+
+def test_an_unfinished_run_is_no_run(tmp_path: Path) -> None:
+    RunRecord(tmp_path / "begun").open(make_summary()["config"])
+    for folder in (tmp_path, tmp_path / "begun"):
+        with pytest.raises(UserError, match="begun has not finished"):
+            write_report(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"accuracy_matrix": [[90.0]]}, "accuracy_matrix does not have 2 rows"),
+        ({"accuracy_matrix": [[90.0], [70.0]]}, "lower triangle"),
+        ({"seed": None}, "seed is missing"),
+        ({"config": {}}, r"config\.settings"),
+        ({"classifier": "other"}, "lacks other"),
+        ({"parameters": [1]}, "parameters is not a list of 2 numbers"),
+    ],
+)
+def test_a_damaged_summary_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    run = write_run(tmp_path, make_summary(), image_size=None)
+    (run / "summary.json").write_text(json.dumps(make_summary() | change))
+    with pytest.raises(UserError, match=rf"summary\.json is damaged: .*{message}"):
+        write_report(run)
+
+
+def test_a_summary_cut_short_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path, make_summary(), image_size=None)
+    text = (run / "summary.json").read_text()
+    (run / "summary.json").write_text(text[: len(text) // 2])
+    with pytest.raises(UserError, match=r"summary\.json is damaged: it cannot be read"):
+        write_report(run)
+
+
+@pytest.mark.parametrize("table", ["", "true class,a,b\n", "true class,a\nb,x\n"])
+def test_a_damaged_confusion_table_is_named(tmp_path: Path, table: str) -> None:
+    run = write_run(tmp_path, make_summary(), image_size=None)
+    (run / "confusion.csv").write_text(table)
+    with pytest.raises(UserError, match=r"confusion\.csv is damaged"):
+        write_report(run)

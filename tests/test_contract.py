@@ -1,0 +1,178 @@
+"""What every method promises, whatever it does inside."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import Interruption, Silent, StopAfter, tiny
+from engram.bench import RunConfig, run
+from engram.data.images import ImageSet
+from engram.data.stream import ClassStream, Task, create_stream
+from engram.engine.snapshot import load_tensors
+from engram.learner import Learner
+from engram.methods import METHODS
+
+pytestmark = pytest.mark.parametrize("method", sorted(METHODS))
+
+
+def learner_of(config: RunConfig, **options: Any) -> Learner:
+    return Learner(
+        config.method,
+        config.settings,
+        image_size=(8, 8),
+        seed=config.seed,
+        device="cpu",
+        precision="fp32",
+        **{"budget": config.budget, **options},
+    )
+
+
+def digits(steps: str) -> ClassStream:
+    return create_stream(f"digits/{steps}", order="given")
+
+
+def everything(learner: Learner) -> dict[str, torch.Tensor]:
+    return {**learner.method.state_dict(), **learner.memory.state()[0]}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    (version,) = (folder / "model").iterdir()
+    tensors = load_tensors(version / "weights.safetensors")[0]
+    return tensors | load_tensors(version / "memory.safetensors")[0]
+
+
+@pytest.mark.parametrize("budget", ["10", "3/class", "2000B", "7kB"])
+def test_the_budget_is_never_exceeded(method: str, budget: str) -> None:
+    learner = learner_of(tiny(method), budget=budget)
+    for task in digits("4,1,3"):
+        learner.learn(task)
+        limit = learner.memory.budget_bytes()
+        assert limit is not None
+        assert 0 < learner.memory.nbytes <= limit
+        assert learner.memory.most_bytes <= limit
+        assert set(learner.memory.counts) == set(task.seen)
+
+
+class Tripwire(ImageSet):
+    """Training images that must not be touched once their task is over."""
+
+    __slots__ = ("over",)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("pixels", "labels") and getattr(self, "over", False):
+            raise AssertionError("the images of a task that is over were read")
+        return super().__getattribute__(name)
+
+
+def images_alive() -> Iterator[torch.Tensor]:
+    """Every tensor of uint8 images in the process."""
+    gc.collect()
+    for found in gc.get_objects():
+        if type(found) is torch.Tensor and found.dtype == torch.uint8 and found.dim() == 4:
+            yield found
+
+
+def test_nothing_but_the_task_and_the_memory_is_read(method: str) -> None:
+    learner = learner_of(tiny(method))
+    stream = digits("3,2,2")
+    before = sum(1 for _ in images_alive())
+    for task in stream:
+        train = Tripwire(task.train.pixels, task.train.labels)
+        learner.learn(Task(task.index, train, task.new, task.seen))
+        object.__setattr__(train, "over", True)
+        del task
+    del train
+    assert sum(1 for _ in images_alive()) <= before, "a copy of the images was kept"
+
+
+def test_scores_cover_the_classes_seen_and_no_other(method: str) -> None:
+    learner = learner_of(tiny(method))
+    stream = digits("3,2,2")
+    for task in stream:
+        learner.learn(task)
+        images = stream.evaluation(range(7))
+        assert learner.scores(images).shape == (len(images), len(task.seen))
+        assert all(int(p.max()) < len(task.seen) for p in learner.predict(images).values())
+
+
+def test_a_saved_learner_gives_the_same_scores(method: str, tmp_path: Path) -> None:
+    stream = digits("3,2")
+    learner = learner_of(tiny(method))
+    for task in stream:
+        learner.learn(task)
+    learner.save(tmp_path / "saved")
+    loaded = learner_of(tiny(method))
+    loaded.restore(tmp_path / "saved")
+    images = stream.evaluation(range(5))
+    assert torch.equal(loaded.scores(images), learner.scores(images))
+    assert loaded.memory.counts == learner.memory.counts
+    assert same(everything(loaded), everything(learner))
+
+
+def test_an_interrupted_run_continues_bit_for_bit(
+    method: str, tmp_path: Path, silent: Silent
+) -> None:
+    config = tiny(method, "digits/3,2", updates=8)
+    whole, expected = run(config, tmp_path / "whole", silent)
+    epochs = len((whole / "metrics.jsonl").read_text().splitlines())
+    assert epochs > 3
+    for stop in range(1, epochs + 1):
+        out = tmp_path / str(stop)
+        with pytest.raises(Interruption):
+            run(config, out, StopAfter(stop), snapshot_every=0)
+        folder, summary = run(config, out, silent, snapshot_every=0)
+        assert same(weights(folder), weights(whole)), f"stopped after epoch {stop}"
+        assert summary["accuracy_by_classifier"] == expected["accuracy_by_classifier"]
+        assert summary["updates"] == expected["updates"]
+
+
+def test_the_seed_decides(method: str) -> None:
+    def learnt(seed: int) -> dict[str, torch.Tensor]:
+        learner = learner_of(replace(tiny(method), seed=seed))
+        for task in digits("2,2"):
+            learner.learn(task)
+        return everything(learner)
+
+    first = learnt(0)
+    assert same(first, learnt(0))
+    assert not same(first, learnt(1))
+
+
+def test_one_class_at_a_time(method: str) -> None:
+    learner = learner_of(tiny(method))
+    stream = digits("1,1,1")
+    for task in stream:
+        learner.learn(task)
+    assert learner.scores(stream.evaluation(range(3))).isfinite().all()
+
+
+def test_a_class_of_a_single_image(method: str) -> None:
+    learner = learner_of(tiny(method))
+    stream = digits("2,2")
+    for task in stream:
+        first = (task.train.labels == task.new[0]).nonzero()[:1, 0]
+        rest = (task.train.labels == task.new[1]).nonzero()[:5, 0]
+        few = task.train[torch.cat([first, rest])]
+        learner.learn(replace(task, train=few))
+    assert learner.scores(stream.evaluation(range(4))).isfinite().all()
+    assert all(count <= 5 for count in learner.memory.counts.values())
+
+
+def test_it_beats_finetune(method: str, tmp_path: Path, silent: Silent) -> None:
+    if method == "finetune":
+        pytest.skip("finetune is the floor itself")
+    _, floor = run(tiny("finetune", "digits/b0-inc2", 40), tmp_path, silent)
+    _, result = run(tiny(method, "digits/b0-inc2", 40), tmp_path, silent)
+    measure = "average_incremental_accuracy"
+    assert result[measure] > floor[measure] + 10

@@ -1,0 +1,111 @@
+"""The layers of the package: imports go downwards only."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import engram
+
+SOURCE = Path(engram.__file__).parent
+
+LAYERS: dict[str, int] = {
+    "errors": 0,
+    "seeding": 0,
+    "config": 0,
+    "data.images": 0,
+    "models": 0,
+    "results.metrics": 0,
+    "data.codecs": 1,
+    "data.augment": 1,
+    "data.batches": 1,
+    "data.benchmarks": 1,
+    "data.stream": 1,
+    "engine": 2,
+    "memory": 2,
+    "methods": 3,
+    "results.record": 3,
+    "learner": 4,
+    "bench": 5,
+    "results.comparison": 5,
+    "results.figures": 5,
+    "results.markup": 5,
+    "results.report": 5,
+    "results.run_report": 5,
+    "console": 6,
+    "commands": 6,
+    "cli": 6,
+}
+
+# Optional packages, and those that one module alone should know.
+ONE_PLACE = {"sklearn", "yaml", "tyro", "safetensors", "matplotlib", "rich"}
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        name = ".".join(part for part in parts if part != "__init__")
+        if name:
+            yield name, ast.parse(path.read_text())
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own(name: str) -> str | None:
+    """The module of this package that an imported name belongs to."""
+    if not name.startswith("engram."):
+        return None
+    path = name.removeprefix("engram.")
+    while path and not (
+        (SOURCE / f"{path.replace('.', '/')}.py").exists() or (SOURCE / path.replace(".", "/")).is_dir()
+    ):
+        path = path.rpartition(".")[0]
+    return path or None
+
+
+def layer(module: str) -> int:
+    name = module
+    while name and name not in LAYERS:
+        name = name.rpartition(".")[0]
+    assert name, f"{module} has no layer: add it to LAYERS"
+    return LAYERS[name]
+
+
+@pytest.mark.parametrize(("module", "tree"), list(modules()), ids=lambda value: str(value)[:30])
+def test_imports_go_downwards(module: str, tree: ast.Module) -> None:
+    for name in filter(None, map(own, imported(tree))):
+        assert layer(name) <= layer(module), f"{module} imports {name} from a higher layer"
+
+
+@pytest.mark.parametrize(("module", "tree"), list(modules()), ids=lambda value: str(value)[:30])
+def test_methods_know_neither_each_other_nor_the_engine(module: str, tree: ast.Module) -> None:
+    targets = set(filter(None, map(own, imported(tree))))
+    if module.startswith("methods."):
+        assert not any(name.startswith("engine") for name in targets)
+        assert targets & {f"methods.{m}" for m in ("icarl", "bounds")} == set()
+    if module.startswith("engine"):
+        assert not targets & {"memory", "data.stream"}
+        assert not any(name.startswith("methods") for name in targets)
+
+
+def test_each_other_package_is_known_in_few_places() -> None:
+    places: dict[str, set[str]] = {}
+    for module, tree in modules():
+        for name in imported(tree):
+            package = name.split(".")[0]
+            if package in ONE_PLACE:
+                places.setdefault(package, set()).add(module)
+    assert places["sklearn"] == {"data.benchmarks"}
+    assert places["safetensors"] == {"engine.snapshot"}
+    assert places["tyro"] == {"commands"}
+    assert places["yaml"] <= {"config", "learner", "results.record"}
