@@ -16,7 +16,6 @@ from engram.data.benchmarks import load_dataset
 from engram.data.images import ImageSet
 from engram.engine.fit import EpochReport
 
-
 # Small networks are slower on two threads than on one.
 torch.set_num_threads(1)
 
@@ -31,7 +30,7 @@ class Silent:
     def task(self, index: int, results: Mapping[str, Any], share: float) -> None: ...
 
 
-class Interruption(Exception):
+class InterruptionError(Exception):
     """Stands for a kill in the middle of a run."""
 
 
@@ -44,7 +43,7 @@ class StopAfter(Silent):
     def epoch(self, report: EpochReport, share: float) -> None:
         self.left -= 1
         if self.left == 0:
-            raise Interruption
+            raise InterruptionError
 
 
 @pytest.fixture

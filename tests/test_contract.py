@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import Interruption, Silent, StopAfter, tiny
+from conftest import InterruptionError, Silent, StopAfter, tiny
 from engram.bench import RunConfig, run
 from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, Task, create_stream
@@ -129,7 +129,7 @@ def test_an_interrupted_run_continues_bit_for_bit(
     assert epochs > 3
     for stop in range(1, epochs + 1):
         out = tmp_path / str(stop)
-        with pytest.raises(Interruption):
+        with pytest.raises(InterruptionError):
             run(config, out, StopAfter(stop), snapshot_every=0)
         folder, summary = run(config, out, silent, snapshot_every=0)
         assert same(weights(folder), weights(whole)), f"stopped after epoch {stop}"

@@ -48,7 +48,9 @@ def test_budgets_are_read(text: str, kind: str, amount: int) -> None:
     assert Budget.parse(text) == Budget(kind, amount)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("text", ["", "-5", "20 / class", "6mb", "many", "2000.5", "1e6", "5MB/class"])
+@pytest.mark.parametrize(
+    "text", ["", "-5", "20 / class", "6mb", "many", "2000.5", "1e6", "5MB/class"]
+)
 def test_other_budgets_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="is not a budget"):
         Budget.parse(text)
@@ -174,9 +176,7 @@ def plain_herding(features: torch.Tensor, count: int) -> list[int]:
 
 
 @settings(deadline=None, max_examples=60)
-@given(
-    st.integers(1, 60), st.integers(1, 16), st.booleans(), st.booleans(), st.integers(0, 2**31)
-)
+@given(st.integers(1, 60), st.integers(1, 16), st.booleans(), st.booleans(), st.integers(0, 2**31))
 def test_herding_picks_what_the_plain_loop_picks(
     images: int, dim: int, unit: bool, doubled: bool, seed: int
 ) -> None:

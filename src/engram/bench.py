@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from engram.config import as_mapping, from_mapping, load_preset, read_yaml
+from engram.config import as_mapping, from_mapping, leaves, load_preset, read_yaml
 from engram.data.stream import ClassStream, Evaluation, Task, create_stream
 from engram.engine.device import Precision, resolve_device, resolve_precision
 from engram.engine.fit import EpochReport
@@ -124,19 +124,11 @@ def folder_name(config: RunConfig) -> str:
         parts.append(config.codec.replace(":", ""))
     if config.input_mean != "dataset":
         parts.append(config.input_mean)
-    chosen = _leaves(as_mapping(config.settings))
-    usual = _leaves(as_mapping(preset_settings(config.method, config.preset)))
+    chosen = leaves(as_mapping(config.settings))
+    usual = leaves(as_mapping(preset_settings(config.method, config.preset)))
     changed = {name: value for name, value in chosen.items() if value != usual[name]}
     parts += [f"{name}={value}".replace(" ", "") for name, value in changed.items()]
     return "-".join(parts)
-
-
-def _leaves(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of nested mappings by their own names, which are unique in a configuration."""
-    leaves: dict[str, Any] = {}
-    for key, value in mapping.items():
-        leaves |= _leaves(value) if isinstance(value, Mapping) else {key: value}
-    return leaves
 
 
 class Progress(Protocol):
@@ -372,7 +364,7 @@ def _grid_run(entry: dict[str, Any], where: str) -> RunConfig:
         if key in RunConfig.__dataclass_fields__ and key != "settings":
             general[key] = value
         elif not _replace(settings, key, value):
-            known = [*RunConfig.__dataclass_fields__, *_leaves(settings)]
+            known = [*RunConfig.__dataclass_fields__, *leaves(settings)]
             raise unknown(f"key in {where}:", key, known)
     kind = method_class(method).Config
     return configured(**general, settings=from_mapping(kind, settings, where))

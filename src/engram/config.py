@@ -23,6 +23,7 @@ __all__ = [
     "Schedule",
     "as_mapping",
     "from_mapping",
+    "leaves",
     "load_preset",
     "presets_of",
     "read_yaml",
@@ -142,6 +143,14 @@ def _converted(hint: Any, value: Any, where: str) -> Any:
         raise unknown(f"value in {where}:", value, map(str, options))
     wanted = getattr(hint, "__name__", str(hint))
     raise UserError(f"{where} must be of type {wanted}, not {value!r}.")
+
+
+def leaves(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of nested mappings by their own names, which are unique in a configuration."""
+    found: dict[str, Any] = {}
+    for key, value in mapping.items():
+        found |= leaves(value) if isinstance(value, Mapping) else {key: value}
+    return found
 
 
 def to_yaml(mapping: Mapping[str, Any]) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from engram.data.augment import brighten, crop_and_flip
+from engram.data.augment import Augmentation, brighten, crop_and_flip
 from engram.data.batches import AugmentedImages, apply
-from engram.data.augment import Augmentation
 from engram.data.images import ImageSet
 from engram.models.normalise import Normalise, mean_image
 

@@ -56,7 +56,9 @@ def test_accuracy_over_all_classes_weights_tasks_by_their_images(
     assert accuracy_per_task([[80.0], [70.0, 50.0]], images) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("sizes", [[50, *[10] * 5], [5] * 20, [20] * 5, [50, *[2] * 25], [3, 1, 96]])
+@pytest.mark.parametrize(
+    "sizes", [[50, *[10] * 5], [5] * 20, [20] * 5, [50, *[2] * 25], [3, 1, 96]]
+)
 def test_a_row_counts_each_task_by_itself(sizes: list[int]) -> None:
     """Every image of task t but the first t is right: accuracies differ and are known."""
     labels = torch.arange(100).repeat_interleave(10)

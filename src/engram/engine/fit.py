@@ -27,7 +27,7 @@ from engram.engine.snapshot import (
 )
 from engram.errors import UserError
 
-__all__ = ["Effort", "EpochReport", "Loss", "Step", "Trainer", "learning_rate"]
+__all__ = ["Effort", "EpochReport", "Loss", "Step", "Trainer", "learning_rate", "plan_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ class Trainer:
         self._method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         names = {parameter: name for name, parameter in parameters if parameter.requires_grad}
         optimizer = _optimizer(names, schedule)
-        plan = _Plan.of(schedule, len(data))
+        plan = plan_of(schedule, len(data))
         done, spent = self._restore(stage, optimizer, names)
         self.effort += spent
         self.restored_seconds += spent.seconds
@@ -177,7 +177,7 @@ class Trainer:
         loss: Loss,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
-        plan: _Plan,
+        plan: Plan,
     ) -> EpochReport:
         started = time.perf_counter()
         rate, images, batches = 0.0, 0, plan.batches_in(epoch)
@@ -252,27 +252,28 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class Plan:
     """A schedule laid over data of a known size: epochs, batches in a full one, and updates."""
 
     epochs: int
     batches: int
     updates: int
 
-    @classmethod
-    def of(cls, schedule: Schedule, samples: int) -> _Plan:
-        whole, rest = divmod(samples, schedule.batch_size)
-        batches = whole if schedule.drop_last and whole else whole + (rest > 0)
-        if schedule.updates is None:
-            return cls(schedule.epochs, batches, schedule.epochs * batches)
-        return cls(math.ceil(schedule.updates / batches), batches, schedule.updates)
-
     def batches_in(self, epoch: int) -> int:
         """Batches of an epoch; a fixed number of updates may end within the last one."""
         return min(self.batches, self.updates - epoch * self.batches)
 
 
-def learning_rate(schedule: Schedule, plan: _Plan, epoch: int, batch: int) -> float:
+def plan_of(schedule: Schedule, samples: int) -> Plan:
+    """How a schedule trains on that many samples."""
+    whole, rest = divmod(samples, schedule.batch_size)
+    batches = whole if schedule.drop_last and whole else whole + (rest > 0)
+    if schedule.updates is None:
+        return Plan(schedule.epochs, batches, schedule.epochs * batches)
+    return Plan(math.ceil(schedule.updates / batches), batches, schedule.updates)
+
+
+def learning_rate(schedule: Schedule, plan: Plan, epoch: int, batch: int) -> float:
     """The learning rate of a batch."""
     progress = (epoch * plan.batches + batch + 1) / plan.updates
     if progress < schedule.warmup:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram.config import as_mapping, from_mapping, load_preset
+from engram.config import as_mapping, from_mapping, leaves, load_preset
 from engram.errors import UserError
 from engram.methods import method_class
 
@@ -379,7 +379,7 @@ def _changed(summary: Summary, summaries: Sequence[Summary]) -> tuple[str, ...]:
 def _knobs(summary: Summary) -> dict[str, Any]:
     config = summary["config"]
     general = {key: config.get(key) for key in ("input_mean", "image_size", "precision")}
-    return {**general, **_leaves(config["settings"])}
+    return {**general, **leaves(config["settings"])}
 
 
 def _usual(method: str, preset: str) -> dict[str, Any]:
@@ -390,15 +390,7 @@ def _usual(method: str, preset: str) -> dict[str, Any]:
         settings = from_mapping(kind, load_preset(method, preset).settings, preset)
     except UserError:
         return general
-    return {**general, **_leaves(as_mapping(settings))}
-
-
-def _leaves(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of nested mappings by their own names, which are unique in a configuration."""
-    leaves: dict[str, Any] = {}
-    for key, value in mapping.items():
-        leaves |= _leaves(value) if isinstance(value, Mapping) else {key: value}
-    return leaves
+    return {**general, **leaves(as_mapping(settings))}
 
 
 def markdown_table(summaries: Sequence[Summary]) -> str:

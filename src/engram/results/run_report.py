@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
-import yaml
 
+from engram.config import to_yaml
 from engram.data.codecs import create_codec
 from engram.engine.snapshot import load_tensors
 from engram.errors import UserError
@@ -397,12 +397,6 @@ def facts(summary: Summary) -> str:
         ("Environment", summary["environment"]),
     )
     return "\n".join(
-        f"<details><summary>{name}</summary><pre>{escape(_yaml(content))}</pre></details>"
+        f"<details><summary>{name}</summary><pre>{escape(to_yaml(content).rstrip())}</pre></details>"
         for name, content in parts
     )
-
-
-def _yaml(content: Mapping[str, Any]) -> str:
-    """As in a run's `config.yaml`."""
-    text: str = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
-    return text.rstrip()

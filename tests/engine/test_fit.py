@@ -1,0 +1,220 @@
+"""The training loop: learning rates, weight decay, what it refuses, and the step it takes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engram.config import Schedule
+from engram.engine.fit import EpochReport, Step, Trainer, learning_rate, plan_of
+from engram.errors import UserError
+
+SCHEDULE = Schedule(epochs=2, batch_size=4, learning_rate=0.1, decay="constant", weight_decay=0.0)
+
+
+class Points:
+    """Ten fixed samples in a random order."""
+
+    def __init__(self, count: int = 10) -> None:
+        self.x = torch.randn(count, 3, generator=torch.Generator().manual_seed(0))
+        self.y = (self.x.sum(dim=1) > 0).long()
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def batches(
+        self, batch_size: int, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for chosen in torch.randperm(len(self), generator=generator).split(batch_size):
+            yield self.x[chosen], self.y[chosen]
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+        self.norm = nn.BatchNorm1d(2)
+        for parameter in self.parameters():
+            nn.init.constant_(parameter, 0.5)
+
+    def loss(self, x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
+        return {"classification": F.cross_entropy(self.norm(self.layer(x)), y)}
+
+
+def trainer(**options: object) -> Trainer:
+    return Trainer(seed=0, device=torch.device("cpu"), **options)  # type: ignore[arg-type]
+
+
+def rates(schedule: Schedule, samples: int) -> list[float]:
+    plan = plan_of(schedule, samples)
+    return [
+        learning_rate(schedule, plan, epoch, batch)
+        for epoch in range(plan.epochs)
+        for batch in range(plan.batches_in(epoch))
+    ]
+
+
+def test_the_paper_s_learning_rates_by_epoch() -> None:
+    by_epoch = rates(Schedule(), samples=128)
+    assert len(by_epoch) == 70
+    assert by_epoch[:49] == [2.0] * 49
+    assert by_epoch[49:63] == pytest.approx([0.4] * 14)
+    assert by_epoch[63:] == pytest.approx([0.08] * 7)
+
+
+def test_the_paper_s_number_of_updates() -> None:
+    quotas = [200, 100, 66, 50, 40, 33, 28, 25, 22]
+    sizes = [5000] + [5000 + 10 * t * quota for t, quota in enumerate(quotas, start=1)]
+    assert sum(len(rates(Schedule(), size)) for size in sizes) == 36_750
+
+
+def test_one_cycle_rises_and_falls_to_zero() -> None:
+    cycle = rates(replace(SCHEDULE, epochs=10, decay="cosine", warmup=0.25), samples=40)
+    peak = cycle.index(max(cycle))
+    assert peak == 24
+    assert max(cycle) == pytest.approx(0.1, rel=0.01)
+    assert cycle[:peak] == sorted(cycle[:peak])
+    assert cycle[peak:] == sorted(cycle[peak:], reverse=True)
+    assert cycle[-1] == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("samples", "drop_last", "batches"),
+    [(10, True, 2), (10, False, 3), (3, True, 1), (8, False, 2)],
+)
+def test_the_last_batch(samples: int, drop_last: bool, batches: int) -> None:
+    reports: list[EpochReport] = []
+    model = Model()
+    loop = trainer(on_epoch=reports.append)
+    loop.begin(0, model)
+    schedule = replace(SCHEDULE, drop_last=drop_last)
+    loop.fit("training", Points(samples), model.loss, model.named_parameters(), schedule)
+    assert loop.effort.updates == 2 * batches
+    assert [report.images for report in reports] == [
+        min(samples, 4 * batches) if drop_last else samples
+    ] * 2
+
+
+def test_a_fixed_number_of_updates_ends_within_an_epoch() -> None:
+    model = Model()
+    loop = trainer()
+    loop.begin(0, model)
+    schedule = replace(SCHEDULE, updates=5)
+    loop.fit("training", Points(), model.loss, model.named_parameters(), schedule)
+    assert loop.effort.updates == 5
+
+
+def test_weight_decay_spares_biases_and_batchnorm_shifts() -> None:
+    model = Model()
+    before = copy.deepcopy(model.state_dict())
+    loop = trainer()
+    loop.begin(0, model)
+    schedule = Schedule(epochs=1, batch_size=10, learning_rate=1, weight_decay=0.1, momentum=0)
+
+    def nothing(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
+        return {"nothing": 0 * sum(parameter.sum() for parameter in model.parameters())}
+
+    loop.fit("training", Points(), nothing, model.named_parameters(), schedule)
+    after = model.state_dict()
+    for name in ("layer.weight", "norm.weight"):
+        assert torch.allclose(after[name], 0.9 * before[name])
+    for name in ("layer.bias", "norm.bias"):
+        assert torch.equal(after[name], before[name])
+
+
+def test_one_step_is_sgd_by_hand() -> None:
+    model = Model()
+    expected = copy.deepcopy(model)
+    points = Points(4)
+    F.cross_entropy(expected.norm(expected.layer(points.x)), points.y).backward()
+    loop = trainer()
+    loop.begin(0, model)
+    loop.fit("t", points, model.loss, model.named_parameters(), replace(SCHEDULE, epochs=1))
+    for parameter, before in zip(model.parameters(), expected.parameters(), strict=True):
+        assert before.grad is not None
+        assert torch.allclose(parameter, before - 0.1 * before.grad, atol=1e-6)
+
+
+def test_the_parts_of_the_loss_are_summed_and_reported() -> None:
+    model, reports = Model(), list[EpochReport]()
+    steps: list[Step] = []
+
+    def loss(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
+        steps.append(step)
+        return {"one": model.layer(x).sum() * 0 + 1, "two": torch.tensor(2.0 * step.epoch)}
+
+    loop = trainer(on_epoch=reports.append)
+    loop.begin(3, model)
+    loop.fit("training", Points(8), loss, model.named_parameters(), SCHEDULE)
+    assert [report.losses for report in reports] == [{"one": 1, "two": 0}, {"one": 1, "two": 2}]
+    assert [report.task for report in reports] == [3, 3]
+    assert steps == [Step(0, 2, 0, 2), Step(0, 2, 1, 2), Step(1, 2, 0, 2), Step(1, 2, 1, 2)]
+
+
+def test_a_loss_that_explodes_is_named() -> None:
+    model = Model()
+    loop = trainer()
+    loop.begin(0, model)
+
+    def loss(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
+        return {"bad": model.layer(x).sum() * torch.inf}
+
+    with pytest.raises(UserError, match="no longer finite in epoch 1 of task 1"):
+        loop.fit("training", Points(), loss, model.named_parameters(), SCHEDULE)
+
+
+def test_parameters_that_need_no_gradient_stay(tmp_path: Path) -> None:
+    model = Model()
+    model.layer.requires_grad_(False)
+    before = model.layer.weight.clone()
+    loop = trainer(folder=tmp_path)
+    loop.begin(0, model)
+    loop.fit("training", Points(), model.loss, model.named_parameters(), SCHEDULE)
+    assert torch.equal(model.layer.weight, before)
+
+
+def test_a_finished_stage_is_taken_from_its_snapshot(tmp_path: Path) -> None:
+    first = Model()
+    loop = trainer(folder=tmp_path)
+    loop.begin(0, first)
+    loop.fit("one", Points(), first.loss, first.named_parameters(), SCHEDULE)
+    loop.fit("two", Points(), first.loss, first.named_parameters(), SCHEDULE)
+
+    def never(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
+        raise AssertionError("the stage was trained again")
+
+    again = Model()
+    replay = trainer(folder=tmp_path)
+    replay.begin(0, again)
+    replay.fit("one", Points(), never, again.named_parameters(), SCHEDULE)
+    replay.fit("two", Points(), never, again.named_parameters(), SCHEDULE)
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True)
+    )
+    assert replay.effort == loop.effort
+    assert replay.restored_seconds == loop.effort.seconds
+
+
+def test_another_task_starts_without_old_snapshots(tmp_path: Path) -> None:
+    model = Model()
+    loop = trainer(folder=tmp_path)
+    loop.begin(0, model)
+    loop.fit("one", Points(), model.loss, model.named_parameters(), SCHEDULE)
+    assert len(list(tmp_path.iterdir())) == 1
+    loop.begin(1, model)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_randomness_between_fits_has_a_name() -> None:
+    loop = trainer()
+    loop.begin(2, Model())
+    draws = [torch.rand(3, generator=loop.generator(name)) for name in ("a", "a", "b")]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])

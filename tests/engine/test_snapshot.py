@@ -1,0 +1,61 @@
+"""Snapshots: what is written comes back, whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from engram.engine.snapshot import load_tensors, save_tensors, write_atomically
+from engram.errors import UserError
+
+
+def test_tensors_of_every_kind_come_back(tmp_path: Path) -> None:
+    base = torch.randn(4, 3, 8, 8)
+    tensors = {
+        "whole": base,
+        "view": base[1:3],
+        "channels_last": base.to(memory_format=torch.channels_last),
+        "scalar": torch.tensor(7),
+        "empty": torch.empty(0, 5),
+        "bytes": torch.arange(9, dtype=torch.uint8),
+        "half": torch.randn(3).bfloat16(),
+    }
+    meta = {"epochs": 3, "name": 'quoted "ü"', "none": None}
+    save_tensors(tmp_path / "snapshot", tensors, meta)
+    found, found_meta = load_tensors(tmp_path / "snapshot")
+    assert found_meta == meta
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def fail(descriptor: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("cut", [0, 4, 100, -1])
+def test_a_damaged_snapshot_is_refused(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "snapshot"
+    save_tensors(path, {"a": torch.ones(10)}, {"epochs": 1})
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(UserError, match="cannot be read as a snapshot"):
+        load_tensors(path)
+
+
+def test_a_missing_snapshot_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing-here"):
+        load_tensors(tmp_path / "nothing-here")

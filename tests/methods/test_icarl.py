@@ -1,0 +1,166 @@
+"""iCaRL against its formulas."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from conftest import Silent, tiny
+from engram.bench import run
+from engram.data.images import ImageSet
+from engram.data.stream import Task, create_stream
+from engram.errors import UserError
+from engram.learner import Learner
+from engram.memory import Budget
+from engram.methods.icarl import ICaRL, ICaRLConfig
+from engram.models.network import frozen
+
+
+def method(seen: int = 0, **settings: Any) -> ICaRL:
+    icarl = ICaRL(ICaRLConfig(backbone="resnet8", **settings), (8, 8), seed=0)
+    if seen:
+        icarl.grow(seen)
+    return icarl.eval()
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(6, 3, 8, 8, generator=generator), torch.tensor([0, 1, 2, 3, 4, 4])
+
+
+def test_the_first_loss_is_binary_cross_entropy_over_100_outputs(
+    batch: tuple[Tensor, Tensor],
+) -> None:
+    x, y = batch
+    icarl = method(seen=5)
+    parts = icarl.loss(teacher=None)(x, y, None)
+    logits = icarl.network(x)
+    labels = F.one_hot(y, 5).float()
+    expected = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").sum() / 600
+    assert parts.keys() == {"classification"}
+    assert torch.allclose(parts["classification"], expected)
+
+
+def test_the_gradient_is_that_of_a_head_with_100_outputs(batch: tuple[Tensor, Tensor]) -> None:
+    x, y = batch
+    icarl = method(seen=5)
+    wide = F.pad(icarl.network.head.weight.detach(), (0, 0, 0, 95)).requires_grad_()
+    logits = F.linear(icarl.network.backbone(x), wide)
+    labels = F.one_hot(y, 100).float()
+    F.binary_cross_entropy_with_logits(logits, labels).backward()
+    sum(icarl.loss(teacher=None)(x, y, None).values()).backward()
+    assert icarl.network.head.weight.grad is not None
+    assert wide.grad is not None
+    assert torch.allclose(icarl.network.head.weight.grad, wide.grad[:5], atol=1e-7)
+
+
+def test_old_columns_follow_the_teacher_for_every_image(batch: tuple[Tensor, Tensor]) -> None:
+    x, y = batch
+    icarl = method(seen=3)
+    teacher = frozen(icarl.network)
+    icarl.grow(2)
+    parts = icarl.loss(teacher)(x, y, None)
+    logits, past = icarl.network(x), teacher(x).sigmoid()
+    targets = torch.cat([past, F.one_hot(y, 5)[:, 3:].float()], dim=1)
+    whole = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / 600
+    assert torch.allclose(parts["classification"] + parts["distillation"], whole)
+    doubled = method(seen=3, distillation_weight=2.0)
+    doubled.grow(2)
+    again = doubled.loss(teacher)(x, y, None)
+    assert torch.allclose(again["distillation"], 2 * parts["distillation"])
+
+
+def test_without_distillation_labels_count_for_all_classes(batch: tuple[Tensor, Tensor]) -> None:
+    x, y = batch
+    icarl = method(seen=3, distillation="none")
+    teacher = frozen(icarl.network)
+    icarl.grow(2)
+    parts = icarl.loss(teacher)(x, y, None)
+    labels = F.one_hot(y, 5).float()
+    expected = F.binary_cross_entropy_with_logits(icarl.network(x), labels, reduction="sum") / 600
+    assert torch.allclose(sum(parts.values()), expected)
+
+
+def test_softmax_distillation_is_cross_entropy_at_temperature(
+    batch: tuple[Tensor, Tensor],
+) -> None:
+    x, y = batch
+    icarl = method(seen=3, distillation="softmax", temperature=2.0)
+    teacher = frozen(icarl.network)
+    icarl.grow(2)
+    parts = icarl.loss(teacher)(x, y, None)
+    logits = icarl.network(x)
+    assert torch.allclose(parts["classification"], F.cross_entropy(logits, y))
+    target = (teacher(x) / 2).softmax(1)
+    expected = -(target * (logits[:, :3] / 2).log_softmax(1)).sum(1).mean() * 4
+    assert torch.allclose(parts["distillation"], expected)
+
+
+def test_the_teacher_does_not_change_while_the_network_learns() -> None:
+    config = tiny("icarl")
+    learner = Learner("icarl", config.settings, image_size=(8, 8), budget="20", device="cpu")
+    stream = create_stream("digits/3,2", order="given")
+    learner.learn(stream.task(0))
+    teacher = frozen(learner.method.network)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    learner.learn(stream.task(1))
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
+def test_nme_is_the_nearest_mean_of_exemplars_and_their_mirror_images() -> None:
+    icarl = method(seen=3)
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(256, (9, 8, 8, 3), generator=generator, dtype=torch.uint8)
+    labels = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 2])
+    memory = Learner("icarl", icarl.config, image_size=(8, 8), budget="all").memory
+    memory.update(Task(0, ImageSet(pixels, labels), range(3), range(3)))
+    icarl.means = icarl.class_means(memory)
+
+    def feature(image: Tensor) -> Tensor:
+        return F.normalize(icarl.network.backbone(icarl.normalise(image[None])))[0]
+
+    for label in range(3):
+        images = pixels[labels == label]
+        both = [*images, *images.flip(2)]
+        mean = torch.stack([feature(image) for image in both]).mean(0)
+        assert torch.allclose(icarl.means[label], F.normalize(mean, dim=0), atol=1e-6)
+    queries = torch.randint(256, (5, 8, 8, 3), generator=generator, dtype=torch.uint8)
+    scores = icarl.scores_by_classifier(queries)["nme"]
+    for query, row in zip(queries, scores, strict=True):
+        distances = (icarl.means - feature(query)).pow(2).sum(dim=1)
+        assert torch.allclose(row, -distances, atol=1e-5)
+
+
+def test_a_class_without_exemplars_is_never_the_nearest() -> None:
+    icarl = method(seen=3)
+    icarl.means[0] = F.normalize(torch.ones(64), dim=0)
+    scores = icarl.scores_by_classifier(torch.zeros(2, 8, 8, 3, dtype=torch.uint8))["nme"]
+    assert scores[:, 1:].isneginf().all()
+
+
+def test_no_memory_needs_the_network_as_classifier(silent: Silent, tmp_path: Any) -> None:
+    with pytest.raises(UserError, match="--classifier network"):
+        method().check(Budget.parse("0"))
+    config = tiny("icarl", budget="0")
+    config = replace(config, settings=replace(config.settings, classifier="network"))
+    _, summary = run(config, tmp_path, silent)
+    assert summary["exemplars"] == summary["memory_bytes"] == 0
+    assert summary["accuracy_by_classifier"].keys() == {"network"}
+
+
+@pytest.mark.parametrize("distillation", ["sigmoid", "softmax", "none"])
+def test_every_distillation_learns(distillation: str, silent: Silent, tmp_path: Any) -> None:
+    config = tiny("icarl", "digits/3,3", updates=40)
+    schedule = config.settings.schedule
+    if distillation == "softmax":
+        schedule = replace(schedule, learning_rate=0.1)
+    settings = replace(config.settings, distillation=distillation, schedule=schedule)
+    _, summary = run(replace(config, settings=settings), tmp_path, silent)
+    assert summary["last_accuracy"] > 70
+    assert summary["accuracy_by_classifier"].keys() == {"network", "nme"}
