@@ -1,8 +1,8 @@
 """Training throughput of `Trainer.fit` on ResNet-32, as ratios to two baselines in the same run.
 
-(a) bare: a hand-written loop over one fixed batch; same network, loss, optimiser and precision, and
-    no data work at all. What `Trainer.fit` loses to it is what its shuffling, augmentation, learning
-    rates and bookkeeping cost.
+(a) bare: a hand-written loop over one fixed batch; same network, loss, optimiser and precision,
+    and no data work at all. What `Trainer.fit` loses to it is what its shuffling, augmentation,
+    learning rates and bookkeeping cost.
 (b) usual: the loop that most public code has: float32, a `DataLoader` with worker processes, Pillow
     images augmented one at a time, `.item()` at every step.
 

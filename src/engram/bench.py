@@ -8,9 +8,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_type_hints
 
-from engram.config import as_mapping, from_mapping, leaves, load_preset, read_yaml
+from engram.config import as_mapping, converted, from_mapping, leaves, load_preset, read_yaml
 from engram.data.stream import ClassStream, Evaluation, Task, create_stream
 from engram.engine.device import Precision, resolve_device, resolve_precision
 from engram.engine.fit import EpochReport
@@ -359,13 +359,14 @@ def _grid_run(entry: dict[str, Any], where: str) -> RunConfig:
             raise UserError(f"{where}: {key} missing.")
     method, preset = str(entry["method"]), str(entry["preset"])
     settings = as_mapping(preset_settings(method, preset))
-    general = {}
+    hints = get_type_hints(configured)
+    hints = {key: hint for key, hint in hints.items() if key not in ("settings", "return")}
+    general: dict[str, Any] = {}
     for key, value in entry.items():
-        if key in RunConfig.__dataclass_fields__ and key != "settings":
-            general[key] = value
+        if key in hints:
+            general[key] = converted(hints[key], value, f"{where}: {key}")
         elif not _replace(settings, key, value):
-            known = [*RunConfig.__dataclass_fields__, *leaves(settings)]
-            raise unknown(f"key in {where}:", key, known)
+            raise unknown(f"key in {where}:", key, [*hints, *leaves(settings)])
     kind = method_class(method).Config
     return configured(**general, settings=from_mapping(kind, settings, where))
 

@@ -22,6 +22,7 @@ __all__ = [
     "Preset",
     "Schedule",
     "as_mapping",
+    "converted",
     "from_mapping",
     "leaves",
     "load_preset",
@@ -57,6 +58,18 @@ class Schedule:
     warmup: float = 0.0
     """Share of the updates in which the learning rate rises linearly from zero; with `cosine` this
     is the one-cycle policy."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate", "factor"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} must be above 0, not {getattr(self, name)}.")
+        if self.updates is not None and self.updates <= 0:
+            raise UserError(f"updates must be above 0, not {self.updates}.")
+        for name in ("momentum", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} must be in [0, 1), not {getattr(self, name)}.")
+        if self.weight_decay < 0:
+            raise UserError(f"weight_decay must not be negative, but is {self.weight_decay}.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +120,7 @@ def from_mapping(kind: type[D], mapping: Mapping[str, Any], where: str) -> D:
             close = nearest(str(key), fields)
             hint = f' Perhaps you meant "{close}".' if close else f" Known: {', '.join(fields)}."
             raise UserError(f'{where}: unknown key "{key}".{hint}')
-        values[key] = _converted(hints[key], value, f"{where}: {key}")
+        values[key] = converted(hints[key], value, f"{where}: {key}")
     missing = [
         name
         for name, field in fields.items()
@@ -120,25 +133,31 @@ def from_mapping(kind: type[D], mapping: Mapping[str, Any], where: str) -> D:
     return kind(**values)
 
 
-def _converted(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the annotated type wants it, or a UserError that names the place."""
+def converted(hint: Any, value: Any, where: str) -> Any:
+    """A plain value as the annotated type wants it; a number may stand where text is meant.
+
+    Raises:
+        UserError: it does not fit, with the place.
+    """
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_mapping(typing.cast(Any, hint), value, where)
     if origin is Literal and value in options:
         return value
     if origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(_converted(options[0], item, where) for item in value)
+        return tuple(converted(options[0], item, where) for item in value)
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
-        return _converted(options[0], value, where)
+        return converted(options[0], value, where)
     if origin is not None and isinstance(origin, type) and isinstance(value, origin):
         return value
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     if hint in (int, str, bool) and type(value) is hint:
         return value
+    if hint is str and type(value) is int:
+        return str(value)
     if origin is Literal and isinstance(value, str):
         raise unknown(f"value in {where}:", value, map(str, options))
     wanted = getattr(hint, "__name__", str(hint))

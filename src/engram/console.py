@@ -61,7 +61,6 @@ class RunProgress:
         self._line = self._bar.add_task("", total=runs)
 
     def __enter__(self) -> RunProgress:
-        self._bar.start()
         return self
 
     def __exit__(
@@ -70,10 +69,12 @@ class RunProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        if self._bar.live.is_started:
+            self._bar.stop()
 
     def begin(self, name: str, tasks: int, share: float) -> None:
-        """A run begins, or goes on with `share` of its work done."""
+        """A run begins, or goes on with `share` of its work done. Nothing is shown before."""
+        self._bar.start()
         self._finished += 1
         self._tasks = tasks
         state = "" if share == 0 else " finished already" if share == 1 else " goes on"

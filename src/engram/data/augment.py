@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engram.errors import UserError
+
 __all__ = ["Augmentation", "brighten", "crop_and_flip"]
 
 
@@ -26,6 +28,11 @@ class Augmentation:
     """Mirror every second image from left to right. Wrong for digits and letters."""
     brightness: float = 0.0
     """Largest relative change of brightness; DER's recipe has 63/255, iCaRL's none."""
+
+    def __post_init__(self) -> None:
+        for name in ("padding", "brightness"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} must be in [0, 1], not {getattr(self, name)}.")
 
 
 def brighten(pixels: Tensor, amount: float, generator: torch.Generator) -> Tensor:

@@ -60,6 +60,11 @@ class ICaRLConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     schedule: Schedule = field(default_factory=Schedule)
 
+    def __post_init__(self) -> None:
+        for name in ("temperature", "outputs"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} must be above 0, not {getattr(self, name)}.")
+
 
 class ICaRL(Method):
     """Nearest mean of exemplars on a representation trained by rehearsal and distillation.

@@ -1,0 +1,223 @@
+"""The command line: what it prints, what it refuses, and that a refusal leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engram.cli import main
+
+Command = Callable[..., tuple[int, str]]
+
+DEMO = ("bench", "icarl", "digits/3,2", "--preset", "demo", "--updates", "5", "--device", "cpu")
+
+
+@pytest.fixture
+def engram(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> Command:
+    """Calls the command in an empty folder; its exit code, and all that it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["engram", *words])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capfd.readouterr()
+        return code, captured.out + captured.err
+
+    return call
+
+
+def test_help_does_not_import_torch() -> None:
+    program = (
+        "import sys; sys.argv = ['engram', '--help']\n"
+        "import engram.cli; engram.cli.main(); print('torch' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "engram bench METHOD STREAM" in answer.stdout
+    assert answer.stdout.endswith("False\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["bnech"], 'Perhaps you meant "bench"'),
+        (["bench"], "wants a method first"),
+        (["bench", "icral", "digits/b0-inc2"], 'Perhaps you meant "icarl"'),
+        (["bench", "icarl", "digits/b0-inc2", "--preset", "dmo"], 'Perhaps you meant "demo"'),
+        (["bench", "icarl", "digts/b0-inc2", "--preset", "demo"], 'Perhaps you meant "digits"'),
+        (["bench", "icarl", "nowhere/photos/b0-inc2"], "There is no folder nowhere/photos/train"),
+        (["bench", "icarl", "digits/b0-inc20"], "does not fit 10 classes"),
+        ([*DEMO, "--order", "icarl_run"], 'Perhaps you meant "icarl_run0"'),
+        ([*DEMO, "--budget", "4"], "cannot hold one exemplar of each of the 5 classes"),
+        ([*DEMO, "--budget", "lots"], "is not a budget"),
+        ([*DEMO, "--budget", "0"], "--classifier network"),
+        ([*DEMO, "--codec", "rew"], 'Perhaps you meant "raw"'),
+        ([*DEMO, "--backbone", "resnet23"], 'Perhaps you meant "resnet32"'),
+        ([*DEMO, "--device", "gpu"], "not available"),
+        ([*DEMO, "--epochs", "0", "--updates", "0"], "epochs"),
+        (["bench", "--grid", "missing.yaml"], "missing.yaml cannot be read"),
+        (["report", "."], "No finished run"),
+        (["methods", "now"], "takes no arguments"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(
+    engram: Command, tmp_path: Path, words: list[str], message: str
+) -> None:
+    code, text = engram(*words)
+    assert code == 2
+    assert message in text
+    assert text.startswith("engram: ")
+    assert text.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--classifer", "nme"], "--classifier"),
+        (["--classifier", "nmee"], "'network'"),
+        (["--seed", "one"], "--seed"),
+    ],
+)
+def test_misspelt_options_are_answered_with_the_right_ones(
+    engram: Command, tmp_path: Path, words: list[str], hint: str
+) -> None:
+    code, text = engram(*DEMO, *words)
+    assert code == 2
+    assert hint in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_cifar_file_is_refused_before_anything_is_written(
+    engram: Command, tmp_path: Path, cifar100_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(cifar100_folder / "cifar-100-python", data / "cifar-100-python")
+    with (data / "cifar-100-python" / "train").open("r+b") as file:
+        file.truncate(10**6)
+    monkeypatch.setenv("ENGRAM_DATA", str(data))
+    code, text = engram("bench", "icarl", "cifar100/b0-inc10", "--preset", "quick")
+    assert code == 2
+    assert text.count("\n") == 1
+    assert "train is not the official file: 1000000 bytes" in text
+    assert list(tmp_path.iterdir()) == [data]
+
+
+def test_bench_runs_skips_and_compares(engram: Command, tmp_path: Path) -> None:
+    code, text = engram(*DEMO, "--seed", "0", "1")
+    assert code == 0
+    assert "task  2/2    5 classes" in text
+    runs = sorted((tmp_path / "runs").iterdir())
+    assert [run.name for run in runs] == [
+        "icarl-digits-3,2-demo-s0-updates=5",
+        "icarl-digits-3,2-demo-s1-updates=5",
+        "report.html",
+    ]
+    before = (runs[0] / "summary.json").read_text()
+    code, text = engram(*DEMO, "--seed", "0")
+    assert code == 0
+    assert "finished already" in text
+    assert (runs[0] / "summary.json").read_text() == before
+    assert (runs[0] / "report.html").exists()
+    assert engram("report", "runs")[0] == 0
+
+
+def test_summary_says_what_was_asked_and_what_came_out(engram: Command, tmp_path: Path) -> None:
+    assert engram(*DEMO, "--order", "given", "--evaluate-on", "validation")[0] == 0
+    (path,) = tmp_path.glob("runs/*/summary.json")
+    summary = json.loads(path.read_text())
+    assert summary["class_order"] == [0, 1, 2, 3, 4]
+    assert summary["evaluate_on"] == "validation"
+    assert summary["config"]["settings"]["schedule"]["updates"] == 5
+    assert summary["memory_budget_bytes"] == 100 * 8 * 8 * 3
+    assert summary["memory_bytes"] <= summary["memory_budget_bytes"]
+    assert summary["updates"] == 10
+    assert summary["seconds"].keys() == {"total", "train", "memory", "evaluate"}
+    assert len(summary["parameters"]) == len(summary["accuracy_per_task"]) == 2
+    assert [len(row) for row in summary["accuracy_matrix"]] == [1, 2]
+    curves = summary["accuracy_by_classifier"]
+    assert curves.keys() == {"nme", "network"}
+    assert curves["nme"]["accuracy_per_task"] == summary["accuracy_per_task"]
+    assert all(0 <= accuracy <= 100 for accuracy in summary["accuracy_per_task"])
+    assert summary["model_bytes"] > 4 * summary["parameters"][-1]
+
+
+def test_a_run_folder_of_another_configuration_is_refused(engram: Command, tmp_path: Path) -> None:
+    assert engram(*DEMO)[0] == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("seed: 0", "seed: 5"))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    code, text = engram(*DEMO)
+    assert code == 2
+    assert "belongs to another configuration: seed is 5 there and 0 here" in text
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_grid_lists_runs_and_finished_ones_are_skipped(engram: Command, tmp_path: Path) -> None:
+    Path("grid.yaml").write_text(
+        """
+        runs:
+          - method: icarl
+            stream: digits/2,2
+            preset: demo
+            seed: [0, 1]
+            classifier: [nme, network]
+            updates: 3
+          - {method: finetune, stream: "digits/2,2", preset: demo, updates: 3}
+        """
+    )
+    assert engram("bench", "--grid", "grid.yaml", "--out", "grid")[0] == 0
+    names = {path.name for path in (tmp_path / "grid").iterdir() if path.is_dir()}
+    assert names == {
+        "icarl-digits-2,2-demo-s0-updates=3",
+        "icarl-digits-2,2-demo-s1-updates=3",
+        "icarl-digits-2,2-demo-s0-classifier=network-updates=3",
+        "icarl-digits-2,2-demo-s1-classifier=network-updates=3",
+        "finetune-digits-2,2-demo-s0-updates=3",
+    }
+    _, text = engram("bench", "--grid", "grid.yaml", "--out", "grid")
+    assert text.count("finished already") == 5
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ("runs: 3", "a list of runs"),
+        ("runs:\n- {method: icarl, preset: demo}", "run 1: stream missing"),
+        ("runs:\n- {method: icarl, stream: digits/2, preset: demo, updatse: 3}", '"updates"'),
+        ("runs:\n- {method: icarl, stream: digits/2, preset: demo, updates: many}", "updates"),
+        ("runs:\n- {method: icarl, stream: digits/2, preset: demo, budget: 1}", "one exemplar"),
+        ("runs:\n- {method: icarl, stream: digits/2, preset: demo, seed: x}", "seed must be"),
+        ("runs: [", "is not YAML"),
+    ],
+)
+def test_a_wrong_grid_is_refused_with_the_place(
+    engram: Command, tmp_path: Path, grid: str, message: str
+) -> None:
+    Path("grid.yaml").write_text(grid)
+    code, text = engram("bench", "--grid", "grid.yaml")
+    assert code == 2
+    assert message in text
+    assert text.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.yaml"]
+
+
+def test_methods_and_doctor_answer(engram: Command) -> None:
+    code, text = engram("methods")
+    assert code == 0
+    assert all(name in text for name in ("icarl", "finetune", "joint", "paper", "laptop"))
+    code, text = engram("doctor")
+    assert code == 0
+    assert "torchvision" in text

@@ -1,0 +1,96 @@
+"""Configurations: what YAML may say, and that every preset is valid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import yaml
+
+from engram.bench import preset_settings
+from engram.config import Schedule, as_mapping, from_mapping, load_preset, presets_of
+from engram.errors import UserError
+from engram.memory import Budget
+from engram.methods import METHODS
+
+PRESETS = [(method, preset) for method in METHODS for preset in presets_of(method)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    name: str
+    rate: float = 0.5
+    sizes: tuple[int, ...] = ()
+    mode: Literal["fast", "slow"] = "fast"
+    limit: int | None = None
+    schedule: Schedule = field(default_factory=Schedule)
+
+
+@pytest.mark.parametrize(("method", "preset"), PRESETS)
+def test_every_preset_is_valid_and_says_what_it_reaches(method: str, preset: str) -> None:
+    given = load_preset(method, preset)
+    assert given.reaches
+    Budget.parse(given.budget)
+    settings = preset_settings(method, preset)
+    kind = type(settings)
+    assert from_mapping(kind, yaml.safe_load(yaml.safe_dump(as_mapping(settings))), "") == settings
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_the_usual_presets(method: str) -> None:
+    assert {"paper", "laptop", "quick", "demo"} <= presets_of(method).keys()
+
+
+def test_the_paper_preset_is_the_recipe() -> None:
+    settings = preset_settings("icarl", "paper")
+    assert settings == METHODS["icarl"].Config()
+    assert settings.schedule == Schedule(
+        epochs=70,
+        batch_size=128,
+        learning_rate=2.0,
+        momentum=0.9,
+        weight_decay=2e-5,
+        milestones=(49, 63),
+        factor=0.2,
+    )
+    assert load_preset("icarl", "paper").budget == "2000"
+
+
+def test_values_are_converted() -> None:
+    mapping = {"name": 7, "rate": 2, "sizes": [1, 2], "mode": "slow", "limit": None}
+    expected = Example(name="7", rate=2.0, sizes=(1, 2), mode="slow")
+    assert from_mapping(Example, mapping, "here") == expected
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({"name": "a", "rat": 1}, 'here: unknown key "rat". Perhaps you meant "rate"'),
+        ({}, "here: name missing"),
+        ({"name": [3]}, "here: name must be of type str, not [3]"),
+        ({"name": "a", "schedule": {"epochs": 0}}, "epochs must be above 0, not 0"),
+        ({"name": "a", "schedule": {"warmup": 1}}, "warmup must be in [0, 1), not 1.0"),
+        ({"name": "a", "rate": "fast"}, "rate must be"),
+        ({"name": "a", "rate": True}, "rate must be"),
+        ({"name": "a", "sizes": [1, "b"]}, "sizes must be"),
+        ({"name": "a", "sizes": 4}, "sizes must be"),
+        ({"name": "a", "mode": "fsat"}, '"fast"'),
+        ({"name": "a", "limit": "x"}, "limit must be"),
+        ({"name": "a", "schedule": {"epoch": 3}}, 'Perhaps you meant "epochs"'),
+    ],
+)
+def test_wrong_values_are_named(mapping: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        from_mapping(Example, mapping, "here")
+    assert message in str(error.value)
+
+
+def test_presets_travel_with_the_package() -> None:
+    """The wheel takes the folder of presets into the package."""
+    import tomllib
+
+    root = Path(__file__).parents[1]
+    build = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    assert build["targets"]["wheel"]["force-include"] == {"experiments": "engram/experiments"}
