@@ -170,9 +170,10 @@ def test_a_class_of_a_single_image(method: str) -> None:
 
 
 def test_it_beats_finetune(method: str, tmp_path: Path, silent: Silent) -> None:
-    if method == "finetune":
-        pytest.skip("finetune is the floor itself")
-    _, floor = run(tiny("finetune", "digits/b0-inc2", 40), tmp_path, silent)
-    _, result = run(tiny(method, "digits/b0-inc2", 40), tmp_path, silent)
+    """Finetune itself beats nothing: it stands at its floor, the last task's share."""
     measure = "average_incremental_accuracy"
-    assert result[measure] > floor[measure] + 10
+    _, floor = run(tiny("finetune", "digits/b0-inc2", 40), tmp_path, silent)
+    assert floor[measure] < 50
+    if method != "finetune":
+        _, result = run(tiny(method, "digits/b0-inc2", 40), tmp_path, silent)
+        assert result[measure] > floor[measure] + 10

@@ -107,6 +107,18 @@ def test_a_stream_may_stop_early(dataset: Dataset) -> None:
     assert len(stream.evaluation(range(2))) == 14
 
 
+def test_a_class_without_images_is_refused(random_images: Any) -> None:
+    names = ("one", "two")
+    lacks_test = Dataset("numbers", random_images(4, 4), random_images(3), names)
+    with pytest.raises(UserError, match="no images to evaluate on of two"):
+        ClassStream(lacks_test, (0, 1), (2,))
+    lacks_train = Dataset("numbers", random_images(4), random_images(3, 3), names)
+    with pytest.raises(UserError, match="no images to train on of two"):
+        ClassStream(lacks_train, (0, 1), (2,))
+    with pytest.raises(UserError, match="no images to evaluate on of one, two"):
+        ClassStream(lacks_test, (0, 1), (2,), "validation")
+
+
 def test_validation_is_cut_out_of_training(dataset: Dataset) -> None:
     plain = ClassStream(dataset, (0, 1, 2, 3, 4), (5,))
     held_out = ClassStream(dataset, (0, 1, 2, 3, 4), (5,), "validation")

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from engram.data.benchmarks import Dataset, load_dataset
 from engram.data.images import ImageSet
@@ -87,6 +88,9 @@ class ClassStream:
 
     Attributes:
         class_names: in order of arrival.
+
+    Raises:
+        UserError: a class has no images to train or to evaluate on.
     """
 
     def __init__(
@@ -102,16 +106,17 @@ class ClassStream:
         train, test = dataset.train, dataset.test
         if evaluate_on == "validation":
             train, test = _cut(train)
-        self._train = self._relabelled(train)
-        self._test = self._relabelled(test)
-
-    def _relabelled(self, images: ImageSet) -> ImageSet:
-        """The images of this stream's classes with their labels by arrival."""
-        arrival = torch.full((int(images.labels.max()) + 1,), -1)
-        for position, label in enumerate(self.order):
-            arrival[label] = position
-        labels = arrival[images.labels]
-        return ImageSet(images.pixels, labels)[labels >= 0]
+        arrival = torch.full((len(dataset.class_names),), -1)
+        arrival[list(self.order)] = torch.arange(len(self.order))
+        self._train = _relabelled(train, arrival)
+        self._test = _relabelled(test, arrival)
+        for images, purpose in ((self._train, "train"), (self._test, "evaluate")):
+            counts = torch.bincount(images.labels, minlength=len(self.order))
+            if missing := [self.class_names[label] for label in (counts == 0).nonzero()]:
+                raise UserError(
+                    f"{dataset.name} has no images to {purpose} on of {', '.join(missing)}. "
+                    "Add some, or leave these classes out."
+                )
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -135,7 +140,7 @@ class ClassStream:
         return self._train.image_size
 
     @property
-    def train_pixels(self) -> torch.Tensor:
+    def train_pixels(self) -> Tensor:
         """Every training image's pixels, of future classes too: for constants that a recipe takes
         over the whole data set, and that a run records."""
         return self._train.pixels
@@ -151,6 +156,12 @@ class ClassStream:
     def _per_task(self, images: ImageSet) -> list[int]:
         counts = torch.bincount(images.labels, minlength=len(self.order))
         return [int(part.sum()) for part in counts.split(list(self.sizes))]
+
+
+def _relabelled(images: ImageSet, arrival: Tensor) -> ImageSet:
+    """The images whose class arrives, labelled with its place; -1 marks one that does not."""
+    labels = arrival[images.labels]
+    return ImageSet(images.pixels, labels)[labels >= 0]
 
 
 def _cut(train: ImageSet) -> tuple[ImageSet, ImageSet]:
