@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from engram.bench import RunConfig, configured
 from engram.data.benchmarks import load_dataset
 from engram.data.images import ImageSet
 from engram.engine.fit import EpochReport
+from engram.runs import RunConfig, configured
 
 # Small networks are slower on two threads than on one.
 torch.set_num_threads(1)

@@ -9,11 +9,11 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from engram.bench import preset_settings
 from engram.config import Schedule, as_mapping, from_mapping, load_preset, presets_of
 from engram.errors import UserError
 from engram.memory import Budget
 from engram.methods import METHODS
+from engram.runs import preset_settings, read_grid
 
 PRESETS = [(method, preset) for method in METHODS for preset in presets_of(method)]
 
@@ -94,3 +94,9 @@ def test_presets_travel_with_the_package() -> None:
     root = Path(__file__).parents[1]
     build = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
     assert build["targets"]["wheel"]["force-include"] == {"experiments": "engram/experiments"}
+
+
+def test_published_runs_are_valid() -> None:
+    runs = read_grid(Path(__file__).parents[1] / "experiments" / "grids" / "published.yaml")
+    assert [run.method for run in runs] == ["icarl", "icarl", "finetune", "joint", "icarl"]
+    assert {run.evaluate_on for run in runs} == {"test"}

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from conftest import InterruptionError, Silent, StopAfter, tiny
-from engram.bench import RunConfig, run
+from engram.bench import run
 from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, Task, create_stream
 from engram.engine.snapshot import load_tensors
 from engram.learner import Learner
 from engram.methods import METHODS
+from engram.runs import RunConfig
 
 pytestmark = pytest.mark.parametrize("method", sorted(METHODS))
 

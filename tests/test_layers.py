@@ -29,6 +29,7 @@ LAYERS: dict[str, int] = {
     "methods": 3,
     "results.record": 3,
     "learner": 4,
+    "runs": 4,
     "bench": 5,
     "results.comparison": 5,
     "results.figures": 5,

@@ -1,4 +1,4 @@
-"""A run: one method on one stream with one seed. A grid: many runs, finished ones skipped."""
+"""Doing a run: one method on one stream with one seed, into one folder, from where it stopped."""
 
 from __future__ import annotations
 
@@ -8,127 +8,19 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_type_hints
+from typing import Any, Protocol
 
-from engram.config import as_mapping, converted, from_mapping, leaves, load_preset, read_yaml
-from engram.data.stream import ClassStream, Evaluation, Task, create_stream
-from engram.engine.device import Precision, resolve_device, resolve_precision
+from engram.config import as_mapping
+from engram.data.stream import ClassStream, Task, create_stream
 from engram.engine.fit import EpochReport
-from engram.errors import UserError, unknown
 from engram.learner import Learner, TaskEffort
 from engram.memory import Budget
-from engram.methods import method_class
 from engram.models.normalise import mean_image
 from engram.results import metrics
 from engram.results.record import RunRecord, environment
+from engram.runs import RunConfig, folder_name
 
-__all__ = ["Progress", "RunConfig", "configured", "preset_settings", "read_grid", "run"]
-
-InputMean = Literal["dataset", "first-task"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunConfig:
-    """Everything that a run's result depends on, but for the machine.
-
-    Attributes:
-        order: of the classes; see `engram.data.stream.class_order`.
-        input_mean: "dataset" subtracts the mean image of all training images, as the paper does,
-            future classes included; "first-task" that of the first task's.
-        image_size: side in pixels that a folder's photographs are brought to.
-        settings: the method's own configuration.
-    """
-
-    method: str
-    stream: str
-    preset: str
-    seed: int = 0
-    order: str
-    evaluate_on: Evaluation = "test"
-    budget: str
-    codec: str
-    input_mean: InputMean = "dataset"
-    image_size: int | None = None
-    device: str
-    precision: Precision
-    settings: Any
-
-
-def configured(
-    method: str,
-    stream: str,
-    preset: str,
-    *,
-    seed: int = 0,
-    order: str | None = None,
-    evaluate_on: Evaluation = "test",
-    budget: str | None = None,
-    codec: str | None = None,
-    input_mean: InputMean = "dataset",
-    image_size: int | None = None,
-    device: str = "auto",
-    precision: Precision = "auto",
-    settings: Any = None,
-) -> RunConfig:
-    """The configuration of a run, with everything resolved that was left open.
-
-    Args:
-        order: the one that `seed` gives where None.
-        budget: the preset's where None; `codec` likewise.
-        settings: the method's own configuration; the preset's where None.
-
-    Raises:
-        UserError: an unknown method, preset or device.
-    """
-    given = load_preset(method, preset)
-    place = resolve_device(device)
-    return RunConfig(
-        method=method,
-        stream=stream,
-        preset=preset,
-        seed=seed,
-        order=order or f"seed{seed}",
-        evaluate_on=evaluate_on,
-        budget=budget or given.budget,
-        codec=codec or given.codec,
-        input_mean=input_mean,
-        image_size=image_size,
-        device=str(place),
-        precision=resolve_precision(precision, place),
-        settings=settings or preset_settings(method, preset),
-    )
-
-
-def preset_settings(method: str, preset: str) -> Any:
-    """The method's configuration as the preset gives it.
-
-    Raises:
-        UserError: an unknown method or preset, or a file that does not fit the method.
-    """
-    kind = method_class(method).Config
-    return from_mapping(kind, load_preset(method, preset).settings, f"{method}/{preset}.yaml")
-
-
-def folder_name(config: RunConfig) -> str:
-    """A name that tells the run from others: what differs from its preset is spelt out."""
-    preset = load_preset(config.method, config.preset)
-    parts = [config.method, config.stream.strip("./").replace("/", "-"), config.preset]
-    if config.order != f"seed{config.seed}":
-        parts.append(config.order)
-    parts.append(f"s{config.seed}")
-    if config.evaluate_on != "test":
-        parts.append(config.evaluate_on)
-    if config.budget != preset.budget:
-        parts.append(config.budget.replace("/", "-per-"))
-    if config.codec != preset.codec:
-        parts.append(config.codec.replace(":", ""))
-    if config.input_mean != "dataset":
-        parts.append(config.input_mean)
-    chosen = leaves(as_mapping(config.settings))
-    usual = leaves(as_mapping(preset_settings(config.method, config.preset)))
-    changed = {name: value for name, value in chosen.items() if value != usual[name]}
-    parts += [f"{name}={value}".replace(" ", "") for name, value in changed.items()]
-    return "-".join(parts)
+__all__ = ["Progress", "run"]
 
 
 class Progress(Protocol):
@@ -328,52 +220,3 @@ def _accuracies(matrix: metrics.AccuracyMatrix, task_images: Sequence[int]) -> d
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
-
-
-def read_grid(path: Path) -> list[RunConfig]:
-    """The runs that a grid file lists.
-
-    The file holds `runs`, a list of mappings. Keys are those of `configured` and the method's own
-    knobs; a value that is a list stands for one run with each of its items.
-
-    Raises:
-        UserError: the file is missing or wrong, with the place.
-    """
-    content = read_yaml(path)
-    entries = content.get("runs")
-    if not isinstance(entries, list) or set(content) != {"runs"}:
-        raise UserError(f"{path} must hold one key, runs, with a list of runs.")
-    return [
-        _grid_run({**dict(zip(entry, values, strict=True))}, f"{path}: run {number}")
-        for number, entry in enumerate(entries, start=1)
-        for values in itertools.product(
-            *(value if isinstance(value, list) else [value] for value in entry.values())
-        )
-    ]
-
-
-def _grid_run(entry: dict[str, Any], where: str) -> RunConfig:
-    """One run of a grid, from a mapping without lists."""
-    for key in ("method", "stream", "preset"):
-        if key not in entry:
-            raise UserError(f"{where}: {key} missing.")
-    method, preset = str(entry["method"]), str(entry["preset"])
-    settings = as_mapping(preset_settings(method, preset))
-    hints = get_type_hints(configured)
-    hints = {key: hint for key, hint in hints.items() if key not in ("settings", "return")}
-    general: dict[str, Any] = {}
-    for key, value in entry.items():
-        if key in hints:
-            general[key] = converted(hints[key], value, f"{where}: {key}")
-        elif not _replace(settings, key, value):
-            raise unknown(f"key in {where}:", key, [*hints, *leaves(settings)])
-    kind = method_class(method).Config
-    return configured(**general, settings=from_mapping(kind, settings, where))
-
-
-def _replace(mapping: dict[str, Any], name: str, value: Any) -> bool:
-    """Put a value in place of the leaf of that name; whether there is one."""
-    if name in mapping and not isinstance(mapping[name], Mapping):
-        mapping[name] = value
-        return True
-    return any(_replace(item, name, value) for item in mapping.values() if isinstance(item, dict))

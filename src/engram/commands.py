@@ -9,12 +9,13 @@ from typing import Any, Generic, Literal, TypeVar
 
 import tyro
 
-from engram.bench import RunConfig, configured, preset_settings, read_grid, run
+from engram.bench import run
 from engram.config import load_preset
 from engram.console import RunProgress, print_comparison, print_diagnosis, print_methods
 from engram.errors import UserError
 from engram.methods import METHODS, method_class
 from engram.results.report import write_report
+from engram.runs import RunConfig, configured, preset_settings, read_grid
 
 __all__ = ["bench", "demo", "doctor", "methods", "report"]
 
