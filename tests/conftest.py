@@ -54,7 +54,7 @@ def silent() -> Silent:
 def tiny(method: str, stream: str = "digits/3,2", updates: int = 8, **options: Any) -> RunConfig:
     """A run of a fraction of a second: a small network, a few updates, float32."""
     config = configured(method, stream, "demo", device="cpu", precision="fp32", **options)
-    schedule = replace(config.settings.schedule, updates=updates, batch_size=128)
+    schedule = replace(config.settings.schedule, epochs=None, updates=updates, batch_size=128)
     return replace(config, settings=replace(config.settings, schedule=schedule))
 
 

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from engram.cli import main
+from engram.cli import COMMANDS, main
 
 Command = Callable[..., tuple[int, str]]
 
@@ -68,7 +69,7 @@ def test_help_does_not_import_torch() -> None:
         ([*DEMO, "--epochs", "0", "--updates", "0"], "epochs"),
         (["bench", "--grid", "missing.yaml"], "missing.yaml cannot be read"),
         (["report", "."], "No finished run"),
-        (["methods", "now"], "takes no arguments"),
+        (["bench", "--grid", "."], ". cannot be read"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(
@@ -119,6 +120,7 @@ def test_bench_runs_skips_and_compares(engram: Command, tmp_path: Path) -> None:
     assert code == 0
     assert "task  2/2    5 classes" in text
     runs = sorted((tmp_path / "runs").iterdir())
+    assert (runs[0] / "report.html").exists()
     assert [run.name for run in runs] == [
         "icarl-digits-3,2-demo-s0-updates=5",
         "icarl-digits-3,2-demo-s1-updates=5",
@@ -200,6 +202,13 @@ def test_a_grid_lists_runs_and_finished_ones_are_skipped(engram: Command, tmp_pa
         ("runs:\n- {method: icarl, stream: digits/2, preset: demo, updates: many}", "updates"),
         ("runs:\n- {method: icarl, stream: digits/2, preset: demo, budget: 1}", "one exemplar"),
         ("runs:\n- {method: icarl, stream: digits/2, preset: demo, seed: x}", "seed must be"),
+        ("runs: [3]", "run 1 must be a mapping"),
+        ("runs: []", "a list of runs"),
+        (
+            "runs:\n- {method: icarl, stream: digits/2, preset: demo, precision: [fp32, bf61]}",
+            "bf16",
+        ),
+        ("runs:\n- {method: icarl, stream: [digits/2, digts/2], preset: demo}", '"digits"'),
         ("runs: [", "is not YAML"),
     ],
 )
@@ -212,6 +221,38 @@ def test_a_wrong_grid_is_refused_with_the_place(
     assert message in text
     assert text.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["grid.yaml"]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "bench icarl"])
+def test_every_command_explains_itself(engram: Command, tmp_path: Path, command: str) -> None:
+    code, text = engram(*command.split(), "--help")
+    assert code == 0
+    assert f"engram {command}" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_one_line(engram: Command, tmp_path: Path) -> None:
+    Path("file").write_text("")
+    code, text = engram(*DEMO, "--out", "file")
+    assert code == 2
+    assert text.startswith("engram: Not a directory")
+    assert text.count("\n") == 1
+
+
+def test_two_processes_do_not_share_a_run(engram: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "icarl-digits-3,2-demo-s0-updates=5"
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"):
+        code, text = engram(*DEMO)
+    assert code == 2
+    assert "Another process is at work" in text
+
+
+def test_epochs_and_updates_exclude_each_other(engram: Command, tmp_path: Path) -> None:
+    code, text = engram("bench", "icarl", "digits/3,2", "--preset", "demo", "--epochs", "3")
+    assert code == 2
+    assert "Give epochs or updates" in text
+    assert engram(*DEMO[:5], "--epochs", "1", "--updates", "None")[0] == 0
 
 
 def test_methods_and_doctor_answer(engram: Command) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,10 +17,10 @@ from engram.learner import Learner, TaskEffort
 from engram.memory import Budget
 from engram.models.normalise import mean_image
 from engram.results import metrics
-from engram.results.record import RunRecord, environment
+from engram.results.record import RunRecord
 from engram.runs import RunConfig, folder_name
 
-__all__ = ["Progress", "run"]
+__all__ = ["Progress", "check", "run"]
 
 
 class Progress(Protocol):
@@ -31,6 +31,19 @@ class Progress(Protocol):
     def epoch(self, report: EpochReport, share: float) -> None: ...
 
     def task(self, index: int, results: Mapping[str, Any], share: float) -> None: ...
+
+
+def check(config: RunConfig, out: Path) -> None:
+    """Find out, without writing anything, whether a run can begin or go on.
+
+    Raises:
+        UserError: something in the configuration does not exist or does not fit, or the folder
+            belongs to another configuration.
+    """
+    record = RunRecord(out / folder_name(config))
+    if not record.matches(as_mapping(config)) or record.summary() is None:
+        stream = _stream(config)
+        _learner(config, stream)
 
 
 def run(
@@ -45,14 +58,41 @@ def run(
         The folder, and the summary as it stands in `summary.json`.
 
     Raises:
-        UserError: something in the configuration does not exist or does not fit; then nothing is
-            written. Or the folder belongs to another configuration.
+        UserError: what `check` raises, and then nothing is written; or training diverges, or
+            another process is at work in the folder.
     """
     record = RunRecord(out / folder_name(config))
-    plain = as_mapping(config)
-    if record.matches(plain) and (finished := record.summary()):
+    if record.matches(as_mapping(config)) and (finished := record.summary()):
         progress.begin(record.folder.name, len(finished["task_sizes"]), 1)
         return record.folder, finished
+    stream = _stream(config)
+    work = _Work.of(stream, config.budget)
+
+    def on_epoch(report: EpochReport) -> None:
+        record.add_epoch(asdict(report))
+        progress.epoch(report, work.share(report.task, (report.epoch + 1) / report.epochs))
+
+    snapshots = record.folder / "snapshots"
+    learner = _learner(config, stream, snapshots, snapshot_every, on_epoch)
+    with record.open(as_mapping(config)):
+        _restore_newest(learner, record.folder / "model")
+        progress.begin(record.folder.name, len(stream), work.share(learner.tasks, 0))
+        for index in range(learner.tasks, len(stream)):
+            task = stream.task(index)
+            effort = learner.learn(task)
+            results = _results(learner, stream, task, effort)
+            record.add_task(index, results)
+            _save_newest(learner, record.folder / "model")
+            progress.task(index, results, work.share(index + 1, 0))
+        shutil.rmtree(snapshots, ignore_errors=True)
+        tasks = record.tasks(len(stream))
+        summary = _summary(config, stream, learner, tasks, record.environment())
+        record.finish(summary, stream.class_names, tasks[-1]["confusion"])
+    return record.folder, summary
+
+
+def _stream(config: RunConfig) -> ClassStream:
+    """The run's stream; the budget must hold an exemplar of each of its classes."""
     stream = create_stream(
         config.stream,
         order=config.order,
@@ -60,13 +100,18 @@ def run(
         image_size=config.image_size,
     )
     Budget.parse(config.budget).check(len(stream.class_names), stream.image_size)
-    work = _Work.of(stream, config.budget)
+    return stream
 
-    def on_epoch(report: EpochReport) -> None:
-        record.add_epoch(asdict(report))
-        progress.epoch(report, work.share(report.task, (report.epoch + 1) / report.epochs))
 
-    learner = Learner(
+def _learner(
+    config: RunConfig,
+    stream: ClassStream,
+    snapshots: Path | None = None,
+    snapshot_every: float = 20.0,
+    on_epoch: Callable[[EpochReport], None] = lambda report: None,
+) -> Learner:
+    """The run's learner, which has learnt nothing yet."""
+    return Learner(
         config.method,
         config.settings,
         image_size=stream.image_size,
@@ -76,30 +121,36 @@ def run(
         input_mean=mean_image(stream.train_pixels) if config.input_mean == "dataset" else None,
         device=config.device,
         precision=config.precision,
-        snapshots=record.folder / "snapshots",
+        snapshots=snapshots,
         snapshot_every=snapshot_every,
         on_epoch=on_epoch,
     )
-    record.open(plain)
-    versions = record.folder / "model"
-    if saved := sorted(versions.glob("task-[0-9]*[0-9]")):
+
+
+def _versions(folder: Path) -> list[Path]:
+    """Saved learners, whole ones only, oldest first."""
+    saved = [path for path in folder.glob("task-*") if path.suffix != ".partial"]
+    return sorted(saved, key=lambda path: int(path.name.removeprefix("task-")))
+
+
+def _restore_newest(learner: Learner, folder: Path) -> None:
+    """Go on from the last task that was learnt, where there is one."""
+    if saved := _versions(folder):
         learner.restore(saved[-1])
-    progress.begin(record.folder.name, len(stream), work.share(learner.tasks, 0))
-    for index in range(learner.tasks, len(stream)):
-        task = stream.task(index)
-        effort = learner.learn(task)
-        results = _results(learner, stream, task, effort)
-        record.add_task(index, results)
-        learner.save(versions / f"task-{index:02d}")
-        for old in versions.iterdir():
-            if old.name != f"task-{index:02d}":
-                shutil.rmtree(old)
-        progress.task(index, results, work.share(index + 1, 0))
-    shutil.rmtree(record.folder / "snapshots", ignore_errors=True)
-    tasks = record.tasks(len(stream))
-    summary = _summary(config, stream, learner, tasks)
-    record.finish(summary, stream.class_names, tasks[-1]["confusion"])
-    return record.folder, summary
+        _remove_all_but(saved[-1])
+
+
+def _save_newest(learner: Learner, folder: Path) -> None:
+    """Save the learner after its last task, and then remove older ones."""
+    newest = folder / f"task-{learner.tasks - 1:02d}"
+    learner.save(newest)
+    _remove_all_but(newest)
+
+
+def _remove_all_but(newest: Path) -> None:
+    for path in newest.parent.iterdir():
+        if path != newest:
+            shutil.rmtree(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +215,11 @@ def _results(
 
 
 def _summary(
-    config: RunConfig, stream: ClassStream, learner: Learner, tasks: Sequence[Mapping[str, Any]]
+    config: RunConfig,
+    stream: ClassStream,
+    learner: Learner,
+    tasks: Sequence[Mapping[str, Any]],
+    environment: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Everything that is published of a run."""
     task_images = stream.evaluation_images_per_task()
@@ -204,7 +259,7 @@ def _summary(
         "updates": sum(task["updates"] for task in tasks),
         "images_per_second": round(trained / max(seconds["train"], 1e-9), 1),
         "config": as_mapping(config),
-        "environment": environment(),
+        "environment": dict(environment),
     }
 
 

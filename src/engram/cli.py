@@ -38,6 +38,10 @@ def main() -> None:
     except UserError as error:
         print(f"engram: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        # A full disk, a folder without permission: nothing that engram could mend.
+        print(f"engram: {error.strerror}: {error.filename}.", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on where it stopped.", file=sys.stderr)
         sys.exit(130)

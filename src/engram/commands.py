@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import tyro
 
-from engram.bench import run
+from engram.bench import check, run
 from engram.config import load_preset
 from engram.console import RunProgress, print_comparison, print_diagnosis, print_methods
 from engram.errors import UserError
@@ -20,6 +20,15 @@ from engram.runs import RunConfig, configured, preset_settings, read_grid
 __all__ = ["bench", "demo", "doctor", "methods", "report"]
 
 S = TypeVar("S")
+
+BENCH_HELP = f"""\
+engram bench METHOD STREAM [options]    one method on one stream, once for each seed
+engram bench --grid FILE [--out runs]   all runs that a YAML file lists
+
+METHOD is one of {", ".join(sorted(METHODS))}; engram bench METHOD --help lists the options and the
+knobs of the method. STREAM is <data set>/b<base classes>-inc<classes a task>, as in
+cifar100/b0-inc10, or a list of task sizes, as in digits/4,3,3.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +95,9 @@ def bench(words: Sequence[str]) -> None:
         grid_options = tyro.cli(GridOptions, args=words, prog="engram bench")
         _run_all(read_grid(grid_options.grid), grid_options.out)
         return
+    if words and words[0] in ("-h", "--help"):
+        print(BENCH_HELP, end="")
+        return
     if not words or words[0].startswith("-"):
         raise UserError(
             f"engram bench wants a method first: {', '.join(sorted(METHODS))}; or --grid FILE."
@@ -145,12 +157,19 @@ def _value_of(option: str, words: Sequence[str]) -> str | None:
 
 
 def _run_all(configs: Sequence[RunConfig], out: Path) -> None:
-    """Do all runs under one progress bar, then print their table and write their report."""
+    """Check all runs, do them under one progress bar, print their table, and write reports."""
+    for config in configs:
+        check(config, out)
+    summaries = []
     with RunProgress(len(configs)) as progress:
-        done = [run(config, out, progress) for config in configs]
-    print_comparison([summary for _, summary in done])
-    folder = done[0][0] if len(done) == 1 else out
-    print(f"Report: {write_report(folder).resolve().as_uri()}")
+        for config in configs:
+            folder, summary = run(config, out, progress)
+            report_path = write_report(folder)
+            summaries.append(summary)
+    print_comparison(summaries)
+    if len(configs) > 1:
+        report_path = write_report(out)
+    print(f"Report: {report_path.resolve().as_uri()}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,18 +186,23 @@ def report(words: Sequence[str]) -> None:
     print(f"Report: {write_report(options.folder).resolve().as_uri()}")
 
 
+@dataclass(frozen=True)
+class MethodsOptions:
+    """The methods, their presets, and what these reach."""
+
+
 def methods(words: Sequence[str]) -> None:
     """What there is to choose from."""
-    _takes_nothing("methods", words)
+    tyro.cli(MethodsOptions, args=words, prog="engram methods")
     print_methods()
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """Versions, device, data: what a result here depends on, and what is missing."""
 
 
 def doctor(words: Sequence[str]) -> None:
     """What a result here depends on, and what is missing."""
-    _takes_nothing("doctor", words)
+    tyro.cli(DoctorOptions, args=words, prog="engram doctor")
     print_diagnosis()
-
-
-def _takes_nothing(command: str, words: Sequence[str]) -> None:
-    if words:
-        raise UserError(f"engram {command} takes no arguments, but was given {' '.join(words)}.")

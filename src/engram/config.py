@@ -7,6 +7,7 @@ its folder as `config.yaml`.
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -38,8 +39,8 @@ D = TypeVar("D")
 class Schedule:
     """How long a stage trains, and at which learning rates. SGD with momentum."""
 
-    epochs: int = 70
-    """Passes over the data. Ignored where `updates` is given."""
+    epochs: int | None = 70
+    """Passes over the data. Either this or `updates` is given, and the other is None."""
     updates: int | None = None
     """A fixed number of optimiser steps, whatever the size of the data."""
     batch_size: int = 128
@@ -60,11 +61,17 @@ class Schedule:
     is the one-cycle policy."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "factor"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name} must be above 0, not {getattr(self, name)}.")
-        if self.updates is not None and self.updates <= 0:
-            raise UserError(f"updates must be above 0, not {self.updates}.")
+        for name in ("epochs", "updates", "batch_size", "learning_rate", "factor"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"{name} must be above 0, not {value}.")
+        if (self.epochs is None) == (self.updates is None):
+            raise UserError(
+                f"Give epochs or updates, not both or neither: epochs is {self.epochs}, updates is "
+                f"{self.updates}. On the command line, --epochs None or --updates None drops one."
+            )
+        if self.epochs is None and self.decay == "steps":
+            raise UserError("The milestones of decay steps count epochs, so it goes with epochs.")
         for name in ("momentum", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must be in [0, 1), not {getattr(self, name)}.")
@@ -154,6 +161,8 @@ def converted(hint: Any, value: Any, where: str) -> Any:
         return value
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
+    if hint is float and isinstance(value, str) and re.fullmatch(r"\d+e-?\d+", value):
+        return float(value)  # YAML takes 2e-5 for text and 2.0e-5 for a number
     if hint in (int, str, bool) and type(value) is hint:
         return value
     if hint is str and type(value) is int:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import os
 import platform
+import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from engram.config import load_preset, presets_of
@@ -49,16 +51,17 @@ class RunProgress:
 
     def __init__(self, runs: int) -> None:
         self._runs = runs
-        self._finished = -1
+        self._begun = 0
         self._tasks = 0
+        self._found_done = 0.0
+        self._started = time.perf_counter()
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
-            TimeRemainingColumn(),
-            speed_estimate_period=600,
+            TextColumn("{task.fields[left]}"),
         )
-        self._line = self._bar.add_task("", total=runs)
+        self._line = self._bar.add_task("", total=runs, left="")
 
     def __enter__(self) -> RunProgress:
         return self
@@ -75,8 +78,9 @@ class RunProgress:
     def begin(self, name: str, tasks: int, share: float) -> None:
         """A run begins, or goes on with `share` of its work done. Nothing is shown before."""
         self._bar.start()
-        self._finished += 1
+        self._begun += 1
         self._tasks = tasks
+        self._found_done += share
         state = "" if share == 0 else " finished already" if share == 1 else " goes on"
         self._bar.console.print(f"[bold]{name}[/bold]{state}", highlight=False)
         self._show("", share)
@@ -98,7 +102,16 @@ class RunProgress:
         self._show(f"task {index + 1}/{self._tasks}", share)
 
     def _show(self, text: str, share: float) -> None:
-        self._bar.update(self._line, description=text, completed=self._finished + share)
+        done = self._begun - 1 + share
+        self._bar.update(self._line, description=text, completed=done, left=self._left(done))
+
+    def _left(self, done: float) -> str:
+        """The time left, from the speed of what was done here and not before."""
+        done_here = done - self._found_done
+        if done_here <= 0 or done == self._runs:
+            return ""
+        seconds = (time.perf_counter() - self._started) * (self._runs - done) / done_here
+        return f"{timedelta(seconds=round(seconds))} left"
 
 
 def print_comparison(summaries: Sequence[Mapping[str, Any]]) -> None:

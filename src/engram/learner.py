@@ -179,12 +179,22 @@ class Learner:
             state = json.loads((folder / "learner.json").read_text())
         except (OSError, json.JSONDecodeError) as error:
             raise UserError(f"{folder} is not a saved learner ({error}).") from error
-        if state["method"] != self.name:
-            raise UserError(f"{folder} was saved by {state['method']}, not by {self.name}.")
+        expected = {
+            "format": FORMAT,
+            "method": self.name,
+            "image_size": list(self.method.image_size),
+            "seed": self.seed,
+        }
+        for key, value in expected.items():
+            if state.get(key) != value:
+                raise UserError(f"{folder} has {key} {state.get(key)}, this learner has {value}.")
+        tensors, _ = load_tensors(folder / "weights.safetensors")
         for size in state["task_sizes"]:
             self.method.grow(size)
-        tensors, _ = load_tensors(folder / "weights.safetensors")
-        self.method.load_state_dict(tensors)
+        try:
+            self.method.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise UserError(f"The weights in {folder} are of another network.") from error
         self.method.eval().to(self.method.device)
         self.memory.load_state(*load_tensors(folder / "memory.safetensors"))
         self.task_sizes = state["task_sizes"]

@@ -252,10 +252,12 @@ def herding(features: Tensor, count: int | None = None) -> list[int]:
     if count == 0:
         return []
     step = phi @ phi.mean(axis=0)
-    scores = step - (phi**2).sum(axis=1) / 2
+    squares = (phi**2).sum(axis=1)
+    scores = step - squares / 2
+    tolerance = 1e-12 * squares.max()
     picks: list[int] = []
     for _ in range(count):
-        pick = int(np.argmax(scores >= scores.max() - 1e-12))
+        pick = int(np.argmax(scores >= scores.max() - tolerance))
         picks.append(pick)
         scores += step - phi @ phi[pick]
         scores[pick] = -np.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from engram.errors import UserError, unknown
 from engram.methods import method_class
 
 __all__ = ["RunConfig", "configured", "folder_name", "preset_settings", "read_grid"]
+
+LONGEST_NAME = 180
 
 InputMean = Literal["dataset", "first-task"]
 
@@ -116,11 +119,19 @@ def folder_name(config: RunConfig) -> str:
         parts.append(config.codec.replace(":", ""))
     if config.input_mean != "dataset":
         parts.append(config.input_mean)
+    if config.image_size is not None:
+        parts.append(f"{config.image_size}px")
+    if config.precision != resolve_precision("auto", resolve_device(config.device)):
+        parts.append(config.precision)
     chosen = leaves(as_mapping(config.settings))
     usual = leaves(as_mapping(preset_settings(config.method, config.preset)))
     changed = {name: value for name, value in chosen.items() if value != usual[name]}
     parts += [f"{name}={value}".replace(" ", "") for name, value in changed.items()]
-    return "-".join(parts)
+    name = "-".join(parts)
+    if len(name) > LONGEST_NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+        return f"{name[:LONGEST_NAME]}-{digest}"
+    return name
 
 
 def read_grid(path: Path) -> list[RunConfig]:
@@ -134,10 +145,13 @@ def read_grid(path: Path) -> list[RunConfig]:
     """
     content = read_yaml(path)
     entries = content.get("runs")
-    if not isinstance(entries, list) or set(content) != {"runs"}:
+    if set(content) != {"runs"} or not isinstance(entries, list) or not entries:
         raise UserError(f"{path} must hold one key, runs, with a list of runs.")
+    for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, dict):
+            raise UserError(f"{path}: run {number} must be a mapping, not {entry!r}.")
     return [
-        _grid_run({**dict(zip(entry, values, strict=True))}, f"{path}: run {number}")
+        _grid_run(dict(zip(entry, values, strict=True)), f"{path}: run {number}")
         for number, entry in enumerate(entries, start=1)
         for values in itertools.product(
             *(value if isinstance(value, list) else [value] for value in entry.values())

@@ -103,12 +103,13 @@ def write_run(
     sizes = summary["task_sizes"]
     classes = sum(sizes)
     record = RunRecord(folder)
-    record.open(summary["config"])
-    for index in range(len(sizes)):
-        record.add_task(index, {"exemplars": 7 + index, "seconds": {"train": 3.0, "memory": 1.0}})
     confusion = torch.eye(classes, dtype=torch.int64) * 90
     confusion[:, 0] += 10
-    record.finish(summary, names or [f"toy {n}" for n in range(classes)], confusion.tolist())
+    seconds = {"train": 3.0, "memory": 1.0}
+    with record.open(summary["config"]):
+        for index in range(len(sizes)):
+            record.add_task(index, {"exemplars": 7 + index, "seconds": seconds})
+        record.finish(summary, names or [f"toy {n}" for n in range(classes)], confusion.tolist())
     if image_size is not None:
         memory = ExemplarMemory(Budget("images a class", 12), create_codec("raw"))
         noise = torch.randint(
@@ -366,7 +367,8 @@ def test_many_runs_are_compared(tmp_path: Path) -> None:
     write_run(tmp_path / "ceiling", make_summary([95, 92], method="joint", budget="all"))
     write_run(tmp_path / "held-out", make_summary([90, 71], evaluate_on="validation"))
     (tmp_path / "notes.json").write_text('{"some": "thing"}')
-    RunRecord(tmp_path / "begun").open(make_summary()["config"])
+    with RunRecord(tmp_path / "begun").open(make_summary()["config"]):
+        pass
     page = Page(write_report(tmp_path))
     assert page.headings[1:] == ["Comparison", "Accuracy as classes arrive", "Runs", "Left out"]
     charts = [svg for svg in page.named("svg") if "chart" in str(svg["class"])]
@@ -411,7 +413,8 @@ def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_run_is_no_run(tmp_path: Path) -> None:
-    RunRecord(tmp_path / "begun").open(make_summary()["config"])
+    with RunRecord(tmp_path / "begun").open(make_summary()["config"]):
+        pass
     for folder in (tmp_path, tmp_path / "begun"):
         with pytest.raises(UserError, match="begun has not finished"):
             write_report(folder)

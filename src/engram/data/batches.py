@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -12,7 +12,21 @@ from torch import Tensor
 from engram.data.augment import Augmentation, brighten, crop_and_flip
 from engram.data.images import ImageSet
 
-__all__ = ["AugmentedImages", "Source", "apply"]
+__all__ = ["AugmentedImages", "Loss", "Source", "Step", "apply"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where a batch stands in its stage; both counts start at 0."""
+
+    epoch: int
+    epochs: int
+    batch: int
+    batches: int
+
+
+Loss = Callable[[Tensor, Tensor, Step], dict[str, Tensor]]
+"""The named parts of the loss of a batch (inputs, labels, where it stands)."""
 
 
 class Source(Protocol):
@@ -36,16 +50,14 @@ class AugmentedImages:
     The pixels rest there as uint8; no worker processes and no Python per image.
 
     Attributes:
-        images: what to draw from.
+        images: what to draw from; batches are made on the device where these are.
         normalise: (B, H, W, 3) uint8 to (B, 3, H, W) float.
         augmentation: what happens to each image.
-        device: where pixels rest and batches are made.
     """
 
     images: ImageSet
     normalise: Callable[[Tensor], Tensor]
     augmentation: Augmentation
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -54,9 +66,8 @@ class AugmentedImages:
         self, batch_size: int, generator: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of ((B, 3, H, W) float, (B,) labels) in an order drawn from `generator`."""
-        pixels = self.images.pixels.to(self.device)
-        labels = self.images.labels.to(self.device)
-        order = torch.randperm(len(self), generator=generator).to(self.device)
+        pixels, labels = self.images.pixels, self.images.labels
+        order = torch.randperm(len(self), generator=generator).to(pixels.device)
         for chosen in order.split(batch_size):
             yield self._augmented(pixels[chosen], generator), labels[chosen]
 

@@ -6,19 +6,22 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
+import io
 import os
 import pickle
+import shutil
 import tarfile
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from rich.progress import wrap_file
 
 from engram.data.images import ImageSet
@@ -60,10 +63,16 @@ def load_dataset(name: str, image_size: int | None = None) -> Dataset:
     if name in DATASETS:
         if image_size is not None:
             raise UserError(f"{name} comes in its own image size; leave --image-size out.")
-        return DATASETS[name]()
+        return DATASETS[name](data_folder())
     if "/" in name or Path(name).is_dir():
-        return _folder(Path(name), image_size or 64)
+        return _folder(Path(name), _checked(image_size))
     raise unknown("data set", name, DATASETS)
+
+
+def _checked(image_size: int | None) -> int:
+    if image_size is not None and not 8 <= image_size <= 1024:
+        raise UserError(f"An image size must be from 8 to 1024 pixels, not {image_size}.")
+    return 64 if image_size is None else image_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +82,8 @@ class _Cifar:
     archive: str
     archive_md5: str
     folder: str
-    train: dict[str, str]
-    test: dict[str, str]
+    train: tuple[tuple[str, str], ...]
+    test: tuple[tuple[str, str], ...]
     meta: tuple[str, str]
     labels: bytes
     names: bytes
@@ -88,14 +97,14 @@ _CIFAR10 = _Cifar(
     archive="cifar-10-python.tar.gz",
     archive_md5="c58f30108f718f92721af3b95e74349a",
     folder="cifar-10-batches-py",
-    train={
-        "data_batch_1": "c99cafc152244af753f735de768cd75f",
-        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-        "data_batch_4": "634d18415352ddfa80567beed471001a",
-        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-    },
-    test={"test_batch": "40351d587109b95175f43aff81a1287e"},
+    train=(
+        ("data_batch_1", "c99cafc152244af753f735de768cd75f"),
+        ("data_batch_2", "d4bba439e000b95fd0a9bffe97cbabec"),
+        ("data_batch_3", "54ebc095f3ab1f0389bbae665268c751"),
+        ("data_batch_4", "634d18415352ddfa80567beed471001a"),
+        ("data_batch_5", "482c414d41f54cd18b22e5b47cb7c3cb"),
+    ),
+    test=(("test_batch", "40351d587109b95175f43aff81a1287e"),),
     meta=("batches.meta", "5ff9c542aee3614f3951f8cda6e48888"),
     labels=b"labels",
     names=b"label_names",
@@ -104,18 +113,19 @@ _CIFAR100 = _Cifar(
     archive="cifar-100-python.tar.gz",
     archive_md5="eb9058c3a382ffc7106e4002c42a8d85",
     folder="cifar-100-python",
-    train={"train": "16019d7e3df5f24257cddd939b257f8d"},
-    test={"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+    train=(("train", "16019d7e3df5f24257cddd939b257f8d"),),
+    test=(("test", "f0ef6b0ae62326f3e7ffdfab6717acfc"),),
     meta=("meta", "7973b15100ade9c7d40fb424638fde48"),
     labels=b"fine_labels",
     names=b"fine_label_names",
 )
 
 
-def _cifar(name: str, source: _Cifar) -> Dataset:
-    folder = data_folder() / source.folder
+@lru_cache(maxsize=1)
+def _cifar(name: str, source: _Cifar, data: Path) -> Dataset:
+    folder = data / source.folder
     if not folder.is_dir():
-        _download(source, data_folder())
+        _download(source, data)
     names = _unpickle(folder / source.meta[0], source.meta[1])[source.names]
     return Dataset(
         name,
@@ -125,9 +135,9 @@ def _cifar(name: str, source: _Cifar) -> Dataset:
     )
 
 
-def _cifar_images(folder: Path, files: dict[str, str], labels: bytes) -> ImageSet:
+def _cifar_images(folder: Path, files: tuple[tuple[str, str], ...], labels: bytes) -> ImageSet:
     """The images of one split; the files hold rows of 3072 bytes, plane by plane."""
-    contents = [_unpickle(folder / file, md5) for file, md5 in files.items()]
+    contents = [_unpickle(folder / file, md5) for file, md5 in files]
     planes = np.concatenate([content[b"data"] for content in contents]).reshape(-1, 3, 32, 32)
     return ImageSet(
         torch.from_numpy(np.ascontiguousarray(planes.transpose(0, 2, 3, 1))),
@@ -167,14 +177,14 @@ def _unpickle(path: Path, md5: str) -> dict[bytes, list[bytes]]:
             f"{path} is not the official file: {len(content)} bytes, md5 {found}, expected {md5}. "
             f"Remove {path.parent} to have it downloaded again."
         )
-    with path.open("rb") as file:
-        loaded: dict[bytes, list[bytes]] = _ArrayUnpickler(file, encoding="bytes").load()
+    unpickler = _ArrayUnpickler(io.BytesIO(content), encoding="bytes")
+    loaded: dict[bytes, list[bytes]] = unpickler.load()
     return loaded
 
 
 def _download(source: _Cifar, folder: Path) -> None:
     """Fetch and unpack a CIFAR archive, so that its folder appears whole or not at all."""
-    if "ENGRAM_DATA" in os.environ and not folder.is_dir():
+    if os.environ.get("ENGRAM_DATA") and not folder.is_dir():
         raise UserError(f"ENGRAM_DATA names {folder}, which is not a folder.")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as work:
@@ -182,9 +192,10 @@ def _download(source: _Cifar, folder: Path) -> None:
         try:
             with urllib.request.urlopen(source.url, timeout=30) as answer:
                 size = int(answer.headers.get("Content-Length", 0))
-                with wrap_file(answer, size, description=source.archive) as stream:
-                    archive.write_bytes(stream.read())
-        except (urllib.error.URLError, OSError) as error:
+                shown = wrap_file(answer, size, description=source.archive)
+                with shown as stream, archive.open("wb") as file:
+                    shutil.copyfileobj(stream, file)
+        except (http.client.HTTPException, OSError) as error:
             raise UserError(
                 f"{source.folder} is not in {folder} and could not be downloaded from "
                 f"{source.url} ({error}). Put that archive's folder {source.folder} into {folder}, "
@@ -201,7 +212,7 @@ def _download(source: _Cifar, folder: Path) -> None:
         Path(work, source.folder).rename(folder / source.folder)
 
 
-def _digits() -> Dataset:
+def _digits(data: Path) -> Dataset:
     """scikit-learn's 1,797 handwritten digits, 8x8; every fifth image of a class is for testing."""
     try:
         from sklearn.datasets import load_digits
@@ -240,7 +251,7 @@ def _class_folders(folder: Path) -> list[Path]:
             f"There is no folder {folder}. Expected {folder}/<class name>/*.jpg, beside a folder "
             f"{'test' if folder.name == 'train' else 'train'} of the same form."
         )
-    found = [path for path in folder.iterdir() if path.is_dir()]
+    found = [path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."]
     if not found:
         raise UserError(f"{folder} has no folders. Expected {folder}/<class name>/*.jpg.")
     return found
@@ -266,13 +277,13 @@ def _photograph(path: Path, image_size: int) -> np.ndarray:
     try:
         with Image.open(path) as opened:
             upright = ImageOps.exif_transpose(opened).convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as an image. Repair or remove it.") from error
     return np.asarray(ImageOps.fit(upright, (image_size, image_size), Image.Resampling.BICUBIC))
 
 
-DATASETS: dict[str, Callable[[], Dataset]] = {
-    "cifar10": lambda: _cifar("cifar10", _CIFAR10),
-    "cifar100": lambda: _cifar("cifar100", _CIFAR100),
+DATASETS: dict[str, Callable[[Path], Dataset]] = {
+    "cifar10": lambda data: _cifar("cifar10", _CIFAR10, data),
+    "cifar100": lambda data: _cifar("cifar100", _CIFAR100, data),
     "digits": _digits,
 }

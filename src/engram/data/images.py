@@ -60,6 +60,10 @@ class ImageSet:
         """The images of one class, in order."""
         return self[self.labels == label]
 
+    def to(self, device: torch.device) -> ImageSet:
+        """The same images on a device."""
+        return ImageSet(self.pixels.to(device), self.labels.to(device))
+
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width in pixels."""

@@ -218,7 +218,10 @@ def increments(text: str, classes: int) -> tuple[int, ...]:
             steps, rest = divmod(classes - base, step)
             sizes = [base, *[step] * steps, rest]
             return tuple(size for size in sizes if size)
-        raise UserError(f"{text} does not fit {classes} classes: {base} + {step} at least.")
+        raise UserError(
+            f"{text} does not fit {classes} classes: a task needs one class, and the first two "
+            f"tasks may have {classes} together."
+        )
     if re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
         sizes = [int(size) for size in text.split(",")]
         if sum(sizes) <= classes:

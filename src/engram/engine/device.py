@@ -17,19 +17,25 @@ Precision = Literal["auto", "bf16", "fp32"]
 def resolve_device(name: str) -> torch.device:
     """The device called `name`; `auto` takes a GPU where there is one.
 
+    On CUDA, float32 is made to mean float32 (no TF32) and convolutions deterministic: ranks of
+    exemplars hang on near ties, and a resumed run has to give the same bits.
+
     Raises:
         UserError: torch knows no such device, or it is not there.
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "mps" if torch.backends.mps.is_available() else found
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f'Device "{name}" is not available: {reason} Use auto or cpu.') from error
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
     return device
 
 

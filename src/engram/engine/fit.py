@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from engram import seeding
-from engram.config import Schedule
-from engram.data.batches import Source
+from engram.config import Schedule, as_mapping
+from engram.data.batches import Loss, Source, Step
 from engram.engine.snapshot import (
     load_tensors,
     optimizer_state,
@@ -27,20 +28,7 @@ from engram.engine.snapshot import (
 )
 from engram.errors import UserError
 
-__all__ = ["Effort", "EpochReport", "Loss", "Step", "Trainer", "learning_rate", "plan_of"]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """Where a batch stands in its stage; both counts start at 0."""
-
-    epoch: int
-    epochs: int
-    batch: int
-    batches: int
-
-
-Loss = Callable[[Tensor, Tensor, Step], dict[str, Tensor]]
+__all__ = ["Effort", "EpochReport", "Plan", "Trainer", "learning_rate", "plan_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +108,7 @@ class Trainer:
         self.effort, self.restored_seconds = Effort(), 0.0
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for path in self.folder.iterdir():
+            for path in self.folder.glob("task[0-9]*-*.safetensors*"):
                 if not path.name.startswith(f"task{task:03d}-"):
                     path.unlink()
 
@@ -145,14 +133,20 @@ class Trainer:
             parameters: with their names, which tell what has no weight decay.
 
         Raises:
-            UserError: the loss is no longer a finite number.
+            UserError: the loss is no longer a finite number, or the snapshot is not of this fit.
         """
         # The stubs of torch know no memory_format here.
         self._method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         names = {parameter: name for name, parameter in parameters if parameter.requires_grad}
         optimizer = _optimizer(names, schedule)
         plan = plan_of(schedule, len(data))
-        done, spent = self._restore(stage, optimizer, names)
+        identity = {
+            "seed": self.seed,
+            "precision": self.precision,
+            "samples": len(data),
+            "schedule": as_mapping(schedule),
+        }
+        done, spent = self._restore(stage, identity, optimizer, names)
         self.effort += spent
         self.restored_seconds += spent.seconds
         saved_at = time.perf_counter()
@@ -165,7 +159,7 @@ class Trainer:
             self.on_epoch(report)
             last = epoch + 1 == plan.epochs
             if last or time.perf_counter() - saved_at >= self.snapshot_every:
-                self._save(stage, epoch + 1, spent, optimizer, names)
+                self._save(stage, identity, epoch + 1, spent, optimizer, names)
                 saved_at = time.perf_counter()
         self._method.eval()
 
@@ -218,6 +212,7 @@ class Trainer:
     def _save(
         self,
         stage: str,
+        identity: dict[str, Any],
         epochs: int,
         spent: Effort,
         optimizer: torch.optim.Optimizer,
@@ -227,16 +222,24 @@ class Trainer:
             tensors = {f"method:{name}": t for name, t in self._method.state_dict().items()}
             state = optimizer_state(optimizer, names)
             tensors |= {f"optimizer:{name}": tensor for name, tensor in state.items()}
-            save_tensors(path, tensors, {"epochs": epochs, "effort": asdict(spent)})
+            save_tensors(path, tensors, {"of": identity, "epochs": epochs, "effort": asdict(spent)})
 
     def _restore(
-        self, stage: str, optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]
+        self,
+        stage: str,
+        identity: dict[str, Any],
+        optimizer: torch.optim.Optimizer,
+        names: dict[nn.Parameter, str],
     ) -> tuple[int, Effort]:
         """Take over the stage's snapshot; the epochs it has behind it and what they took."""
         path = self._path(stage)
         if path is None or not path.exists():
             return 0, Effort()
         tensors, meta = load_tensors(path)
+        if meta["of"] != identity:
+            raise UserError(
+                f"{path} was written by another training run. Remove it, or go on there."
+            )
         method, state = _part(tensors, "method:"), _part(tensors, "optimizer:")
         self._method.load_state_dict(method)
         restore_optimizer(optimizer, names, state)
@@ -268,9 +271,10 @@ def plan_of(schedule: Schedule, samples: int) -> Plan:
     """How a schedule trains on that many samples."""
     whole, rest = divmod(samples, schedule.batch_size)
     batches = whole if schedule.drop_last and whole else whole + (rest > 0)
-    if schedule.updates is None:
+    if schedule.epochs is not None:
         return Plan(schedule.epochs, batches, schedule.epochs * batches)
-    return Plan(math.ceil(schedule.updates / batches), batches, schedule.updates)
+    updates = schedule.updates or 0
+    return Plan(math.ceil(updates / batches), batches, updates)
 
 
 def learning_rate(schedule: Schedule, plan: Plan, epoch: int, batch: int) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from engram.config import Schedule
 from engram.data.augment import Augmentation
-from engram.data.batches import AugmentedImages, Source
+from engram.data.batches import AugmentedImages, Loss, Source
 from engram.data.images import ImageSet
 from engram.data.stream import Task
 from engram.memory import Budget, ExemplarMemory
@@ -27,7 +27,7 @@ class Trainer(Protocol):
         self,
         stage: str,
         data: Source,
-        loss: Any,
+        loss: Loss,
         parameters: Iterable[tuple[str, nn.Parameter]],
         schedule: Schedule,
     ) -> None: ...
@@ -94,4 +94,4 @@ class Method(nn.Module, ABC):
 
     def augmented(self, images: ImageSet, augmentation: Augmentation) -> AugmentedImages:
         """Training batches of `images`, normalised and augmented on the method's device."""
-        return AugmentedImages(images, self.normalise, augmentation, self.device)
+        return AugmentedImages(images.to(self.device), self.normalise, augmentation)

@@ -10,8 +10,10 @@ from torch import Tensor
 from engram import models
 from engram.config import Schedule
 from engram.data.augment import Augmentation
+from engram.data.batches import Step
 from engram.data.stream import Task
-from engram.memory import ExemplarMemory
+from engram.errors import UserError
+from engram.memory import Budget, ExemplarMemory
 from engram.methods.base import Method, Trainer
 from engram.seeding import generator
 
@@ -66,7 +68,7 @@ class Finetune(Method):
         self.network.head.grow(new, generator(self.seed, "head", self.seen))
         self.seen += new
 
-    def loss(self, x: Tensor, y: Tensor, step: object) -> dict[str, Tensor]:
+    def loss(self, x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
         return {"classification": F.cross_entropy(self.network(x).float(), y)}
 
     def scores_by_classifier(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -76,11 +78,14 @@ class Finetune(Method):
 class Joint(Finetune):
     """Finetune on everything seen so far, from new initial weights at every task.
 
-    With the budget `all` this is the ceiling: what the network reaches when nothing has to be
-    forgotten.
+    This is the ceiling: what the network reaches when nothing has to be forgotten.
     """
 
     Config = JointConfig
+
+    def check(self, budget: Budget) -> None:
+        if budget.kind != "all":
+            raise UserError("Joint training keeps everything: its budget is all.")
 
     def grow(self, new: int) -> None:
         seen = self.seen + new

@@ -13,7 +13,6 @@ Settings that reproduce the paper's own comparisons:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,7 +23,7 @@ from torch import Tensor
 from engram import models
 from engram.config import Schedule
 from engram.data.augment import Augmentation
-from engram.data.batches import apply
+from engram.data.batches import Loss, Step, apply
 from engram.data.images import ImageSet
 from engram.data.stream import Task
 from engram.errors import UserError
@@ -34,8 +33,6 @@ from engram.models.network import Network, frozen
 from engram.seeding import generator
 
 __all__ = ["ICaRL", "ICaRLConfig"]
-
-Losses = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +110,7 @@ class ICaRL(Method):
         self.seen += new
         self.means = self.means.new_zeros(self.seen, self.network.dim)
 
-    def loss(self, teacher: Network | None) -> Callable[[Tensor, Tensor, object], Losses]:
+    def loss(self, teacher: Network | None) -> Loss:
         """The loss of Algorithm 3: classification for new classes, distillation for old ones.
 
         As in the authors' code, the old network sees the same augmented batch, and its outputs
@@ -124,7 +121,7 @@ class ICaRL(Method):
         """
         weight, temperature = self.config.distillation_weight, self.config.temperature
 
-        def binary(x: Tensor, y: Tensor, step: object) -> Losses:
+        def binary(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
             logits, labels = self.network(x).float(), F.one_hot(y, self.seen).float()
             if teacher is None or self.config.distillation == "none":
                 return {"classification": self._binary(logits, labels)}
@@ -135,7 +132,7 @@ class ICaRL(Method):
                 "distillation": weight * self._binary(logits[:, :old], past),
             }
 
-        def softmax(x: Tensor, y: Tensor, step: object) -> Losses:
+        def softmax(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
             logits = self.network(x).float()
             parts = {"classification": F.cross_entropy(logits, y)}
             if teacher is not None:

@@ -31,10 +31,6 @@ class LinearHead(nn.Module):
             torch.cat([self.bias.data, torch.zeros(classes, device=self.bias.device)])
         )
 
-    @property
-    def classes(self) -> int:
-        return len(self.bias)
-
     def forward(self, features: Tensor) -> Tensor:
         """(B, dim) features to (B, classes) logits."""
         return F.linear(features, self.weight, self.bias)

@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engram.models.initial import he_normal_
-
 __all__ = ["CifarResNet", "ResNet18"]
 
 
@@ -55,6 +53,13 @@ class BasicBlock(nn.Module):
             return x
         thinned = x[:, :, :: self.stride, :: self.stride]
         return F.pad(thinned, (0, 0, 0, 0, self.padding, self.padding))
+
+
+def he_normal_(module: nn.Module, generator: torch.Generator) -> None:
+    """Fill every convolution with He-normal weights: gain sqrt 2, fan-in (He et al. 2015)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
 
 
 class CifarResNet(nn.Module):

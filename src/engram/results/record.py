@@ -3,7 +3,7 @@
 | file              | holds                                                         |
 |-------------------|---------------------------------------------------------------|
 | config.yaml       | the resolved configuration                                    |
-| environment.json  | versions, machine, threads                                    |
+| environment.json  | versions, machine, threads; a list, if it went on elsewhere   |
 | metrics.jsonl     | a line for every epoch; one that was interrupted stands twice |
 | tasks/NN.json     | results after each task                                       |
 | accuracy.csv      | the accuracy matrix, a row a task                             |
@@ -20,12 +20,14 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from engram.config import read_yaml, to_yaml
 from engram.engine.snapshot import write_atomically
@@ -54,7 +56,7 @@ class RunRecord:
         """
         path = self.folder / "config.yaml"
         if not path.exists():
-            if any(not found.name.endswith(".partial") for found in self.folder.glob("*")):
+            if any(not _transient(found) for found in self.folder.glob("*")):
                 raise UserError(f"{self.folder} is not empty and not a run. Choose another --out.")
             return False
         found = read_yaml(path)
@@ -67,17 +69,38 @@ class RunRecord:
                 )
         return True
 
-    def open(self, config: Mapping[str, Any]) -> None:
-        """Make the folder for `config` where it does not exist yet.
+    @contextmanager
+    def open(self, config: Mapping[str, Any]) -> Iterator[None]:
+        """Work in the folder, alone; it is made for `config` where it does not exist yet.
 
         Raises:
-            UserError: it holds something else.
+            UserError: it holds something else, or another process is at work there.
         """
-        if not self.matches(config):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._write("config.yaml", to_yaml(config))
-        (self.folder / "tasks").mkdir(exist_ok=True)
-        self._write("environment.json", json.dumps(environment(), indent=2))
+        exists = self.matches(config)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(f"Another process is at work in {self.folder}.") from error
+        with lock:
+            if not exists:
+                self._write("config.yaml", to_yaml(config))
+            (self.folder / "tasks").mkdir(exist_ok=True)
+            self._note_environment()
+            yield
+
+    def _note_environment(self) -> None:
+        """Add this process's environment, unless the run has been in the same one before."""
+        path = self.folder / "environment.json"
+        known = json.loads(path.read_text()) if path.exists() else []
+        if (here := environment()) not in known:
+            self._write("environment.json", json.dumps([*known, here], indent=2))
+
+    def environment(self) -> dict[str, Any]:
+        """Where the run was begun, and under `later` where it went on if that was elsewhere."""
+        begun, *later = json.loads((self.folder / "environment.json").read_text())
+        return {**begun, "later": later} if later else begun
 
     def summary(self) -> dict[str, Any] | None:
         """The summary of a finished run, or None."""
@@ -117,6 +140,11 @@ class RunRecord:
 
     def _write(self, name: str, text: str) -> None:
         write_atomically(self.folder / name, text.encode())
+
+
+def _transient(path: Path) -> bool:
+    """Whether a file may be left of a run that was killed before it wrote its configuration."""
+    return path.name == ".lock" or path.suffix == ".partial"
 
 
 def _csv(rows: Sequence[Sequence[Any]]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from itertools import accumulate, groupby
 from pathlib import Path
+from urllib.parse import quote
 
 from engram.engine.snapshot import write_atomically
 from engram.results.comparison import (
@@ -53,7 +54,7 @@ def write_report(folder: Path) -> Path:
         kind, parts = "run", run_parts(run)
     else:
         title = "Comparison"
-        kind, parts = "comparison", _comparison_parts(findings)
+        kind, parts = "comparison", _comparison_parts(findings, folder.resolve())
     content = page(f"{title} · engram", kind, [*parts, _left_out(findings.left_out)])
     path = folder / "report.html"
     write_atomically(path, content.encode("utf-8", "replace"))
@@ -67,7 +68,7 @@ def _left_out(sentences: Sequence[str]) -> str:
     return section("Left out", f"<ul>{items}</ul>")
 
 
-def _comparison_parts(findings: Findings) -> list[str]:
+def _comparison_parts(findings: Findings, folder: Path) -> list[str]:
     """The report of several runs: the table first, then curves, then run by run."""
     runs = findings.runs
     rows = comparison_table([run.summary for run in runs])
@@ -94,7 +95,7 @@ def _comparison_parts(findings: Findings) -> list[str]:
         section(
             "Runs",
             *(
-                _row_part(index, row, line.label, [runs[position] for position in row.runs])
+                _row_part(index, row, line.label, [runs[position] for position in row.runs], folder)
                 for index, (row, line) in enumerate(zip(rows, lines, strict=True))
             ),
         ),
@@ -252,7 +253,9 @@ def _group_figure(
     )
 
 
-def _row_part(index: int, row: ComparisonRow, label: str, runs: Sequence[FoundRun]) -> str:
+def _row_part(
+    index: int, row: ComparisonRow, label: str, runs: Sequence[FoundRun], folder: Path
+) -> str:
     """What there is to say of each run of a row, folded away."""
     setting = (
         f"Preset {', '.join([row.preset, *row.changed])}; memory budget {row.budget}, codec "
@@ -262,10 +265,19 @@ def _row_part(index: int, row: ComparisonRow, label: str, runs: Sequence[FoundRu
         f"<details><summary>Seed {run.summary['seed']}: "
         f"{run.summary['average_incremental_accuracy']:.2f} % on average, "
         f"{run.summary['last_accuracy']:.2f} % at the end</summary>\n"
-        f"{paragraph(run.name, 'source')}\n{task_table(run)}\n{facts(run.summary)}</details>"
+        f"{_source(run, folder)}\n{task_table(run)}\n{facts(run.summary)}</details>"
         for run in runs
     ]
     return (
         f'<article id="row-{index + 1}">\n<h3>{escape(label)} <span class="task">{_place(row)}'
         f"</span></h3>\n{paragraph(setting)}\n{chr(10).join(details)}\n</article>"
     )
+
+
+def _source(run: FoundRun, folder: Path) -> str:
+    """The run's name, which leads to its own report where that lies beside this one."""
+    own = run.folder and run.folder / "report.html"
+    if own is None or not own.exists():
+        return paragraph(run.name, "source")
+    place = quote(own.relative_to(folder).as_posix())
+    return f'<p class="source"><a href="{place}">{escape(run.name)}</a></p>'
