@@ -16,12 +16,11 @@ from typing import Any
 
 from engram.errors import UserError
 from engram.results.comparison import (
-    ABSENT,
+    SHORT_COLUMNS,
     comparison_table,
     find_runs,
-    format_bytes,
-    format_seconds,
     markdown_table,
+    short_cells,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -32,21 +31,16 @@ Summaries = Sequence[dict[str, Any]]
 
 def short_table(summaries: Summaries) -> str:
     """What the README shows of every method."""
-    header = ["Method", "Preset", "Average", "Last", "Forgetting", "Seeds", "Memory", "Time a run"]
+    header = ["Method", "Preset and class order", *map(str.capitalize, SHORT_COLUMNS)]
     rows = [
         [
             " ".join([row.method, *row.changed]),
             f"{row.preset}, {', '.join(row.orders)}",
-            str(row.average),
-            str(row.last),
-            ABSENT if row.forgetting is None else str(row.forgetting),
-            str(len(row.seeds)),
-            format_bytes(row.memory_bytes),
-            format_seconds(row.seconds),
+            *short_cells(row),
         ]
         for row in comparison_table(summaries)
     ]
-    rule = ["---", "---", *["---:"] * 6]
+    rule = ["---", "---", *["---:"] * len(SHORT_COLUMNS)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in [header, rule, *rows])
 
 

@@ -22,13 +22,7 @@ from engram.data.benchmarks import data_folder
 from engram.engine.device import resolve_device, resolve_precision
 from engram.engine.fit import EpochReport
 from engram.methods import METHODS
-from engram.results.comparison import (
-    ABSENT,
-    ComparisonRow,
-    comparison_table,
-    format_bytes,
-    format_seconds,
-)
+from engram.results.comparison import SHORT_COLUMNS, comparison_table, short_cells
 from engram.results.record import environment
 
 __all__ = ["RunProgress", "print_comparison", "print_diagnosis", "print_methods"]
@@ -116,29 +110,16 @@ class RunProgress:
 
 def print_comparison(summaries: Sequence[Mapping[str, Any]]) -> None:
     """For each stream, a line for every method with its settings; seeds are pooled."""
-    columns = ["method", "average", "last", "forgetting", "seeds", "memory", "time a run"]
     by_stream = itertools.groupby(
         comparison_table(summaries), key=lambda row: f"{row.stream}, {row.evaluate_on} images, in %"
     )
     for title, rows in by_stream:
-        table = Table(title=title, **LOOK)
-        for index, column in enumerate(columns):
-            table.add_column(column, justify="right" if index else "left", overflow="fold")
+        table = Table("method", title=title, **LOOK)
+        for column in SHORT_COLUMNS:
+            table.add_column(column, justify="right", overflow="fold")
         for row in rows:
-            table.add_row(*_comparison_cells(row))
+            table.add_row(" ".join([row.method, *row.changed]), *short_cells(row))
         Console().print(table)
-
-
-def _comparison_cells(row: ComparisonRow) -> list[str]:
-    return [
-        " ".join([row.method, *row.changed]),
-        str(row.average),
-        str(row.last),
-        ABSENT if row.forgetting is None else str(row.forgetting),
-        str(len(row.seeds)),
-        format_bytes(row.memory_bytes),
-        format_seconds(row.seconds),
-    ]
 
 
 def print_methods() -> None:

@@ -15,6 +15,7 @@ from engram.methods import method_class
 
 __all__ = [
     "ABSENT",
+    "SHORT_COLUMNS",
     "ComparisonRow",
     "Estimate",
     "Findings",
@@ -26,6 +27,7 @@ __all__ = [
     "format_count",
     "format_seconds",
     "markdown_table",
+    "short_cells",
 ]
 
 Summary = Mapping[str, Any]
@@ -391,6 +393,21 @@ def _usual(method: str, preset: str) -> dict[str, Any]:
     except UserError:
         return general
     return {**general, **leaves(as_mapping(settings))}
+
+
+SHORT_COLUMNS = ("average", "last", "forgetting", "seeds", "memory", "time a run")
+
+
+def short_cells(row: ComparisonRow) -> list[str]:
+    """What the terminal and the README show of a row, under `SHORT_COLUMNS`."""
+    return [
+        str(row.average),
+        str(row.last),
+        ABSENT if row.forgetting is None else str(row.forgetting),
+        str(len(row.seeds)),
+        format_bytes(row.memory_bytes),
+        format_seconds(row.seconds),
+    ]
 
 
 def markdown_table(summaries: Sequence[Summary]) -> str:

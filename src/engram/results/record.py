@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from engram.config import read_yaml, to_yaml
+from engram.config import leaves, read_yaml, to_yaml
 from engram.engine.snapshot import write_atomically
 from engram.errors import UserError
 
@@ -59,13 +59,12 @@ class RunRecord:
             if any(not _transient(found) for found in self.folder.glob("*")):
                 raise UserError(f"{self.folder} is not empty and not a run. Choose another --out.")
             return False
-        found = read_yaml(path)
-        for key in {**config, **found}:
-            if found.get(key) != config.get(key):
+        there, here = leaves(read_yaml(path)), leaves(config)
+        for key in {**here, **there}:
+            if there.get(key) != here.get(key):
                 raise UserError(
-                    f"{self.folder} belongs to another configuration: {key} is "
-                    f"{found.get(key)!r} there and {config.get(key)!r} here. Choose another "
-                    "--out, or remove the folder."
+                    f"{self.folder} belongs to another configuration: {key} is {there.get(key)} "
+                    f"there and {here.get(key)} here. Choose another --out, or remove the folder."
                 )
         return True
 
