@@ -69,7 +69,7 @@ def engram_loop(data: ImageSet, device: torch.device, precision: str) -> Callabl
     normalise = Normalise(data.image_size).to(device)
     normalise.mean.copy_(mean_image(data.pixels))
     trainer = Trainer(seed=0, device=device, precision=precision)
-    source = AugmentedImages(data, normalise, Augmentation(), device)
+    source = AugmentedImages(data.to(device), normalise, Augmentation())
 
     def loss(x: Tensor, y: Tensor, step: object) -> dict[str, Tensor]:
         return {"classification": F.cross_entropy(net(x).float(), y)}
