@@ -39,6 +39,7 @@ LAYERS: dict[str, int] = {
     "console": 6,
     "commands": 6,
     "cli": 6,
+    "__main__": 6,
 }
 
 # Other packages, each known in as few modules as can be.
