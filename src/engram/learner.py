@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from engram.config import as_mapping, to_yaml
+from engram.data.batches import apply
 from engram.data.codecs import create_codec
 from engram.data.images import ImageSet
 from engram.data.stream import Task
@@ -134,15 +135,9 @@ class Learner:
                 parts.setdefault(name, []).append(values.argmax(dim=1).cpu())
         return {name: torch.cat(labels) for name, labels in parts.items()}
 
-    @torch.no_grad()
     def scores(self, images: ImageSet) -> Tensor:
         """Scores (N, seen) of the decision rule that counts."""
-        return torch.cat(
-            [
-                self.method.scores(pixels.to(self.method.device)).cpu()
-                for pixels in images.pixels.split(500)
-            ]
-        )
+        return apply(self.method.scores, images, device=self.method.device)
 
     def save(self, folder: Path) -> None:
         """Write everything learnt into a new folder, which appears whole or not at all.

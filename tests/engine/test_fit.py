@@ -218,3 +218,22 @@ def test_randomness_between_fits_has_a_name() -> None:
     draws = [torch.rand(3, generator=loop.generator(name)) for name in ("a", "a", "b")]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
+
+
+def test_a_snapshot_of_other_training_is_refused(tmp_path: Path) -> None:
+    model = Model()
+    loop = trainer(folder=tmp_path)
+    loop.begin(0, model)
+    loop.fit("one", Points(), model.loss, model.named_parameters(), SCHEDULE)
+    longer = replace(SCHEDULE, epochs=3)
+    with pytest.raises(UserError, match="snapshot of other training"):
+        loop.fit("one", Points(), model.loss, model.named_parameters(), longer)
+    with pytest.raises(UserError, match="snapshot of other training"):
+        loop.fit("one", Points(11), model.loss, model.named_parameters(), SCHEDULE)
+
+
+def test_files_of_others_in_the_snapshot_folder_stay(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "task-list").mkdir()
+    trainer(folder=tmp_path).begin(3, Model())
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "task-list"}

@@ -7,6 +7,7 @@ because every random number comes from (seed, task, stage, epoch).
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -138,111 +139,91 @@ class Trainer:
         # The stubs of torch know no memory_format here.
         self._method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         names = {parameter: name for name, parameter in parameters if parameter.requires_grad}
-        optimizer = _optimizer(names, schedule)
-        plan = plan_of(schedule, len(data))
-        identity = {
-            "seed": self.seed,
-            "precision": self.precision,
-            "samples": len(data),
-            "schedule": as_mapping(schedule),
-        }
-        done, spent = self._restore(stage, identity, optimizer, names)
+        run = _Stage(
+            name=stage,
+            schedule=schedule,
+            plan=plan_of(schedule, len(data)),
+            names=names,
+            optimizer=_optimizer(names, schedule),
+            identity={
+                "seed": self.seed,
+                "precision": self.precision,
+                "samples": len(data),
+                "schedule": as_mapping(schedule),
+            },
+        )
+        done, spent = self._restore(run)
         self.effort += spent
         self.restored_seconds += spent.seconds
         saved_at = time.perf_counter()
         self._method.train()
-        for epoch in range(done, plan.epochs):
-            report = self._epoch(stage, epoch, data, loss, optimizer, schedule, plan)
-            used = Effort(report.seconds, plan.batches_in(epoch), report.images)
+        for epoch in range(done, run.plan.epochs):
+            report = self._epoch(run, epoch, data, loss)
+            used = Effort(report.seconds, run.plan.batches_in(epoch), report.images)
             self.effort += used
             spent += used
             self.on_epoch(report)
-            last = epoch + 1 == plan.epochs
+            last = epoch + 1 == run.plan.epochs
             if last or time.perf_counter() - saved_at >= self.snapshot_every:
-                self._save(stage, identity, epoch + 1, spent, optimizer, names)
+                self._save(run, epoch + 1, spent)
                 saved_at = time.perf_counter()
         self._method.eval()
 
-    def _epoch(
-        self,
-        stage: str,
-        epoch: int,
-        data: Source,
-        loss: Loss,
-        optimizer: torch.optim.Optimizer,
-        schedule: Schedule,
-        plan: Plan,
-    ) -> EpochReport:
+    def _epoch(self, run: _Stage, epoch: int, data: Source, loss: Loss) -> EpochReport:
         started = time.perf_counter()
-        rate, images, batches = 0.0, 0, plan.batches_in(epoch)
+        rate, images, batches = 0.0, 0, run.plan.batches_in(epoch)
         sums: dict[str, Tensor] = {}
-        for batch, (x, y) in enumerate(self._batches(stage, epoch, data, schedule, batches)):
-            rate = learning_rate(schedule, plan, epoch, batch)
-            for group in optimizer.param_groups:
+        for batch, (x, y) in enumerate(self._batches(run, epoch, data)):
+            rate = learning_rate(run.schedule, run.plan, epoch, batch)
+            for group in run.optimizer.param_groups:
                 group["lr"] = rate
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                parts = loss(x, y, Step(epoch, plan.epochs, batch, plan.batches))
-            optimizer.zero_grad()
+                parts = loss(x, y, Step(epoch, run.plan.epochs, batch, run.plan.batches))
+            run.optimizer.zero_grad()
             torch.stack(list(parts.values())).sum().backward()
-            optimizer.step()
+            run.optimizer.step()
             images += len(y)
             for name, part in parts.items():
                 sums[name] = sums.get(name, 0) + part.detach()
+        # The only wait for the device in an epoch.
         losses = {name: float(total) / batches for name, total in sums.items()}
         if not all(map(math.isfinite, losses.values())):
             raise UserError(
-                f"The loss of stage {stage} is no longer finite in epoch {epoch + 1} of task "
+                f"The loss of stage {run.name} is no longer finite in epoch {epoch + 1} of task "
                 f"{self._task + 1}, at learning rate {rate:g}. Lower the learning rate."
             )
-        seconds = time.perf_counter() - started
+        seconds = round(time.perf_counter() - started, 3)
         return EpochReport(
-            self._task, stage, epoch, plan.epochs, losses, rate, images, round(seconds, 3)
+            self._task, run.name, epoch, run.plan.epochs, losses, rate, images, seconds
         )
 
-    def _batches(
-        self, stage: str, epoch: int, data: Source, schedule: Schedule, batches: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = seeding.generator(self.seed, "task", self._task, stage, "epoch", epoch)
-        drawn = data.batches(schedule.batch_size, generator)
-        return (batch for _, batch in zip(range(batches), drawn, strict=False))
+    def _batches(self, run: _Stage, epoch: int, data: Source) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch, as many as the plan has."""
+        generator = seeding.generator(self.seed, "task", self._task, run.name, "epoch", epoch)
+        drawn = data.batches(run.schedule.batch_size, generator)
+        return itertools.islice(drawn, run.plan.batches_in(epoch))
 
-    def _path(self, stage: str) -> Path | None:
-        return self.folder and self.folder / f"task{self._task:03d}-{stage}.safetensors"
+    def _path(self, run: _Stage) -> Path | None:
+        return self.folder and self.folder / f"task{self._task:03d}-{run.name}.safetensors"
 
-    def _save(
-        self,
-        stage: str,
-        identity: dict[str, Any],
-        epochs: int,
-        spent: Effort,
-        optimizer: torch.optim.Optimizer,
-        names: dict[nn.Parameter, str],
-    ) -> None:
-        if path := self._path(stage):
+    def _save(self, run: _Stage, epochs: int, spent: Effort) -> None:
+        if path := self._path(run):
             tensors = {f"method:{name}": t for name, t in self._method.state_dict().items()}
-            state = optimizer_state(optimizer, names)
+            state = optimizer_state(run.optimizer, run.names)
             tensors |= {f"optimizer:{name}": tensor for name, tensor in state.items()}
-            save_tensors(path, tensors, {"of": identity, "epochs": epochs, "effort": asdict(spent)})
+            meta = {"of": run.identity, "epochs": epochs, "effort": asdict(spent)}
+            save_tensors(path, tensors, meta)
 
-    def _restore(
-        self,
-        stage: str,
-        identity: dict[str, Any],
-        optimizer: torch.optim.Optimizer,
-        names: dict[nn.Parameter, str],
-    ) -> tuple[int, Effort]:
+    def _restore(self, run: _Stage) -> tuple[int, Effort]:
         """Take over the stage's snapshot; the epochs it has behind it and what they took."""
-        path = self._path(stage)
+        path = self._path(run)
         if path is None or not path.exists():
             return 0, Effort()
         tensors, meta = load_tensors(path)
-        if meta["of"] != identity:
-            raise UserError(
-                f"{path} was written by another training run. Remove it, or go on there."
-            )
-        method, state = _part(tensors, "method:"), _part(tensors, "optimizer:")
-        self._method.load_state_dict(method)
-        restore_optimizer(optimizer, names, state)
+        if meta["of"] != run.identity:
+            raise UserError(f"{path} is a snapshot of other training. Remove it to train anew.")
+        self._method.load_state_dict(_part(tensors, "method:"))
+        restore_optimizer(run.optimizer, run.names, _part(tensors, "optimizer:"))
         return meta["epochs"], Effort(**meta["effort"])
 
 
@@ -265,6 +246,23 @@ class Plan:
     def batches_in(self, epoch: int) -> int:
         """Batches of an epoch; a fixed number of updates may end within the last one."""
         return min(self.batches, self.updates - epoch * self.batches)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Stage:
+    """A fit under way.
+
+    Attributes:
+        names: of the parameters that are trained.
+        identity: what a snapshot must have been written by to be taken over.
+    """
+
+    name: str
+    schedule: Schedule
+    plan: Plan
+    names: dict[nn.Parameter, str]
+    optimizer: torch.optim.Optimizer
+    identity: dict[str, Any]
 
 
 def plan_of(schedule: Schedule, samples: int) -> Plan:

@@ -159,7 +159,7 @@ class ICaRL(Method):
 
     def class_means(self, memory: ExemplarMemory) -> Tensor:
         """Unit means (seen, dim) of the exemplars' features and their mirror images' (Alg. 1)."""
-        exemplars = memory + ImageSet.empty(self.image_size)
+        exemplars = memory.images()
         features = self.embed(exemplars)
         if self.config.mirror_means:
             features += self.embed(ImageSet(exemplars.pixels.flip(2), exemplars.labels))
