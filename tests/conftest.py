@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 from engram.data.benchmarks import load_dataset
 from engram.data.images import ImageSet
@@ -18,6 +19,10 @@ from engram.runs import RunConfig, configured
 
 # Small networks are slower on two threads than on one.
 torch.set_num_threads(1)
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("engram", deadline=None)
+settings.load_profile("engram")
 
 
 class Silent:

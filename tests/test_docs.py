@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import re
+import textwrap
 import types
 from pathlib import Path
 
 import pytest
 
 from engram.cli import COMMANDS
+from engram.methods.icarl import ICaRL
 from engram.results.comparison import find_runs
 
 ROOT = Path(__file__).parents[1]
@@ -50,3 +53,10 @@ def test_the_readme_names_what_exists() -> None:
     assert set(re.findall(r"`?engram (\w+)", text)) <= {*COMMANDS}
     for link in re.findall(r"\]\((?!http)([^)#]+)", text):
         assert (ROOT / link).exists(), link
+
+
+def test_the_readme_shows_icarl_as_it_is() -> None:
+    source = textwrap.dedent(inspect.getsource(ICaRL.learn))
+    shown = re.search(r"```python\n(def learn.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert shown is not None
+    assert shown[1].splitlines()[1:] == source.splitlines()[1:]

@@ -118,7 +118,7 @@ def test_a_share_below_one_image_is_refused_with_the_smallest_budget(
         memory(budget).update(task_of(random_images(5, 5, 5, 5), 0, 4))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     sizes=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=1, max_size=5),
     kind=st.sampled_from(["images", "images a class", "bytes"]),
@@ -175,7 +175,7 @@ def plain_herding(features: torch.Tensor, count: int) -> list[int]:
     return picks
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 60), st.integers(1, 16), st.booleans(), st.booleans(), st.integers(0, 2**31))
 def test_herding_picks_what_the_plain_loop_picks(
     images: int, dim: int, unit: bool, doubled: bool, seed: int
