@@ -41,9 +41,8 @@ def check(config: RunConfig, out: Path) -> None:
             belongs to another configuration.
     """
     record = RunRecord(out / folder_name(config))
-    if not record.matches(as_mapping(config)) or record.summary() is None:
-        stream = _stream(config)
-        _learner(config, stream)
+    if record.finished(as_mapping(config)) is None:
+        _learner(config, _stream(config))
 
 
 def run(
@@ -62,7 +61,7 @@ def run(
             another process is at work in the folder.
     """
     record = RunRecord(out / folder_name(config))
-    if record.matches(as_mapping(config)) and (finished := record.summary()):
+    if finished := record.finished(as_mapping(config)):
         progress.begin(record.folder.name, len(finished["task_sizes"]), 1)
         return record.folder, finished
     stream = _stream(config)

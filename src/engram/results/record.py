@@ -101,6 +101,14 @@ class RunRecord:
         begun, *later = json.loads((self.folder / "environment.json").read_text())
         return {**begun, "later": later} if later else begun
 
+    def finished(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The summary of a finished run of `config`, or None.
+
+        Raises:
+            UserError: the folder holds something else.
+        """
+        return self.summary() if self.matches(config) else None
+
     def summary(self) -> dict[str, Any] | None:
         """The summary of a finished run, or None."""
         path = self.folder / "summary.json"
