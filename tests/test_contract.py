@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from conftest import InterruptionError, Silent, StopAfter, tiny
-from engram.bench import run
+from engram.bench import Execution, run
 from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, Task, create_stream
-from engram.engine.snapshot import load_tensors
+from engram.engine.snapshot import load_tensors, save_tensors
 from engram.errors import UserError
 from engram.learner import Learner
+from engram.memory import DamagedExemplar
 from engram.methods import METHODS
 from engram.runs import RunConfig
 
@@ -136,11 +137,40 @@ def test_an_interrupted_run_continues_bit_for_bit(
     for stop in range(1, epochs + 1):
         out = tmp_path / str(stop)
         with pytest.raises(InterruptionError):
-            run(config, out, StopAfter(stop), snapshot_every=0)
-        folder, summary = run(config, out, silent, snapshot_every=0)
+            run(config, out, StopAfter(stop), Execution(snapshot_every=0))
+        folder, summary = run(config, out, silent, Execution(snapshot_every=0))
         assert same(weights(folder), weights(whole)), f"stopped after epoch {stop}"
         assert summary["accuracy_by_classifier"] == expected["accuracy_by_classifier"]
         assert summary["updates"] == expected["updates"]
+
+
+@pytest.mark.parametrize("codec", ["jpeg:60", "klt:16", "resize:6"])
+def test_exemplars_decoded_batch_by_batch_give_the_same_bits(
+    method: str, tmp_path: Path, silent: Silent, codec: str
+) -> None:
+    config = replace(tiny(method), codec=codec)
+    once, expected = run(config, tmp_path / "once", silent)
+    again, found = run(config, tmp_path / "again", silent, Execution(strict_memory=True))
+    assert same(weights(once), weights(again))
+    assert found["accuracy_by_classifier"] == expected["accuracy_by_classifier"]
+
+
+def test_a_run_goes_on_without_a_damaged_exemplar_or_stops(
+    method: str, tmp_path: Path, silent: Silent
+) -> None:
+    config = replace(tiny(method), codec="webp-lossless")
+    config = config if method == "joint" else replace(config, budget="30")
+    with pytest.raises(InterruptionError):
+        run(config, tmp_path, StopAfter(4))
+    (path,) = tmp_path.glob("*/model/task-00/memory.safetensors")
+    tensors, table = load_tensors(path)
+    tensors["payloads.1"][3] ^= 1
+    save_tensors(path, tensors, table)
+    with pytest.raises(UserError, match="Exemplar 1 of class 1 is damaged"):
+        run(config, tmp_path, silent, Execution(strict=True))
+    with pytest.warns(DamagedExemplar, match="Exemplar 1 of class 1 is damaged"):
+        _, summary = run(config, tmp_path, silent)
+    assert summary["exemplars_lost"] == 1
 
 
 def test_the_seed_decides(method: str) -> None:

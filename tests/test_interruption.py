@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from conftest import InterruptionError, Silent, tiny
-from engram.bench import run
+from engram.bench import Execution, run
 from engram.engine.snapshot import load_tensors
 
 
@@ -57,10 +57,10 @@ def test_an_end_at_any_write_loses_nothing(
         failing = FailsOnce(getattr(os, call), stop)
         with monkeypatch.context() as patch, contextlib.suppress(InterruptionError):
             patch.setattr(os, call, failing)
-            run(config, out, silent, snapshot_every=0)
+            run(config, out, silent, Execution(snapshot_every=0))
         if failing.calls < stop:
             break
-        folder, summary = run(config, out, silent, snapshot_every=0)
+        folder, summary = run(config, out, silent, Execution(snapshot_every=0))
         assert same(folder, whole), f"{call} number {stop}"
         assert summary["accuracy_by_classifier"] == expected["accuracy_by_classifier"]
         assert summary["updates"] == expected["updates"]

@@ -20,6 +20,7 @@ LAYERS: dict[str, int] = {
     "models": 0,
     "results.metrics": 0,
     "data.codecs": 1,
+    "data.encoded": 1,
     "data.augment": 1,
     "data.batches": 1,
     "data.benchmarks": 1,
@@ -43,7 +44,7 @@ LAYERS: dict[str, int] = {
 }
 
 # Other packages, each known in as few modules as can be.
-ONE_PLACE = {"sklearn", "yaml", "tyro", "safetensors", "rich"}
+ONE_PLACE = {"sklearn", "yaml", "tyro", "safetensors", "rich", "PIL"}
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -109,6 +110,7 @@ def test_each_other_package_is_known_in_few_places() -> None:
             if package in ONE_PLACE:
                 places.setdefault(package, set()).add(module)
     assert places["sklearn"] == {"data.benchmarks"}
+    assert places["PIL"] <= {"data.benchmarks", "data.codecs.files", "results.figures"}
     assert places["safetensors"] == {"engine.snapshot"}
     assert places["tyro"] == {"commands"}
     assert places["yaml"] == {"config"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -12,14 +14,27 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engram.data.codecs import Raw
+from engram.data.augment import Augmentation
+from engram.data.batches import AugmentedImages, apply
+from engram.data.codecs import Codec, create_codec
+from engram.data.encoded import EncodedImages
 from engram.data.images import ImageSet
 from engram.data.stream import Task
 from engram.errors import UserError
 from engram.memory import Budget, ExemplarMemory, herding
+from engram.models.normalise import Normalise
 
 Images = Callable[..., ImageSet]
 IMAGE = 4 * 4 * 3
+CODECS_OF_ALL_KINDS = [
+    "raw",
+    "float16",
+    "zlib-uint8",
+    "png",
+    "webp-lossless",
+    "jpeg:50",
+    "resize:2",
+]
 
 
 def task_of(images: ImageSet, first: int, classes: int) -> Task:
@@ -27,8 +42,8 @@ def task_of(images: ImageSet, first: int, classes: int) -> Task:
     return Task(first, labelled, range(first, first + classes), range(first + classes))
 
 
-def memory(budget: str) -> ExemplarMemory:
-    return ExemplarMemory(Budget.parse(budget), Raw())
+def memory(budget: str, codec: str = "raw") -> ExemplarMemory:
+    return ExemplarMemory(Budget.parse(budget), create_codec(codec, (4, 4)))
 
 
 @pytest.mark.parametrize(
@@ -56,9 +71,13 @@ def test_other_budgets_are_refused(text: str) -> None:
         Budget.parse(text)
 
 
-def test_two_thousand_images_of_cifar_are_6144000_bytes() -> None:
-    assert Budget.parse("2000").in_bytes(100, (32, 32)) == 6_144_000
-    assert Budget.parse("20/class").in_bytes(100, (32, 32)) == 6_144_000
+@pytest.mark.parametrize("budget", ["2000", "20/class", "6144000B"])
+def test_two_thousand_images_of_cifar_are_6144000_bytes(budget: str) -> None:
+    held = ExemplarMemory(Budget.parse(budget), create_codec("raw", (32, 32)))
+    pixels = torch.zeros(2100, 32, 32, 3, dtype=torch.uint8)
+    held.update(task_of(ImageSet(pixels, torch.arange(100).repeat(21)), 0, 100))
+    assert len(held) == 2000
+    assert held.nbytes == held.budget_bytes() == 6_144_000
 
 
 def test_the_paper_s_quotas_rounded_down(random_images: Images) -> None:
@@ -103,7 +122,7 @@ def test_all_keeps_everything_and_nothing_keeps_nothing(random_images: Images) -
     everything, nothing = memory("all"), memory("0")
     everything.update(task_of(images, 0, 2))
     nothing.update(task_of(images, 0, 2))
-    assert torch.equal(everything.images().pixels, images.pixels)
+    assert torch.equal(everything.images()[:].pixels, images.pixels)
     assert len(nothing) == nothing.nbytes == 0
     assert everything.budget_bytes() is None
     new = random_images(2)
@@ -118,48 +137,178 @@ def test_a_share_below_one_image_is_refused_with_the_smallest_budget(
         memory(budget).update(task_of(random_images(5, 5, 5, 5), 0, 4))
 
 
-@settings(max_examples=200)
+@settings(max_examples=2000)
 @given(
     sizes=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=1, max_size=5),
     kind=st.sampled_from(["images", "images a class", "bytes"]),
+    codec=st.sampled_from(CODECS_OF_ALL_KINDS),
     amount=st.integers(1, 60),
     extra=st.integers(0, IMAGE - 1),
+    seed=st.integers(0, 2**31),
 )
 def test_no_sequence_of_updates_exceeds_the_budget(
-    sizes: list[list[int]], kind: str, amount: int, extra: int
+    sizes: list[list[int]], kind: str, codec: str, amount: int, extra: int, seed: int
 ) -> None:
     total = amount * IMAGE + extra if kind == "bytes" else amount
-    held = ExemplarMemory(Budget(kind, total), Raw())  # type: ignore[arg-type]
+    held = ExemplarMemory(Budget(kind, total), create_codec(codec, (4, 4)))  # type: ignore[arg-type]
     starts = [0, *accumulate(len(counts) for counts in sizes)]
+    noise = np.random.default_rng(seed)
     for counts, first in zip(sizes, starts, strict=False):
         labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        images = ImageSet(torch.zeros(len(labels), 4, 4, 3, dtype=torch.uint8), labels)
+        # From flat to noisy, so that payloads differ in length.
+        spread = noise.integers(1, 256, (len(labels), 1, 1, 1))
+        pixels = torch.from_numpy(noise.integers(0, spread, (len(labels), 4, 4, 3), np.uint8))
         before = held.counts
         try:
-            held.update(task_of(images, first, len(counts)))
+            held.update(task_of(ImageSet(pixels, labels), first, len(counts)))
         except UserError:
             assert held.counts == before, "a refused update changed the memory"
             return
-        limit = held.budget_bytes()
-        assert limit is not None
-        assert held.nbytes == len(held) * IMAGE <= limit
-        assert held.nbytes <= held.most_bytes <= limit
         assert all(held.counts.values()), "a class was left without exemplars"
+        assert held.nbytes <= held.most_bytes
+        limit = held.budget_bytes()
+        if kind == "bytes" or held.codec.payload_bytes is not None:
+            assert limit is not None
+            assert held.most_bytes <= limit
+        most = {"images": total, "images a class": total * len(held.counts)}.get(kind)
+        assert most is None or len(held) <= most
 
 
-def test_state_survives(random_images: Images) -> None:
-    held = memory("9")
-    held.update(task_of(random_images(1, 5, 5), 0, 3))
-    copy = memory("9")
+@pytest.mark.parametrize("codec", CODECS_OF_ALL_KINDS)
+def test_nbytes_is_what_a_reader_would_need(random_images: Images, codec: str) -> None:
+    held = memory("all", codec)
+    held.update(task_of(random_images(5, 5), 0, 2))
+    tensors, _ = held.state()
+    payloads = sum(len(tensors[f"payloads.{label}"]) for label in (0, 1))
+    lengths = [int(n) for label in (0, 1) for n in tensors[f"lengths.{label}"]]
+    fields = 0 if held.codec.payload_bytes else sum(1 if n < 128 else 2 for n in lengths)
+    assert held.nbytes == payloads + fields + len(tensors["shared"])
+
+
+@pytest.mark.parametrize("codec", ["raw", "zlib-uint8", "klt:32", "resize:4+jpeg:60"])
+def test_a_saved_memory_comes_back(random_images: Images, codec: str) -> None:
+    held = ExemplarMemory(Budget.parse("9"), create_codec(codec, (8, 8)))
+    held.update(task_of(random_images(1, 5, 5, size=8), 0, 3))
+    copy = ExemplarMemory(Budget.parse("9"), create_codec(codec, (8, 8)))
     copy.load_state(*held.state())
     assert copy.counts == held.counts
+    assert copy.nbytes == held.nbytes
     assert copy.most_bytes == held.most_bytes
-    assert torch.equal(copy.images().pixels, held.images().pixels)
+    assert torch.equal(copy.images()[:].pixels, held.images()[:].pixels)
 
 
-def test_raw_refuses_bytes_of_another_size() -> None:
-    with pytest.raises(ValueError, match="48"):
-        Raw().decode(b"1234", (4, 4))
+def flipped(payloads: torch.Tensor) -> torch.Tensor:
+    """The second of four payloads of one length has another bit."""
+    damaged = payloads.clone()
+    damaged[len(payloads) // 4] ^= 1
+    return damaged
+
+
+def cut_short(payloads: torch.Tensor) -> torch.Tensor:
+    """The second of four payloads is not whole, and the others are gone."""
+    return payloads[: len(payloads) // 2 - 1]
+
+
+@pytest.mark.parametrize(("damage", "left"), [(flipped, 3), (cut_short, 1)])
+@pytest.mark.parametrize("codec", ["raw", "float16", "png", "jpeg:75", "klt:32"])
+def test_damaged_exemplars_are_named_and_left_out(
+    random_images: Images, codec: str, damage: Callable[[torch.Tensor], torch.Tensor], left: int
+) -> None:
+    image = random_images(1, size=8)
+    images = ImageSet(image.pixels.repeat(8, 1, 1, 1), torch.arange(2).repeat_interleave(4))
+    held = ExemplarMemory(Budget.parse("8"), create_codec(codec, (8, 8)))
+    held.update(task_of(images, 0, 2))
+    tensors, table = held.state()
+    tensors["payloads.1"] = damage(tensors["payloads.1"])
+    copy = ExemplarMemory(Budget.parse("8"), create_codec(codec, (8, 8)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        copy.load_state(tensors, table)
+    assert len(caught) == 4 - left
+    assert "Exemplar 2 of class 1 is damaged" in str(caught[0].message)
+    assert copy.counts == {0: 4, 1: left}
+    assert (copy.images()[:].pixels == held.images()[:].pixels[0]).all(), "a wrong image came back"
+    with pytest.raises(UserError, match="Exemplar 2 of class 1 is damaged"):
+        copy.load_state(tensors, table, strict=True)
+
+
+def test_an_exemplar_that_cannot_be_decoded_is_named(random_images: Images) -> None:
+    images = random_images(3, 3)
+    payloads = create_codec("png", (4, 4)).encode(images.pixels)
+    payloads[4] = payloads[4][:-9]
+    read = EncodedImages(create_codec("png", (4, 4)), payloads, images.labels)
+    with pytest.raises(UserError, match="Exemplar 2 of class 1 cannot be decoded as png"):
+        read[:]
+    assert torch.equal(read[torch.tensor([3, 0])].pixels, images.pixels[[3, 0]])
+
+
+@pytest.mark.parametrize("codec", ["raw", "jpeg:75", "klt:32", "resize:4"])
+def test_batchwise_reads_the_same_pixels_and_keeps_none(random_images: Images, codec: str) -> None:
+    new = random_images(7, 6, size=8, seed=1)
+    whole = ExemplarMemory(Budget.parse("40"), create_codec(codec, (8, 8)))
+    batchwise = ExemplarMemory(Budget.parse("40"), create_codec(codec, (8, 8)), batchwise=True)
+    for held in (whole, batchwise):
+        held.update(task_of(random_images(9, 8, size=8), 0, 2))
+    one, other = whole + new, batchwise + new
+    assert isinstance(one, ImageSet)
+    assert not isinstance(other, ImageSet)
+    assert torch.equal(one.labels, other.labels)
+    assert one.image_size == other.image_size == (8, 8)
+    for index in (
+        torch.tensor([29, 3, 3, 17, 0]),
+        torch.tensor([1, 2]),
+        slice(14, 20),
+        slice(None),
+    ):
+        assert torch.equal(one[index].pixels, other[index].pixels)
+        assert torch.equal(one[index].labels, other[index].labels)
+
+
+class Counting(Codec):
+    """Counts decoded images that are still alive."""
+
+    lossless = True
+
+    def __init__(self, inner: Codec) -> None:
+        super().__init__(inner.name, inner.image_size)
+        self.inner, self.payload_bytes = inner, inner.payload_bytes
+        self.alive = self.most = 0
+
+    def encode(self, pixels: torch.Tensor) -> list[bytes]:
+        return self.inner.encode(pixels)
+
+    def decode(self, payloads: Sequence[bytes]) -> torch.Tensor:
+        pixels = self.inner.decode(payloads)
+        self.alive += len(payloads)
+        self.most = max(self.most, self.alive)
+        weakref.finalize(pixels.untyped_storage(), self._gone, len(payloads))
+        return pixels
+
+    def _gone(self, images: int) -> None:
+        self.alive -= images
+
+
+def test_batchwise_never_holds_more_than_two_batches_decoded(random_images: Images) -> None:
+    codec = Counting(create_codec("raw", (4, 4)))
+    held = ExemplarMemory(Budget.parse("100"), codec, batchwise=True)
+    held.update(task_of(random_images(50, 50), 0, 2))
+    source = AugmentedImages(held + random_images(9), Normalise((4, 4)), Augmentation())
+    batches = source.batches(10, torch.Generator().manual_seed(0))
+    assert sum(len(labels) for _, labels in batches) == 109
+    apply(lambda pixels: pixels.float(), held.images(), device=torch.device("cpu"), batch_size=10)
+    assert 0 < codec.most <= 20
+    whole = ExemplarMemory(Budget.parse("100"), codec)
+    whole.load_state(*held.state())
+    assert len(whole.images()) == codec.most == 100
+
+
+def test_recoded_images_are_what_the_memory_would_give_back(random_images: Images) -> None:
+    images = random_images(4, size=8)
+    held = ExemplarMemory(Budget.parse("4"), create_codec("jpeg:20", (8, 8)))
+    recoded = held.recode(images)
+    held.update(task_of(images, 0, 1))
+    assert torch.equal(recoded.pixels, held.of(0).pixels)
+    assert not torch.equal(recoded.pixels, images.pixels)
 
 
 def plain_herding(features: torch.Tensor, count: int) -> list[int]:

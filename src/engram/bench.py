@@ -11,16 +11,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engram.config import as_mapping
+from engram.data.codecs import create_codec
+from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, Task, create_stream
 from engram.engine.fit import EpochReport
 from engram.learner import Learner, TaskEffort
-from engram.memory import Budget
+from engram.memory import Budget, ExemplarMemory
 from engram.models.normalise import mean_image
 from engram.results import metrics
 from engram.results.record import RunRecord
 from engram.runs import RunConfig, folder_name
 
-__all__ = ["Progress", "check", "run"]
+__all__ = ["Execution", "Progress", "check", "run"]
+
+EXAMPLES = 200
+"""Images by which the length of an exemplar is judged before a run."""
 
 
 class Progress(Protocol):
@@ -42,16 +47,28 @@ def check(config: RunConfig, out: Path) -> None:
     """
     record = RunRecord(out / folder_name(config))
     if record.finished(as_mapping(config)) is None:
-        _learner(config, _stream(config))
+        _learner(config, _stream(config), Execution())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Execution:
+    """How a run is carried out; nothing in its result depends on it.
+
+    Attributes:
+        snapshot_every: least seconds between two snapshots during training.
+        strict_memory: decode exemplars a batch at a time instead of once a task.
+        strict: stop at a damaged exemplar instead of going on without it.
+    """
+
+    snapshot_every: float = 20.0
+    strict_memory: bool = False
+    strict: bool = False
 
 
 def run(
-    config: RunConfig, out: Path, progress: Progress, *, snapshot_every: float = 20.0
+    config: RunConfig, out: Path, progress: Progress, execution: Execution | None = None
 ) -> tuple[Path, dict[str, Any]]:
     """Do a run, or what is left of it, in its folder under `out`.
-
-    Args:
-        snapshot_every: least seconds between two snapshots during training.
 
     Returns:
         The folder, and the summary as it stands in `summary.json`.
@@ -64,17 +81,18 @@ def run(
     if finished := record.finished(as_mapping(config)):
         progress.begin(record.folder.name, len(finished["task_sizes"]), 1)
         return record.folder, finished
+    execution = execution or Execution()
     stream = _stream(config)
-    work = _Work.of(stream, config.budget)
+    work = _Work.of(stream, config)
 
     def on_epoch(report: EpochReport) -> None:
         record.add_epoch(asdict(report))
         progress.epoch(report, work.share(report.task, (report.epoch + 1) / report.epochs))
 
     snapshots = record.folder / "snapshots"
-    learner = _learner(config, stream, snapshots, snapshot_every, on_epoch)
+    learner = _learner(config, stream, execution, snapshots, on_epoch)
     with record.open(as_mapping(config)):
-        _restore_newest(learner, record.folder / "model")
+        _restore_newest(learner, record.folder / "model", execution.strict)
         progress.begin(record.folder.name, len(stream), work.share(learner.tasks, 0))
         for index in range(learner.tasks, len(stream)):
             task = stream.task(index)
@@ -98,15 +116,27 @@ def _stream(config: RunConfig) -> ClassStream:
         evaluate_on=config.evaluate_on,
         image_size=config.image_size,
     )
-    Budget.parse(config.budget).check(len(stream.class_names), stream.image_size)
+    _memory(config, stream).check(len(stream.class_names), _examples(stream))
     return stream
+
+
+def _memory(config: RunConfig, stream: ClassStream) -> ExemplarMemory:
+    """A memory like the run's, to ask what it would hold."""
+    codec = create_codec(config.codec, stream.image_size)
+    return ExemplarMemory(Budget.parse(config.budget), codec)
+
+
+def _examples(stream: ClassStream) -> ImageSet:
+    """Some of the first task's images, from all of its classes."""
+    images = stream.task(0).train
+    return images[:: max(1, len(images) // EXAMPLES)]
 
 
 def _learner(
     config: RunConfig,
     stream: ClassStream,
+    execution: Execution,
     snapshots: Path | None = None,
-    snapshot_every: float = 20.0,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
 ) -> Learner:
     """The run's learner, which has learnt nothing yet."""
@@ -116,12 +146,14 @@ def _learner(
         image_size=stream.image_size,
         budget=config.budget,
         codec=config.codec,
+        strict_memory=execution.strict_memory,
+        infer_through_codec=config.infer_through_codec,
         seed=config.seed,
         input_mean=mean_image(stream.train_pixels) if config.input_mean == "dataset" else None,
         device=config.device,
         precision=config.precision,
         snapshots=snapshots,
-        snapshot_every=snapshot_every,
+        snapshot_every=execution.snapshot_every,
         on_epoch=on_epoch,
     )
 
@@ -132,10 +164,10 @@ def _versions(folder: Path) -> list[Path]:
     return sorted(saved, key=lambda path: int(path.name.removeprefix("task-")))
 
 
-def _restore_newest(learner: Learner, folder: Path) -> None:
+def _restore_newest(learner: Learner, folder: Path, strict: bool) -> None:
     """Go on from the last task that was learnt, where there is one."""
     if saved := _versions(folder):
-        learner.restore(saved[-1])
+        learner.restore(saved[-1], strict=strict)
         _remove_all_but(saved[-1])
 
 
@@ -159,14 +191,12 @@ class _Work:
     images: tuple[int, ...]
 
     @classmethod
-    def of(cls, stream: ClassStream, budget: str) -> _Work:
+    def of(cls, stream: ClassStream, config: RunConfig) -> _Work:
         """New images, and as many old ones as the memory holds."""
         new = stream.images_per_task()
-        height, width = stream.image_size
-        limit = Budget.parse(budget).in_bytes(len(stream.class_names), (height, width))
         old = itertools.accumulate([0, *new[:-1]])
-        room = None if limit is None else limit // (height * width * 3)
-        kept = [seen if room is None else min(seen, room) for seen in old]
+        room = _memory(config, stream).capacity(len(stream.class_names), _examples(stream))
+        kept = [int(min(seen, room)) for seen in old]
         return cls(tuple(a + b for a, b in zip(new, kept, strict=True)))
 
     def share(self, task: int, part: float) -> float:
@@ -252,6 +282,7 @@ def _summary(
         "memory_budget_bytes": tasks[-1]["memory_budget_bytes"],
         "memory_bytes": tasks[-1]["memory_bytes"],
         "exemplars": tasks[-1]["exemplars"],
+        "exemplars_lost": learner.memory.lost,
         "parameters": [task["parameters"] for task in tasks],
         "model_bytes": tasks[-1]["model_bytes"],
         "seconds": {"total": round(sum(seconds.values()), 1), **seconds},

@@ -7,7 +7,9 @@ Torch takes seconds to import, so the commands themselves are imported when one 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import TextIO
 
 from engram.errors import UserError, unknown
 
@@ -33,6 +35,7 @@ engram COMMAND --help explains a command. For example:
 
 def main() -> None:
     """Run the command line: exit code 2 for a mistake of the user, 130 for an interruption."""
+    warnings.showwarning = _print_warning
     try:
         _dispatch(sys.argv[1:])
     except UserError as error:
@@ -45,6 +48,18 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on where it stopped.", file=sys.stderr)
         sys.exit(130)
+
+
+def _print_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning in one line, without the place in the code that it comes from."""
+    print(f"engram: {message}", file=sys.stderr)
 
 
 def _dispatch(words: Sequence[str]) -> None:

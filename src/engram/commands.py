@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import tyro
 
-from engram.bench import check, run
+from engram.bench import Execution, check, run
 from engram.config import load_preset
 from engram.console import RunProgress, print_comparison, print_diagnosis, print_methods
 from engram.errors import UserError
@@ -65,7 +65,9 @@ class BenchOptions(Generic[S]):
     budget: str
     """Of the memory: images (2000), images a class (20/class), bytes (6144000B, 6MB), or all."""
     codec: str
-    """How exemplars are stored."""
+    """How exemplars are stored: raw, png, webp-lossless, jpeg:75, klt:32, resize:24+jpeg:75, ..."""
+    infer_through_codec: bool = False
+    """Classify images as the codec would give them back."""
     input_mean: Literal["dataset", "first-task"] = "dataset"
     """Whose mean image is subtracted from every input; the paper takes the whole data set's."""
     image_size: int | None = None
@@ -75,6 +77,11 @@ class BenchOptions(Generic[S]):
     """Of training. auto takes bf16 where the hardware has instructions for it."""
     out: Path = Path("runs")
     """Folder for run folders. A run that is finished is skipped, an interrupted one goes on."""
+    strict_memory: bool = False
+    """Decode exemplars a batch at a time instead of once a task: less memory, more time, the same
+    result."""
+    strict: bool = False
+    """Stop at a damaged exemplar instead of going on without it."""
     settings: S
     """Knobs of the method."""
 
@@ -87,13 +94,17 @@ class GridOptions:
     """YAML with `runs`, a list of mappings: method, stream, preset and whatever differs from it.
     A list as value stands for one run with each of its items."""
     out: Path = Path("runs")
+    strict_memory: bool = False
+    """Decode exemplars a batch at a time instead of once a task."""
+    strict: bool = False
+    """Stop at a damaged exemplar instead of going on without it."""
 
 
 def bench(words: Sequence[str]) -> None:
     """One run a seed, or a grid of runs."""
     if any(word.split("=")[0] == "--grid" for word in words):
         grid_options = tyro.cli(GridOptions, args=words, prog="engram bench")
-        _run_all(read_grid(grid_options.grid), grid_options.out)
+        _run_all(read_grid(grid_options.grid), grid_options.out, _execution(grid_options))
         return
     if words and words[0] in ("-h", "--help"):
         print(BENCH_HELP, end="")
@@ -114,6 +125,7 @@ def bench(words: Sequence[str]) -> None:
             evaluate_on=options.evaluate_on,
             budget=options.budget,
             codec=options.codec,
+            infer_through_codec=options.infer_through_codec,
             input_mean=options.input_mean,
             image_size=options.image_size,
             device=options.device,
@@ -122,7 +134,7 @@ def bench(words: Sequence[str]) -> None:
         )
         for seed in options.seed
     ]
-    _run_all(configs, options.out)
+    _run_all(configs, options.out, _execution(options))
 
 
 def _bench_options(method: str, words: Sequence[str]) -> BenchOptions[Any]:
@@ -156,14 +168,18 @@ def _value_of(option: str, words: Sequence[str]) -> str | None:
     return None
 
 
-def _run_all(configs: Sequence[RunConfig], out: Path) -> None:
+def _execution(options: BenchOptions[Any] | GridOptions) -> Execution:
+    return Execution(strict_memory=options.strict_memory, strict=options.strict)
+
+
+def _run_all(configs: Sequence[RunConfig], out: Path, execution: Execution | None = None) -> None:
     """Check all runs, do them under one progress bar, print their table, and write reports."""
     for config in configs:
         check(config, out)
     summaries = []
     with RunProgress(len(configs)) as progress:
         for config in configs:
-            folder, summary = run(config, out, progress)
+            folder, summary = run(config, out, progress, execution)
             report_path = write_report(folder)
             summaries.append(summary)
     print_comparison(summaries)

@@ -28,7 +28,7 @@ from engram.models.normalise import mean_image
 
 __all__ = ["Learner", "TaskEffort"]
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,9 @@ class Learner:
         config: its settings; the paper's where None.
         image_size: height and width of the images.
         budget: of the exemplar memory: `2000`, `20/class`, `6MB` or `all`.
-        codec: how exemplars are stored.
+        codec: how exemplars are stored: see `engram.data.codecs`.
+        strict_memory: decode exemplars a batch at a time instead of once a task.
+        infer_through_codec: classify images as the codec would give them back.
         seed: of everything random.
         input_mean: (H, W, 3) in [0, 1], subtracted from every image; the mean of the first task's
             images where None.
@@ -75,6 +77,8 @@ class Learner:
         image_size: tuple[int, int],
         budget: str = "2000",
         codec: str = "raw",
+        strict_memory: bool = False,
+        infer_through_codec: bool = False,
         seed: int = 0,
         input_mean: Tensor | None = None,
         device: str = "auto",
@@ -87,7 +91,10 @@ class Learner:
         self.name = method
         self.config = kind.Config() if config is None else config
         self.seed = seed
-        self.memory = ExemplarMemory(Budget.parse(budget), create_codec(codec))
+        self.memory = ExemplarMemory(
+            Budget.parse(budget), create_codec(codec, image_size), batchwise=strict_memory
+        )
+        self.infer_through_codec = infer_through_codec
         self.task_sizes: list[int] = []
         place = resolve_device(device)
         self.method = kind(self.config, image_size, seed)
@@ -129,7 +136,7 @@ class Learner:
     def predict(self, images: ImageSet, batch_size: int = 500) -> dict[str, Tensor]:
         """Predicted labels (N,) of every decision rule that the method has, in one pass."""
         parts: dict[str, list[Tensor]] = {}
-        for pixels in images.pixels.split(batch_size):
+        for pixels in self._as_seen(images).pixels.split(batch_size):
             scores = self.method.scores_by_classifier(pixels.to(self.method.device))
             for name, values in scores.items():
                 parts.setdefault(name, []).append(values.argmax(dim=1).cpu())
@@ -137,7 +144,10 @@ class Learner:
 
     def scores(self, images: ImageSet) -> Tensor:
         """Scores (N, seen) of the decision rule that counts."""
-        return apply(self.method.scores, images, device=self.method.device)
+        return apply(self.method.scores, self._as_seen(images), device=self.method.device)
+
+    def _as_seen(self, images: ImageSet) -> ImageSet:
+        return self.memory.recode(images) if self.infer_through_codec else images
 
     def save(self, folder: Path) -> None:
         """Write everything learnt into a new folder, which appears whole or not at all.
@@ -164,8 +174,14 @@ class Learner:
         write_atomically(partial / "config.yaml", settings.encode())
         partial.rename(folder)
 
-    def restore(self, folder: Path) -> None:
+    def restore(self, folder: Path, *, strict: bool = False) -> None:
         """Take over what `save` wrote, by a learner of the same method and settings.
+
+        Args:
+            strict: refuse a memory with a damaged exemplar, instead of leaving that one out.
+
+        Warns:
+            DamagedExemplar: one is not what was written.
 
         Raises:
             UserError: the folder is incomplete, or from another method.
@@ -191,5 +207,5 @@ class Learner:
         except RuntimeError as error:
             raise UserError(f"The weights in {folder} are of another network.") from error
         self.method.eval().to(self.method.device)
-        self.memory.load_state(*load_tensors(folder / "memory.safetensors"))
+        self.memory.load_state(*load_tensors(folder / "memory.safetensors"), strict=strict)
         self.task_sizes = state["task_sizes"]

@@ -6,8 +6,11 @@ tail (iCaRL, Algorithm 5) and a class's share of the budget is one division.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -16,14 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engram.data.codecs import Codec
-from engram.data.images import ImageSet
+from engram.data.codecs import Codec, create_codec
+from engram.data.encoded import EncodedImages, recoded
+from engram.data.images import Images, ImageSet
 from engram.data.stream import Task
 from engram.errors import UserError
 
-__all__ = ["Budget", "ExemplarMemory", "herding"]
+__all__ = ["Budget", "DamagedExemplar", "ExemplarMemory", "herding"]
 
 Rank = Callable[[ImageSet], Sequence[int]]
+
+ENCODED_AT_ONCE = 64
 
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -61,60 +67,56 @@ class Budget:
             "bytes (6144000B, 6MB, 6MiB), or all."
         )
 
-    def in_bytes(self, classes: int, image_size: tuple[int, int]) -> int | None:
-        """The bound in bytes with `classes` classes; an image counts as its uint8 pixels.
-
-        None where there is no bound.
-        """
-        pixels = image_size[0] * image_size[1] * 3
+    def images_each(self, classes: int) -> float:
+        """The most images that one of `classes` may keep."""
         match self.kind:
             case "images":
-                return self.amount * pixels
+                return self.amount // classes
             case "images a class":
-                return self.amount * classes * pixels
-            case "bytes":
                 return self.amount
-            case "all":
-                return None
+            case "bytes" | "all":
+                return math.inf
+
+    def bytes_each(self, classes: int, shared: int) -> float:
+        """The most bytes that one of `classes` may take, beside what all share."""
+        return (self.amount - shared) // classes if self.kind == "bytes" else math.inf
 
     @property
     def none(self) -> bool:
         """Whether nothing at all may be kept."""
         return self.kind != "all" and self.amount == 0
 
-    def check(self, classes: int, image_size: tuple[int, int]) -> None:
-        """Refuse a budget that could not hold one uncompressed image of each of `classes`.
 
-        Raises:
-            UserError: with the smallest budget that can.
-        """
-        needed = self.in_bytes(classes, image_size)
-        smallest = classes * image_size[0] * image_size[1] * 3
-        if needed is None or self.none or needed >= smallest:
-            return
-        raise UserError(
-            f"A budget of {self.amount} {self.kind} cannot hold one exemplar of each of the "
-            f"{classes} classes. The smallest that can: {classes} images, or {smallest} bytes."
-        )
+class DamagedExemplar(UserWarning):
+    """A stored exemplar is not what was written, and is left out."""
 
 
 class ExemplarMemory:
     """Exemplars of every class seen, as bytes, best first, never over the budget.
 
+    What counts is all that the exemplars need: payloads, the length of each where a codec's
+    lengths differ, and what the codec shares among them. A class lies together in order of rank,
+    so labels and offsets need nothing.
+
     Args:
-        budget: the bound; a class's share is `budget / classes`, rounded down.
+        budget: the bound; a class's share is an equal part, rounded down.
         codec: how an image becomes bytes.
+        batchwise: decode exemplars whenever they are read and keep no decoded ones, which saves
+            memory and costs time; the pixels are the same.
 
     Attributes:
         most_bytes: the most that was ever held at once.
+        lost: exemplars that were left out because they were damaged.
     """
 
-    def __init__(self, budget: Budget, codec: Codec) -> None:
+    def __init__(self, budget: Budget, codec: Codec, *, batchwise: bool = False) -> None:
         self.budget = budget
         self.codec = codec
+        self.batchwise = batchwise
         self.most_bytes = 0
-        self._image_size: tuple[int, int] | None = None
+        self.lost = 0
         self._classes: dict[int, list[bytes]] = {}
+        self._prepared = False
 
     def __len__(self) -> int:
         """Exemplars held."""
@@ -122,8 +124,13 @@ class ExemplarMemory:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all payloads held."""
-        return sum(len(payload) for kept in self._classes.values() for payload in kept)
+        """Bytes of everything that the exemplars need."""
+        return sum(self.bytes_of_classes.values()) + (len(self.codec.shared) if len(self) else 0)
+
+    @property
+    def bytes_of_classes(self) -> dict[int, int]:
+        """Bytes of payloads and their lengths, by label."""
+        return {label: sum(map(self._cost, kept)) for label, kept in self._classes.items()}
 
     @property
     def counts(self) -> dict[int, int]:
@@ -131,8 +138,60 @@ class ExemplarMemory:
         return {label: len(kept) for label, kept in self._classes.items()}
 
     def budget_bytes(self) -> int | None:
-        """The bound in bytes with the classes held now, or None where there is none."""
-        return self.budget.in_bytes(len(self._classes), self._image_size or (0, 0))
+        """The bound in bytes with the classes held now; None where there is none.
+
+        A number of images is one where all images take the same.
+        """
+        each = self.codec.payload_bytes
+        match self.budget.kind:
+            case "bytes":
+                return self.budget.amount
+            case "images" if each is not None:
+                return self.budget.amount * each
+            case "images a class" if each is not None:
+                return self.budget.amount * len(self._classes) * each
+        return None
+
+    def check(self, classes: int, examples: ImageSet) -> None:
+        """Refuse a budget that could not hold an exemplar of each of `classes`.
+
+        Args:
+            examples: some of the images to come.
+
+        Raises:
+            UserError: with the smallest budget that can.
+        """
+        if not self.budget.none and self.capacity(classes, examples) < classes:
+            raise self._too_small(classes, self._cost_like(examples))
+
+    def capacity(self, classes: int, examples: ImageSet) -> float:
+        """How many exemplars there is room for; about, where payloads differ in length.
+
+        Args:
+            examples: some of the images to come.
+        """
+        share = self.budget.images_each(classes)
+        if self.budget.kind == "bytes":
+            room = self.budget.bytes_each(classes, len(self.codec.shared))
+            share = room // self._cost_like(examples)
+        return share * classes
+
+    def _cost_like(self, examples: ImageSet) -> float:
+        """What an exemplar takes: exactly, or the mean over examples where lengths differ."""
+        if self.codec.payload_bytes is not None:
+            return self.codec.payload_bytes
+        codec = create_codec(self.codec.name, self.codec.image_size)
+        codec.prepare(examples.pixels)
+        costs = list(map(self._cost, codec.encode(examples.pixels)))
+        return sum(costs) / len(costs)
+
+    def _too_small(self, classes: int, needed: float) -> UserError:
+        smallest = classes * math.ceil(needed) + len(self.codec.shared)
+        return UserError(
+            f"A budget of {self.budget.amount} {self.budget.kind} cannot hold one exemplar of each "
+            f"of the {classes} classes. The smallest that can: {classes} images, or {smallest} "
+            f"bytes as {self.codec.name}."
+        )
 
     def update(self, task: Task, rank: Rank | None = None) -> None:
         """Make room for the task's new classes, then keep the best-ranked images of each.
@@ -142,96 +201,151 @@ class ExemplarMemory:
                 Algorithms 4 and 5 of iCaRL with `herding` as rank.
 
         Raises:
-            UserError: a class's share would not hold one exemplar.
+            UserError: a class's share would not hold one exemplar; then nothing has changed.
         """
-        self._image_size = task.train.image_size
         if self.budget.none:
             return
+        self._prepare(task.train)
         classes = len(self._classes) + len(task.new)
-        self.budget.check(classes, self._image_size)
-        for label, kept in self._classes.items():
-            self._classes[label] = self._share_of(kept, classes)
+        updated = {label: self._fitting(kept, classes) for label, kept in self._classes.items()}
         for label in task.new:
             images = task.train.of(label)
             order = range(len(images)) if rank is None else rank(images)
-            payloads = [self.codec.encode(images.pixels[position]) for position in order]
-            self._classes[label] = self._share_of(payloads, classes)
+            updated[label] = self._fitting(self._encoded(images, order), classes)
+        self._classes = updated
         self.most_bytes = max(self.most_bytes, self.nbytes)
 
-    def _share_of(self, payloads: list[bytes], classes: int) -> list[bytes]:
-        """The longest prefix of `payloads` that fits one of `classes` equal shares."""
-        match self.budget.kind:
-            case "all":
-                return payloads
-            case "images a class":
-                return payloads[: self.budget.amount]
-            case "images":
-                return payloads[: self.budget.amount // classes]
-            case "bytes":
-                ends = np.cumsum([len(payload) for payload in payloads])
-                share = self.budget.amount // classes
-                return payloads[: int(np.searchsorted(ends, share, side="right"))]
+    def _prepare(self, images: ImageSet) -> None:
+        """Let the codec learn from the first images that the memory meets."""
+        if not self._prepared:
+            self.codec.prepare(images.pixels)
+            self._prepared = True
+
+    def _encoded(self, images: ImageSet, order: Sequence[int]) -> Iterator[bytes]:
+        """Payloads in the given order, made as they are asked for."""
+        for positions in torch.as_tensor(order, dtype=torch.int64).split(ENCODED_AT_ONCE):
+            yield from self.codec.encode(images.pixels[positions])
+
+    def _fitting(self, payloads: Iterable[bytes], classes: int) -> list[bytes]:
+        """The longest prefix of a class's payloads that fits one of `classes` equal shares."""
+        most = self.budget.images_each(classes)
+        room = self.budget.bytes_each(classes, len(self.codec.shared))
+        kept: list[bytes] = []
+        for payload in payloads:
+            cost = self._cost(payload)
+            if cost > room or len(kept) == most:
+                if not kept:
+                    raise self._too_small(classes, cost)
+                break
+            room -= cost
+            kept.append(payload)
+        return kept
+
+    def _cost(self, payload: bytes) -> int:
+        """Bytes of a payload and, where lengths differ, of its length: seven bits a byte."""
+        if self.codec.payload_bytes is not None:
+            return len(payload)
+        return len(payload) + max(1, math.ceil(len(payload).bit_length() / 7))
 
     def of(self, label: int) -> ImageSet:
         """The exemplars of one class, best first."""
-        return self._decoded({label: self._classes[label]})
+        return self._read({label: self._classes[label]})[:]
 
-    def images(self) -> ImageSet:
-        """All exemplars, class by class, best first.
+    def images(self) -> Images:
+        """All exemplars, class by class, best first; encoded where the memory is batchwise."""
+        exemplars = self._read(self._classes)
+        return exemplars if self.batchwise else exemplars[:]
 
-        Raises:
-            ValueError: the memory has never been given an image, and so knows no image size.
-        """
-        return self._decoded(self._classes)
-
-    def __add__(self, images: ImageSet) -> ImageSet:
+    def __add__(self, images: ImageSet) -> Images:
         """Exemplars and new images together: what a method with rehearsal trains on."""
-        return self.images() + images if self._classes else images
+        return self.images() + images if len(self) else images
 
-    def _decoded(self, classes: Mapping[int, list[bytes]]) -> ImageSet:
-        if self._image_size is None:
-            raise ValueError("this memory has not been given an image yet")
-        size = self._image_size
-        pixels = [
-            self.codec.decode(kept, size) for payloads in classes.values() for kept in payloads
-        ]
-        labels = [label for label, payloads in classes.items() for _ in payloads]
-        if not pixels:
-            return ImageSet.empty(size)
-        return ImageSet(torch.stack(pixels), torch.tensor(labels))
+    def _read(self, classes: Mapping[int, list[bytes]]) -> EncodedImages:
+        labels = [label for label, kept in classes.items() for _ in kept]
+        payloads = [payload for kept in classes.values() for payload in kept]
+        return EncodedImages(self.codec, payloads, torch.tensor(labels, dtype=torch.int64))
+
+    def recode(self, images: ImageSet) -> ImageSet:
+        """The images as they would come back from the memory."""
+        self._prepare(images)
+        return ImageSet(recoded(self.codec, images.pixels), images.labels)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything held: payloads as tensors, and a table of plain values."""
-        tensors = {
-            f"class.{label}": torch.frombuffer(bytearray(b"".join(kept)), dtype=torch.uint8)
-            for label, kept in self._classes.items()
-            if kept
-        }
+        """Everything held: payloads with their lengths and checksums, and a table of plain values.
+
+        The checksums guard the file and are no part of what the memory holds.
+        """
+        tensors = {"shared": _bytes_tensor(self.codec.shared)}
+        for label, kept in self._classes.items():
+            tensors[f"payloads.{label}"] = _bytes_tensor(b"".join(kept))
+            tensors[f"lengths.{label}"] = torch.tensor(list(map(len, kept)))
+            tensors[f"checksums.{label}"] = torch.tensor(list(map(zlib.crc32, kept)))
         table = {
             "codec": self.codec.name,
-            "image_size": self._image_size,
+            "image_size": self.codec.image_size,
             "most_bytes": self.most_bytes,
-            "payload_bytes": {label: list(map(len, kept)) for label, kept in self._classes.items()},
+            "lost": self.lost,
+            "prepared": self._prepared,
+            "classes": list(self._classes),
         }
         return tensors, table
 
-    def load_state(self, tensors: Mapping[str, Tensor], table: Mapping[str, Any]) -> None:
-        """Take over what `state` gave.
+    def load_state(
+        self, tensors: Mapping[str, Tensor], table: Mapping[str, Any], *, strict: bool = False
+    ) -> None:
+        """Take over what `state` gave, without exemplars that are damaged.
+
+        Args:
+            strict: refuse a damaged exemplar instead.
+
+        Warns:
+            DamagedExemplar: one is not what was written.
 
         Raises:
-            UserError: it was written with another codec.
+            UserError: it was written with another codec, or an exemplar is damaged and `strict`.
         """
         if table["codec"] != self.codec.name:
             raise UserError(
                 f"The saved exemplars are encoded as {table['codec']}, not {self.codec.name}."
             )
-        self._image_size = tuple(table["image_size"]) if table["image_size"] else None
-        self.most_bytes = table["most_bytes"]
-        self._classes = {}
-        for label, lengths in table["payload_bytes"].items():
-            blob = tensors[f"class.{label}"].numpy().tobytes() if lengths else b""
-            ends = np.cumsum([0, *lengths])
-            self._classes[int(label)] = [blob[start:end] for start, end in pairwise(ends)]
+        try:
+            self.codec.adopt(tensors["shared"].numpy().tobytes())
+        except ValueError as error:
+            raise UserError(
+                f"What all exemplars share cannot be read as {self.codec.name}: {error}. The model "
+                "folder is damaged; go on from another one."
+            ) from error
+        self.most_bytes, self.lost = table["most_bytes"], table["lost"]
+        self._prepared = table["prepared"]
+        self._classes = {
+            label: list(self._intact(label, tensors, strict)) for label in table["classes"]
+        }
+
+    def _intact(self, label: int, tensors: Mapping[str, Tensor], strict: bool) -> Iterator[bytes]:
+        """The saved payloads of a class that are what was written."""
+        blob = tensors[f"payloads.{label}"].numpy().tobytes()
+        ends = np.cumsum([0, *tensors[f"lengths.{label}"].tolist()])
+        checksums = tensors[f"checksums.{label}"].tolist()
+        for rank, ((start, end), checksum) in enumerate(
+            zip(pairwise(ends), checksums, strict=True), start=1
+        ):
+            payload = blob[start:end]
+            if zlib.crc32(payload) == checksum:
+                yield payload
+                continue
+            found = f"Exemplar {rank} of class {label} is damaged: its bytes are not those written."
+            if strict:
+                raise UserError(f"{found} Without --strict it would be left out.")
+            self.lost += 1
+            warnings.warn(f"{found} It is left out.", DamagedExemplar, stacklevel=2)
+
+
+def _bytes_tensor(content: bytes) -> Tensor:
+    return (
+        torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        if content
+        else torch.empty(0, dtype=torch.uint8)
+    )
 
 
 def herding(features: Tensor, count: int | None = None) -> list[int]:

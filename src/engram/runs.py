@@ -28,6 +28,7 @@ class RunConfig:
 
     Attributes:
         order: of the classes; see `engram.data.stream.class_order`.
+        infer_through_codec: classify images as the codec would give them back.
         input_mean: "dataset" subtracts the mean image of all training images, as the paper does,
             future classes included; "first-task" that of the first task's.
         image_size: side in pixels that a folder's photographs are brought to.
@@ -42,6 +43,7 @@ class RunConfig:
     evaluate_on: Evaluation = "test"
     budget: str
     codec: str
+    infer_through_codec: bool = False
     input_mean: InputMean = "dataset"
     image_size: int | None = None
     device: str
@@ -59,6 +61,7 @@ def configured(
     evaluate_on: Evaluation = "test",
     budget: str | None = None,
     codec: str | None = None,
+    infer_through_codec: bool = False,
     input_mean: InputMean = "dataset",
     image_size: int | None = None,
     device: str = "auto",
@@ -86,6 +89,7 @@ def configured(
         evaluate_on=evaluate_on,
         budget=budget or given.budget,
         codec=codec or given.codec,
+        infer_through_codec=infer_through_codec,
         input_mean=input_mean,
         image_size=image_size,
         device=str(place),
@@ -117,6 +121,8 @@ def folder_name(config: RunConfig) -> str:
         parts.append(config.budget.replace("/", "-per-"))
     if config.codec != preset.codec:
         parts.append(config.codec.replace(":", ""))
+    if config.infer_through_codec:
+        parts.append("infer-through-codec")
     if config.input_mean != "dataset":
         parts.append(config.input_mean)
     if config.image_size is not None:

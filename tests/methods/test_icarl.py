@@ -12,6 +12,7 @@ from torch import Tensor
 
 from conftest import Silent, tiny
 from engram.bench import run
+from engram.data.augment import Augmentation
 from engram.data.images import ImageSet
 from engram.data.stream import Task, create_stream
 from engram.errors import UserError
@@ -74,6 +75,72 @@ def test_old_columns_follow_the_teacher_for_every_image(batch: tuple[Tensor, Ten
     doubled.grow(2)
     again = doubled.loss(teacher)(x, y, None)
     assert torch.allclose(again["distillation"], 2 * parts["distillation"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept_share", "trust", "trust_in_exemplars"),
+    [
+        ({"exemplar_targets": "label"}, 0.4, 1.0, 0.0),
+        ({"exemplar_targets": "mixed"}, 0.4, 1.0, 0.5),
+        ({"distillation_fades": True}, 0.4, 0.6, 0.6),
+        ({"distillation_fades": True, "exemplar_targets": "mixed"}, 0.4, 0.6, 0.3),
+        ({"distillation_fades": True}, 1.0, 0.0, 0.0),
+    ],
+)
+def test_old_columns_follow_the_teacher_as_far_as_it_is_trusted(
+    batch: tuple[Tensor, Tensor],
+    settings: dict[str, Any],
+    kept_share: float,
+    trust: float,
+    trust_in_exemplars: float,
+) -> None:
+    x, y = batch
+    icarl = method(seen=3, **settings)
+    teacher = frozen(icarl.network)
+    icarl.grow(2)
+    parts = icarl.loss(teacher, kept_share)(x, y, None)
+    labels, past = F.one_hot(y, 5).float(), teacher(x).sigmoid()
+    trusted = torch.tensor([trust_in_exemplars if label < 3 else trust for label in y])[:, None]
+    targets = torch.cat([trusted * past + (1 - trusted) * labels[:, :3], labels[:, 3:]], dim=1)
+    whole = F.binary_cross_entropy_with_logits(icarl.network(x), targets, reduction="sum") / 600
+    assert torch.allclose(sum(parts.values()), whole)
+
+
+def test_the_kept_share_is_exemplars_of_an_old_class_for_each_image_of_a_new_one() -> None:
+    icarl = method(seen=2)
+    pixels = torch.zeros(16, 8, 8, 3, dtype=torch.uint8)
+    memory = Learner("icarl", icarl.config, image_size=(8, 8), budget="6").memory
+    first = Task(0, ImageSet(pixels, torch.arange(2).repeat_interleave(8)), range(2), range(2))
+    assert icarl.kept_share(first, memory) == 0
+    memory.update(first)
+    icarl.grow(2)
+    second = Task(1, ImageSet(pixels, torch.tensor([2, 3]).repeat(8)), range(2, 4), range(4))
+    assert icarl.kept_share(second, memory) == 3 / 8
+    few = replace(second, train=second.train[:2])
+    assert icarl.kept_share(few, memory) == 1
+
+
+def test_codec_augmentation_sends_new_images_through_the_codec_and_no_others() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (60, 8, 8, 3), generator=generator, dtype=torch.uint8)
+    settings = {"codec_augmentation": 0.5, "augmentation": Augmentation(padding=0, flip=False)}
+    icarl = method(**settings)
+    memory = Learner("icarl", icarl.config, image_size=(8, 8), codec="jpeg:10").memory
+    old = ImageSet(pixels[:20], torch.zeros(20, dtype=torch.int64))
+    memory.update(Task(0, old, range(1), range(1)))
+    new = ImageSet(pixels[20:], torch.ones(40, dtype=torch.int64))
+    source = icarl.training_images(Task(1, new, range(1, 2), range(2)), memory)
+    drawn = [source.batches(60, torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    exemplars, plain, coded = (
+        {tuple(image.flatten().tolist()) for image in icarl.normalise(images.pixels)}
+        for images in (memory.images(), new, memory.recode(new))
+    )
+    for ((x, y),) in drawn:
+        rows = [tuple(image.flatten().tolist()) for image in x]
+        assert {row for row, label in zip(rows, y, strict=True) if label == 0} == exemplars
+        counts = len(plain & set(rows)), len(coded & set(rows))
+        assert sum(counts) == 40
+        assert min(counts) > 8
 
 
 def test_without_distillation_labels_count_for_all_classes(batch: tuple[Tensor, Tensor]) -> None:

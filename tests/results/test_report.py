@@ -111,7 +111,7 @@ def write_run(
             record.add_task(index, {"exemplars": 7 + index, "seconds": seconds})
         record.finish(summary, names or [f"toy {n}" for n in range(classes)], confusion.tolist())
     if image_size is not None:
-        memory = ExemplarMemory(Budget("images a class", 12), create_codec("raw"))
+        memory = ExemplarMemory(Budget("images a class", 12), create_codec("raw", image_size))
         noise = torch.randint(
             256, (classes * 12, *image_size, 3), generator=torch.Generator().manual_seed(0)
         )
@@ -308,7 +308,7 @@ def test_without_a_memory_or_a_model(tmp_path: Path) -> None:
 
 def test_an_empty_memory_is_said_to_be_empty(tmp_path: Path) -> None:
     run = write_run(tmp_path, make_summary(budget="0"), image_size=None)
-    memory = ExemplarMemory(Budget("images", 0), create_codec("raw"))
+    memory = ExemplarMemory(Budget("images", 0), create_codec("raw", (4, 4)))
     (run / "model/task-01").mkdir(parents=True)
     save_tensors(run / "model/task-01/memory.safetensors", *memory.state())
     page = Page(write_report(run))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engram.data.augment import Augmentation, brighten, crop_and_flip
-from engram.data.images import ImageSet
+from engram.data.images import Images
 
 __all__ = ["AugmentedImages", "Loss", "Source", "Step", "apply"]
 
@@ -53,11 +53,15 @@ class AugmentedImages:
         images: what to draw from; batches are made on the device where these are.
         normalise: (B, H, W, 3) uint8 to (B, 3, H, W) float.
         augmentation: what happens to each image.
+        recoded: the same images as a codec gives them back.
+        recoding: probability with which an image is drawn from `recoded`, anew in every epoch.
     """
 
-    images: ImageSet
+    images: Images
     normalise: Callable[[Tensor], Tensor]
     augmentation: Augmentation
+    recoded: Images | None = None
+    recoding: float = 0.0
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,10 +70,19 @@ class AugmentedImages:
         self, batch_size: int, generator: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of ((B, 3, H, W) float, (B,) labels) in an order drawn from `generator`."""
-        pixels, labels = self.images.pixels, self.images.labels
-        order = torch.randperm(len(self), generator=generator).to(pixels.device)
+        order = torch.randperm(len(self), generator=generator).to(self.images.labels.device)
         for chosen in order.split(batch_size):
-            yield self._augmented(pixels[chosen], generator), labels[chosen]
+            batch = self.images[chosen]
+            pixels = self._partly_recoded(batch.pixels, chosen, generator)
+            yield self._augmented(pixels, generator), batch.labels
+
+    def _partly_recoded(self, pixels: Tensor, chosen: Tensor, generator: torch.Generator) -> Tensor:
+        if self.recoded is None or not self.recoding:
+            return pixels
+        swapped = torch.rand(len(chosen), generator=generator) < self.recoding
+        swapped = swapped.to(pixels.device)
+        pixels[swapped] = self.recoded[chosen[swapped]].pixels
+        return pixels
 
     def _augmented(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         recipe = self.augmentation
@@ -81,7 +94,7 @@ class AugmentedImages:
 @torch.no_grad()
 def apply(
     function: Callable[[Tensor], Tensor],
-    images: ImageSet,
+    images: Images,
     *,
     device: torch.device,
     batch_size: int = 500,
@@ -94,6 +107,7 @@ def apply(
     Returns:
         The rows of all images in order, on the CPU; no rows for no images.
     """
+    starts = range(0, max(len(images), 1), batch_size)
     return torch.cat(
-        [function(pixels.to(device)).cpu() for pixels in images.pixels.split(batch_size)]
+        [function(images[start : start + batch_size].pixels.to(device)).cpu() for start in starts]
     )

@@ -4,11 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["ImageSet"]
+__all__ = ["ImageSet", "Images", "Joined"]
+
+
+class Images(Protocol):
+    """Labelled images that are read by position: an `ImageSet`, or what becomes one when read."""
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice | Tensor) -> ImageSet: ...
+
+    def __add__(self, other: ImageSet) -> Images: ...
+
+    def to(self, device: torch.device) -> Images: ...
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -68,3 +87,35 @@ class ImageSet:
     def image_size(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return self.pixels.shape[1], self.pixels.shape[2]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Joined:
+    """Two collections read as one, the first one's images first."""
+
+    first: Images
+    second: Images
+
+    @property
+    def labels(self) -> Tensor:
+        return torch.cat([self.first.labels, self.second.labels])
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.first.image_size
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __getitem__(self, index: slice | Tensor) -> ImageSet:
+        chosen = torch.arange(len(self), device=self.first.labels.device)[index]
+        in_first = chosen < len(self.first)
+        parts = self.first[chosen[in_first]] + self.second[chosen[~in_first] - len(self.first)]
+        places = torch.cat([in_first.nonzero(), (~in_first).nonzero()])[:, 0]
+        return parts[places.argsort()]
+
+    def __add__(self, other: ImageSet) -> Joined:
+        return Joined(self, other)
+
+    def to(self, device: torch.device) -> Joined:
+        return Joined(self.first.to(device), self.second.to(device))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from engram.config import Schedule
 from engram.data.augment import Augmentation
 from engram.data.batches import AugmentedImages, Loss, Source
-from engram.data.images import ImageSet
+from engram.data.images import Images
 from engram.data.stream import Task
 from engram.memory import Budget, ExemplarMemory
 from engram.models.normalise import Normalise
@@ -92,6 +92,20 @@ class Method(nn.Module, ABC):
     def device(self) -> torch.device:
         return self.normalise.mean.device
 
-    def augmented(self, images: ImageSet, augmentation: Augmentation) -> AugmentedImages:
-        """Training batches of `images`, normalised and augmented on the method's device."""
-        return AugmentedImages(images.to(self.device), self.normalise, augmentation)
+    def augmented(
+        self,
+        images: Images,
+        augmentation: Augmentation,
+        recoded: Images | None = None,
+        recoding: float = 0.0,
+    ) -> AugmentedImages:
+        """Training batches of `images`, normalised and augmented on the method's device.
+
+        Args:
+            recoded: the same images as the memory's codec gives them back.
+            recoding: probability with which one is taken from there.
+        """
+        there = None if recoded is None else recoded.to(self.device)
+        return AugmentedImages(
+            images.to(self.device), self.normalise, augmentation, there, recoding
+        )

@@ -23,8 +23,8 @@ from torch import Tensor
 from engram import models
 from engram.config import Schedule
 from engram.data.augment import Augmentation
-from engram.data.batches import Loss, Step, apply
-from engram.data.images import ImageSet
+from engram.data.batches import AugmentedImages, Loss, Step, apply
+from engram.data.images import Images
 from engram.data.stream import Task
 from engram.errors import UserError
 from engram.memory import Budget, ExemplarMemory, herding
@@ -33,6 +33,9 @@ from engram.models.network import Network, frozen
 from engram.seeding import generator
 
 __all__ = ["ICaRL", "ICaRLConfig"]
+
+TRUST = {"soft": 1.0, "mixed": 0.5, "label": 0.0}
+"""How far the old network's outputs stand for an exemplar's label."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +52,15 @@ class ICaRLConfig:
     distillation_weight: float = 1.0
     temperature: float = 2.0
     """Of the softened softmax; without effect otherwise."""
+    exemplar_targets: Literal["soft", "label", "mixed"] = "soft"
+    """What an exemplar teaches the outputs of old classes under sigmoid distillation: the old
+    network's outputs (the paper), its own label, or the mean of both."""
+    distillation_fades: bool = False
+    """Trust the old network the less, the larger the memory: by the share of an old class's
+    images that is kept. With everything kept this is joint training."""
+    codec_augmentation: float = 0.0
+    """Probability with which a new image is trained on as the memory's codec gives it back, so that
+    the network cannot tell old classes from new ones by what a codec leaves behind."""
     outputs: int = 100
     """The summed binary loss is divided by this. The paper's head has 100 outputs from the start;
     dividing by the classes seen instead would make the first task's steps ten times longer."""
@@ -61,6 +73,8 @@ class ICaRLConfig:
         for name in ("temperature", "outputs"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} must be above 0, not {getattr(self, name)}.")
+        if not 0 <= self.codec_augmentation <= 1:
+            raise UserError(f"codec_augmentation must be in [0, 1], not {self.codec_augmentation}.")
 
 
 class ICaRL(Method):
@@ -97,8 +111,8 @@ class ICaRL(Method):
         self.grow(len(task.new))
         trainer.fit(
             "representation",
-            self.augmented(memory + task.train, self.config.augmentation),
-            self.loss(teacher),
+            self.training_images(task, memory),
+            self.loss(teacher, self.kept_share(task, memory)),
             self.network.named_parameters(),
             self.config.schedule,
         )
@@ -110,16 +124,31 @@ class ICaRL(Method):
         self.seen += new
         self.means = self.means.new_zeros(self.seen, self.network.dim)
 
-    def loss(self, teacher: Network | None) -> Loss:
+    def training_images(self, task: Task, memory: ExemplarMemory) -> AugmentedImages:
+        """Exemplars and new images; some of the new ones through the codec, where it is asked."""
+        exemplars, recoding = memory.images(), self.config.codec_augmentation
+        recoded = exemplars + memory.recode(task.train) if recoding else None
+        return self.augmented(exemplars + task.train, self.config.augmentation, recoded, recoding)
+
+    def kept_share(self, task: Task, memory: ExemplarMemory) -> float:
+        """Exemplars of an old class for each image of a new one, at most 1."""
+        old, new = self.seen - len(task.new), len(task.train) / len(task.new)
+        return min(1.0, len(memory) / old / new) if old else 0.0
+
+    def loss(self, teacher: Network | None, kept_share: float = 0.0) -> Loss:
         """The loss of Algorithm 3: classification for new classes, distillation for old ones.
 
         As in the authors' code, the old network sees the same augmented batch, and its outputs
-        replace the labels of old classes for every image, exemplars included.
+        replace the labels of old classes for every image, exemplars included. How far they do is
+        a matter of trust, which `exemplar_targets` and `distillation_fades` lower from 1.
 
         Args:
             teacher: the network as it was before this task; None at the first.
+            kept_share: see `kept_share`.
         """
         weight, temperature = self.config.distillation_weight, self.config.temperature
+        trust = 1 - kept_share if self.config.distillation_fades else 1.0
+        trust_in_exemplars = trust * TRUST[self.config.exemplar_targets]
 
         def binary(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
             logits, labels = self.network(x).float(), F.one_hot(y, self.seen).float()
@@ -127,9 +156,11 @@ class ICaRL(Method):
                 return {"classification": self._binary(logits, labels)}
             past = teacher(x).float().sigmoid()
             old = past.shape[1]
+            trusted = torch.where(y < old, trust_in_exemplars, trust)[:, None]
+            targets = trusted * past + (1 - trusted) * labels[:, :old]
             return {
                 "classification": self._binary(logits[:, old:], labels[:, old:]),
-                "distillation": weight * self._binary(logits[:, :old], past),
+                "distillation": weight * self._binary(logits[:, :old], targets),
             }
 
         def softmax(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
@@ -148,9 +179,13 @@ class ICaRL(Method):
         total = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
         return total / (len(logits) * self.config.outputs)
 
-    def embed(self, images: ImageSet) -> Tensor:
-        """Unit-length features (N, dim) of images as they are, neither cropped nor mirrored."""
-        return apply(lambda pixels: self._features(pixels)[1], images, device=self.device)
+    def embed(self, images: Images, *, mirrored: bool = False) -> Tensor:
+        """Unit-length features (N, dim) of whole images, as they are or mirrored."""
+
+        def directions(pixels: Tensor) -> Tensor:
+            return self._features(pixels.flip(2) if mirrored else pixels)[1]
+
+        return apply(directions, images, device=self.device)
 
     def _features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, dim), and the same at unit length."""
@@ -162,7 +197,7 @@ class ICaRL(Method):
         exemplars = memory.images()
         features = self.embed(exemplars)
         if self.config.mirror_means:
-            features += self.embed(ImageSet(exemplars.pixels.flip(2), exemplars.labels))
+            features += self.embed(exemplars, mirrored=True)
         sums = torch.zeros(self.seen, self.network.dim).index_add(0, exemplars.labels, features)
         return F.normalize(sums).to(self.device)
 

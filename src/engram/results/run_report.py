@@ -334,7 +334,9 @@ def _memory_section(run: FoundRun, confusion: _Confusion | None) -> str:
     title = "Exemplars kept"
     tensors, table = load_tensors(saved[-1])
     try:
-        memory = ExemplarMemory(Budget("all", 0), create_codec(table["codec"]))
+        memory = ExemplarMemory(
+            Budget("all", 0), create_codec(table["codec"], tuple(table["image_size"]))
+        )
     except UserError as error:
         return section(title, paragraph(f"They cannot be shown here. {error}"))
     memory.load_state(tensors, table)

@@ -1,0 +1,76 @@
+"""Images that rest as bytes and are decoded when they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from engram.data.codecs import Codec
+from engram.data.images import ImageSet, Joined
+from engram.errors import UserError
+
+__all__ = ["EncodedImages", "recoded"]
+
+CHUNK = 500
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class EncodedImages:
+    """Payloads of one codec with their labels; no more is decoded than is asked for.
+
+    Attributes:
+        payloads: one an image.
+        labels: (N,), int64, on the device to which decoded pixels go.
+    """
+
+    codec: Codec
+    payloads: Sequence[bytes]
+    labels: Tensor
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.codec.image_size
+
+    def __len__(self) -> int:
+        return len(self.payloads)
+
+    def __getitem__(self, index: slice | Tensor) -> ImageSet:
+        labels = self.labels[index]
+        chosen = torch.arange(len(self))[index if isinstance(index, slice) else index.cpu()]
+        if not len(chosen):
+            return ImageSet.empty(self.image_size).to(labels.device)
+        try:
+            pixels = self.codec.decode([self.payloads[position] for position in chosen.tolist()])
+        except ValueError as error:
+            raise self._damaged(chosen.tolist()) from error
+        return ImageSet(pixels.to(labels.device), labels)
+
+    def __add__(self, other: ImageSet) -> Joined:
+        return Joined(self, other)
+
+    def to(self, device: torch.device) -> EncodedImages:
+        return replace(self, labels=self.labels.to(device))
+
+    def _damaged(self, positions: Sequence[int]) -> UserError:
+        """The error that names the first of the payloads that cannot be decoded."""
+        for position in positions:
+            try:
+                self.codec.decode([self.payloads[position]])
+            except ValueError as error:
+                label = self.labels[position]
+                rank = int((self.labels[: position + 1] == label).sum())
+                return UserError(
+                    f"Exemplar {rank} of class {label} cannot be decoded as {self.codec.name}: "
+                    f"{error}."
+                )
+        raise AssertionError("images that cannot be decoded together can be one by one")
+
+
+def recoded(codec: Codec, pixels: Tensor) -> Tensor:
+    """Images (N, H, W, 3), uint8, as the codec gives them back."""
+    if codec.lossless or not len(pixels):
+        return pixels
+    return torch.cat([codec.decode(codec.encode(chunk)) for chunk in pixels.split(CHUNK)])
