@@ -302,6 +302,15 @@ def test_batchwise_never_holds_more_than_two_batches_decoded(random_images: Imag
     assert len(whole.images()) == codec.most == 100
 
 
+def test_originals_are_what_the_last_exemplars_were_made_of(random_images: Images) -> None:
+    held = memory("6")
+    held.update(task_of(random_images(3), 0, 1))
+    task = task_of(random_images(5, 5, seed=1), 1, 2)
+    held.update(task, rank=lambda images: [3, 1, 0, 2, 4])
+    assert torch.equal(held.originals(task).pixels, (held.of(1) + held.of(2)).pixels)
+    assert held.originals(task).labels.tolist() == [1, 1, 2, 2]
+
+
 def test_recoded_images_are_what_the_memory_would_give_back(random_images: Images) -> None:
     images = random_images(4, size=8)
     held = ExemplarMemory(Budget.parse("4"), create_codec("jpeg:20", (8, 8)))

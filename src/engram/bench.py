@@ -24,6 +24,8 @@ from engram.runs import RunConfig, folder_name
 
 __all__ = ["Execution", "Progress", "check", "run"]
 
+SHOWN_ORIGINALS = 10
+"""Originals of a class's exemplars that are recorded, to be looked at beside these."""
 EXAMPLES = 200
 """Images by which the length of an exemplar is judged before a run."""
 
@@ -99,6 +101,7 @@ def run(
             effort = learner.learn(task)
             results = _results(learner, stream, task, effort)
             record.add_task(index, results)
+            record.add_originals(_best_of_each_class(learner.memory.originals(task)))
             _save_newest(learner, record.folder / "model")
             progress.task(index, results, work.share(index + 1, 0))
         shutil.rmtree(snapshots, ignore_errors=True)
@@ -156,6 +159,12 @@ def _learner(
         snapshot_every=execution.snapshot_every,
         on_epoch=on_epoch,
     )
+
+
+def _best_of_each_class(images: ImageSet) -> ImageSet:
+    """The first few images of each class."""
+    classes = [images.of(int(label))[:SHOWN_ORIGINALS] for label in images.labels.unique()]
+    return sum(classes, images[:0])
 
 
 def _versions(folder: Path) -> list[Path]:
@@ -220,6 +229,9 @@ def _results(
     }
     counts = metrics.confusion(predicted[learner.method.classifier], images.labels, len(task.seen))
     state = learner.method.state_dict()
+    memory = learner.memory
+    originals = memory.originals(task)
+    exemplars = sum(map(memory.of, memory.origins), originals[:0])
     return {
         "classes": len(task.seen),
         "accuracy": rows,
@@ -227,9 +239,13 @@ def _results(
             name: metrics.accuracy_per_task([row], stream.evaluation_images_per_task())[0]
             for name, row in rows.items()
         },
-        "exemplars": len(learner.memory),
-        "memory_bytes": learner.memory.most_bytes,
-        "memory_budget_bytes": learner.memory.budget_bytes(),
+        "exemplars": len(memory),
+        "exemplars_by_class": list(memory.counts.values()),
+        "exemplar_bytes_by_class": list(memory.bytes_of_classes.values()),
+        "exemplar_psnr": _rounded(metrics.psnr(exemplars.pixels, originals.pixels)),
+        "shared_bytes": len(memory.codec.shared) if len(memory) else 0,
+        "memory_bytes": memory.most_bytes,
+        "memory_budget_bytes": memory.budget_bytes(),
         "parameters": sum(parameter.numel() for parameter in learner.method.parameters()),
         "model_bytes": sum(t.numel() * t.element_size() for t in state.values()),
         "seconds": {
@@ -281,8 +297,10 @@ def _summary(
         "accuracy_matrix": matrix,
         "memory_budget_bytes": tasks[-1]["memory_budget_bytes"],
         "memory_bytes": tasks[-1]["memory_bytes"],
+        "total_bytes": metrics.total_bytes(tasks[-1]["memory_bytes"], tasks[-1]["parameters"]),
         "exemplars": tasks[-1]["exemplars"],
         "exemplars_lost": learner.memory.lost,
+        "exemplar_psnr": _mean_psnr(tasks),
         "parameters": [task["parameters"] for task in tasks],
         "model_bytes": tasks[-1]["model_bytes"],
         "seconds": {"total": round(sum(seconds.values()), 1), **seconds},
@@ -291,6 +309,12 @@ def _summary(
         "config": as_mapping(config),
         "environment": dict(environment),
     }
+
+
+def _mean_psnr(tasks: Sequence[Mapping[str, Any]]) -> float | None:
+    """Mean over the tasks, in dB; None where exemplars are as the images were."""
+    values = [task["exemplar_psnr"] for task in tasks if task["exemplar_psnr"] is not None]
+    return _rounded(metrics.average(values))
 
 
 def _accuracies(matrix: metrics.AccuracyMatrix, task_images: Sequence[int]) -> dict[str, Any]:

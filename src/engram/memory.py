@@ -107,6 +107,8 @@ class ExemplarMemory:
     Attributes:
         most_bytes: the most that was ever held at once.
         lost: exemplars that were left out because they were damaged.
+        origins: of each class of the last update, the positions of its exemplars among that task's
+            images of the class, best first. Not saved.
     """
 
     def __init__(self, budget: Budget, codec: Codec, *, batchwise: bool = False) -> None:
@@ -115,6 +117,7 @@ class ExemplarMemory:
         self.batchwise = batchwise
         self.most_bytes = 0
         self.lost = 0
+        self.origins: dict[int, list[int]] = {}
         self._classes: dict[int, list[bytes]] = {}
         self._prepared = False
 
@@ -208,11 +211,13 @@ class ExemplarMemory:
         self._prepare(task.train)
         classes = len(self._classes) + len(task.new)
         updated = {label: self._fitting(kept, classes) for label, kept in self._classes.items()}
+        origins = {}
         for label in task.new:
             images = task.train.of(label)
             order = range(len(images)) if rank is None else rank(images)
             updated[label] = self._fitting(self._encoded(images, order), classes)
-        self._classes = updated
+            origins[label] = list(order[: len(updated[label])])
+        self._classes, self.origins = updated, origins
         self.most_bytes = max(self.most_bytes, self.nbytes)
 
     def _prepare(self, images: ImageSet) -> None:
@@ -250,6 +255,15 @@ class ExemplarMemory:
     def of(self, label: int) -> ImageSet:
         """The exemplars of one class, best first."""
         return self._read({label: self._classes[label]})[:]
+
+    def originals(self, task: Task) -> ImageSet:
+        """The images that the exemplars of the last task were made of, class by class, best first.
+
+        Args:
+            task: the one of the last update.
+        """
+        sets = [task.train.of(label)[kept] for label, kept in self.origins.items()]
+        return sum(sets, ImageSet.empty(self.codec.image_size))
 
     def images(self) -> Images:
         """All exemplars, class by class, best first; encoded where the memory is batchwise."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -14,6 +16,8 @@ from engram.results.metrics import (
     backward_transfer,
     confusion,
     forgetting,
+    psnr,
+    total_bytes,
 )
 
 
@@ -87,3 +91,14 @@ def test_the_matrix_and_the_whole_agree(sizes: list[int], seed: int) -> None:
     table = confusion(predicted, labels, classes)
     assert table.sum(dim=1).tolist() == [7] * classes
     assert table.diagonal().sum() == (predicted == labels).sum()
+
+
+def test_psnr_by_hand() -> None:
+    black = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
+    assert psnr(black, black) is None
+    assert psnr(black, black + 255) == pytest.approx(0)
+    assert psnr(black + 3, black) == pytest.approx(10 * math.log10(255**2 / 9))
+
+
+def test_a_million_parameters_weigh_four_million_bytes() -> None:
+    assert total_bytes(6_144_000, 10**6) == 10_144_000

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import accumulate
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 
+from conftest import Silent, tiny
+from engram import bench
 from engram.config import as_mapping, from_mapping, load_preset
 from engram.data.codecs import create_codec
 from engram.data.images import ImageSet
@@ -239,7 +243,7 @@ def test_markdown_has_as_many_cells_in_every_line() -> None:
     table = markdown_table([make_summary(), make_summary(budget="a|b"), make_summary([50.0])])
     lines = table.splitlines()
     assert len(lines) == 5
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {16}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {17}
 
 
 def test_report_of_one_run_says_what_it_holds(tmp_path: Path) -> None:
@@ -452,3 +456,31 @@ def test_a_damaged_confusion_table_is_named(tmp_path: Path, table: str) -> None:
     (run / "confusion.csv").write_text(table)
     with pytest.raises(UserError, match=r"confusion\.csv is damaged"):
         write_report(run)
+
+
+def test_a_knob_that_is_newer_than_a_run_does_not_set_it_apart() -> None:
+    old, new = make_summary(seed=0), make_summary(seed=1)
+    new["config"]["infer_through_codec"] = False
+    new["config"]["settings"]["exemplar_targets"] = "soft"
+    (row,) = comparison_table([old, new])
+    assert row.seeds == (0, 1)
+    new["config"]["settings"]["exemplar_targets"] = "label"
+    assert len(comparison_table([old, new])) == 2
+
+
+def test_exemplars_of_the_last_task_stand_beside_their_originals(
+    tmp_path: Path, silent: Silent
+) -> None:
+    config = replace(tiny("icarl", "digits/2,2", budget="12"), codec="jpeg:30")
+    folder, summary = bench.run(config, tmp_path, silent)
+    page = Page(write_report(folder))
+    pictures = Counter(str(image["alt"]).split(" of ")[0] for image in page.named("img"))
+    assert pictures["0, exemplar 3"] == pictures["3, exemplar 3"] == 1
+    assert pictures["3, original 3"] == 1
+    assert pictures["0, original 3"] == 0, "originals of an earlier task are still there"
+    assert f"{summary['exemplar_psnr']:.1f} dB" in page.texts
+    assert 15 < summary["exemplar_psnr"] < 45
+    assert summary["total_bytes"] == summary["memory_bytes"] + 4 * summary["parameters"][-1]
+    task = json.loads((folder / "tasks/01.json").read_text())
+    assert task["exemplars_by_class"] == [3, 3, 3, 3]
+    assert sum(task["exemplar_bytes_by_class"]) + task["shared_bytes"] == task["memory_bytes"]

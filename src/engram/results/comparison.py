@@ -12,6 +12,7 @@ from typing import Any
 from engram.config import as_mapping, from_mapping, leaves, load_preset
 from engram.errors import UserError
 from engram.methods import method_class
+from engram.results.metrics import total_bytes
 
 __all__ = [
     "ABSENT",
@@ -39,6 +40,7 @@ ABSENT = "\N{EN DASH}"
 SIGN = "accuracy_matrix"
 TEXTS = ("method", "stream", "preset", "order", "evaluate_on", "codec", "classifier")
 NUMBERS = ("average_incremental_accuracy", "last_accuracy", "memory_bytes", "exemplars")
+GENERAL = ("input_mean", "image_size", "infer_through_codec", "precision")
 NUMBERS_OR_NONE = (
     "average_without_first_task",
     "forgetting",
@@ -238,6 +240,7 @@ class ComparisonRow:
         classifier: the decision rule that counts.
         accuracies: in percent after each task, one sequence a seed.
         memory_bytes: the most that any of the runs held.
+        total_bytes: see `engram.results.metrics.total_bytes`.
         parameters: of the model after the last task.
         seconds: of one run, on average.
         runs: positions of the runs among the summaries that were given.
@@ -261,6 +264,7 @@ class ComparisonRow:
     forgetting: Estimate | None
     backward_transfer: Estimate | None
     memory_bytes: int
+    total_bytes: int
     parameters: int
     seconds: float
     runs: tuple[int, ...]
@@ -285,11 +289,15 @@ def comparison_table(summaries: Sequence[Summary]) -> list[ComparisonRow]:
 
 
 def _setting(summary: Summary) -> str:
-    """Everything that a result depends on, but for the seed, the class order and the machine."""
+    """Everything that a result depends on, but for the seed, the class order and the machine.
+
+    A knob that was not there yet when a run was done had the preset's value.
+    """
+    usual = _usual(summary["method"], summary["preset"])
     config = {
         key: value
-        for key, value in summary["config"].items()
-        if key not in ("seed", "order", "device")
+        for key, value in leaves(summary["config"]).items()
+        if key not in ("seed", "order", "device") and (key not in usual or value != usual[key])
     }
     fields = [summary[key] for key in TEXTS if key != "order"]
     return json.dumps([fields, summary["task_sizes"], config], sort_keys=True)
@@ -346,6 +354,7 @@ def _row(summaries: Sequence[Summary], pool: Sequence[int]) -> ComparisonRow:
         forgetting=_estimate(runs, "forgetting"),
         backward_transfer=_estimate(runs, "backward_transfer"),
         memory_bytes=max(run["memory_bytes"] for run in runs),
+        total_bytes=max(total_bytes(run["memory_bytes"], run["parameters"][-1]) for run in runs),
         parameters=max(run["parameters"][-1] for run in runs),
         seconds=statistics.fmean(run["seconds"]["total"] for run in runs),
         runs=tuple(positions),
@@ -380,13 +389,13 @@ def _changed(summary: Summary, summaries: Sequence[Summary]) -> tuple[str, ...]:
 
 def _knobs(summary: Summary) -> dict[str, Any]:
     config = summary["config"]
-    general = {key: config.get(key) for key in ("input_mean", "image_size", "precision")}
+    general = {key: config[key] for key in GENERAL if key in config}
     return {**general, **leaves(config["settings"])}
 
 
 def _usual(method: str, preset: str) -> dict[str, Any]:
     """The settings that a preset stands for, as far as this installation knows it."""
-    general = {"input_mean": "dataset", "image_size": None}
+    general = {"input_mean": "dataset", "image_size": None, "infer_through_codec": False}
     try:
         kind = method_class(method).Config
         settings = from_mapping(kind, load_preset(method, preset).settings, preset)
@@ -426,6 +435,7 @@ def markdown_table(summaries: Sequence[Summary]) -> str:
         "Forgetting",
         "Backward transfer",
         "Memory held",
+        "Memory and parameters",
         "Parameters",
         "Time",
     ]
@@ -455,6 +465,7 @@ def _markdown_cells(row: ComparisonRow) -> list[str]:
             )
         ),
         format_bytes(row.memory_bytes),
+        format_bytes(row.total_bytes),
         format_count(row.parameters),
         format_seconds(row.seconds),
     ]

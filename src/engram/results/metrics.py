@@ -20,6 +20,8 @@ __all__ = [
     "backward_transfer",
     "confusion",
     "forgetting",
+    "psnr",
+    "total_bytes",
 ]
 
 AccuracyMatrix = Sequence[Sequence[float]]
@@ -84,3 +86,23 @@ def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     return torch.bincount(labels * classes + predicted, minlength=classes**2).reshape(
         classes, classes
     )
+
+
+def psnr(pixels: Tensor, originals: Tensor) -> float | None:
+    """Peak signal-to-noise ratio of uint8 images in dB, from the mean error of all; None of none
+    and where every pixel is as it was.
+
+    Args:
+        pixels: (N, H, W, 3).
+        originals: of the same shape.
+    """
+    if torch.equal(pixels, originals):
+        return None
+    error = (pixels.float() - originals.float()).square().mean()
+    return float(10 * torch.log10(255**2 / error))
+
+
+def total_bytes(memory_bytes: int, parameters: int) -> int:
+    """What a learner must keep to go on, its exemplars and its parameters in float32, so that
+    methods that grow and methods that store can be compared (Zhou et al., MEMO, ICLR 2023)."""
+    return memory_bytes + 4 * parameters

@@ -8,6 +8,7 @@
 | tasks/NN.json     | results after each task                                       |
 | accuracy.csv      | the accuracy matrix, a row a task                             |
 | confusion.csv     | true classes by predicted ones, after the last task           |
+| originals.*       | what the exemplars of the last task were made of, the best of each class |
 | summary.json      | everything that is published of the run; written at its end   |
 | model/task-NN     | the learner after its last finished task                      |
 """
@@ -30,10 +31,13 @@ import torch
 from filelock import FileLock, Timeout
 
 from engram.config import leaves, read_yaml, to_yaml
-from engram.engine.snapshot import write_atomically
+from engram.data.images import ImageSet
+from engram.engine.snapshot import load_tensors, save_tensors, write_atomically
 from engram.errors import UserError
 
 __all__ = ["RunRecord", "environment"]
+
+ORIGINALS = "originals.safetensors"
 
 PACKAGES = ("engram", "torch", "numpy", "pillow", "safetensors")
 
@@ -129,6 +133,22 @@ class RunRecord:
         """The results of the first `count` tasks."""
         paths = [self.folder / f"tasks/{index:02d}.json" for index in range(count)]
         return [json.loads(path.read_text()) for path in paths]
+
+    def add_originals(self, images: ImageSet) -> None:
+        """Record what exemplars of the task were made of, in place of an earlier task's."""
+        tensors = {"pixels": images.pixels, "labels": images.labels}
+        save_tensors(self.folder / ORIGINALS, tensors, {})
+
+    def originals(self) -> ImageSet | None:
+        """What exemplars of the last task were made of; None where that is not recorded.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        if not (self.folder / ORIGINALS).exists():
+            return None
+        tensors, _ = load_tensors(self.folder / ORIGINALS)
+        return ImageSet(tensors["pixels"], tensors["labels"])
 
     def finish(
         self,

@@ -180,6 +180,7 @@ def _comparison(
         "Forgetting",
         "Backward transfer",
         "Memory held",
+        "Memory and parameters",
         "Parameters",
         "Time",
     )
@@ -210,6 +211,7 @@ def _comparison_row(index: int, row: ComparisonRow, line: Line) -> str:
     numbers = [
         *(_estimate(estimate) for estimate in estimates),
         format_bytes(row.memory_bytes),
+        format_bytes(row.total_bytes),
         format_count(row.parameters),
         format_seconds(row.seconds),
     ]

@@ -13,6 +13,7 @@ import numpy as np
 
 from engram.config import to_yaml
 from engram.data.codecs import create_codec
+from engram.data.images import ImageSet
 from engram.engine.snapshot import load_tensors
 from engram.errors import UserError
 from engram.memory import Budget, ExemplarMemory
@@ -344,11 +345,14 @@ def _memory_section(run: FoundRun, confusion: _Confusion | None) -> str:
         return section(title, paragraph("None: this run keeps no exemplars."))
     sizes = run.summary["task_sizes"]
     names = confusion.names if confusion else [f"class {n + 1}" for n in range(sum(sizes))]
+    originals = RunRecord(run.folder).originals() if run.folder else None
+    shown = _Exemplars(memory, names, sizes, None if memory.codec.lossless else originals)
     kept = [label for label, count in sorted(memory.counts.items()) if count]
-    rows = [_exemplar_row(memory, names, sizes, label) for label in _spread(kept, SHOWN_CLASSES)]
+    rows = [shown.row(label) for label in _spread(kept, SHOWN_CLASSES)]
     return section(
         title,
         paragraph(_memory_text(run.summary, memory)),
+        _memory_table(run.summary, memory),
         f'<dl class="exemplars">\n{chr(10).join(rows)}\n</dl>',
     )
 
@@ -360,19 +364,40 @@ def _spread(labels: Sequence[int], count: int) -> list[int]:
     return [labels[round(index * (len(labels) - 1) / (count - 1))] for index in range(count)]
 
 
-def _exemplar_row(
-    memory: ExemplarMemory, names: Sequence[str], sizes: Sequence[int], label: int
-) -> str:
-    """A class and its best exemplars."""
-    images = memory.of(label).pixels[:SHOWN_EXEMPLARS]
-    height, width = images.shape[1:3]
-    small = ' class="pixelated"' if max(height, width) <= 64 else ""
-    pictures = "".join(
-        f'<img src="{image_uri(pixels)}" width="{width}" height="{height}"{small} '
-        f'alt="{escape(names[label])}, exemplar {rank} of {memory.counts[label]}">'
-        for rank, pixels in enumerate(images, start=1)
-    )
-    return f"<div><dt>{_class(names, sizes, label)}</dt><dd>{pictures}</dd></div>"
+@dataclass(frozen=True, slots=True)
+class _Exemplars:
+    """Exemplars to be shown, beside what they were made of where that is known.
+
+    Attributes:
+        originals: of the last task's classes, best first; None where there is nothing to compare.
+    """
+
+    memory: ExemplarMemory
+    names: Sequence[str]
+    sizes: Sequence[int]
+    originals: ImageSet | None
+
+    def row(self, label: int) -> str:
+        """A class and its best exemplars."""
+        kept = self._pictures(label, self.memory.of(label), "exemplar")
+        before = "" if self.originals is None else self._originals(label, self.originals)
+        return f"<div><dt>{_class(self.names, self.sizes, label)}</dt><dd>{kept}</dd>{before}</div>"
+
+    def _originals(self, label: int, originals: ImageSet) -> str:
+        images = originals.of(label)
+        if not len(images):
+            return ""
+        return f'<dd class="originals">{self._pictures(label, images, "original")}</dd>'
+
+    def _pictures(self, label: int, images: ImageSet, kind: str) -> str:
+        height, width = images.image_size
+        small = ' class="pixelated"' if max(height, width) <= 64 else ""
+        count = min(self.memory.counts[label], SHOWN_EXEMPLARS)
+        return "".join(
+            f'<img src="{image_uri(pixels)}" width="{width}" height="{height}"{small} '
+            f'alt="{escape(self.names[label])}, {kind} {rank} of {self.memory.counts[label]}">'
+            for rank, pixels in enumerate(images.pixels[:count], start=1)
+        )
 
 
 def _memory_text(summary: Summary, memory: ExemplarMemory) -> str:
@@ -385,11 +410,46 @@ def _memory_text(summary: Summary, memory: ExemplarMemory) -> str:
     bound = "without a bound" if limit is None else f"of at most {format_bytes(limit)}"
     classes = _spread([label for label, count in counts.items() if count], SHOWN_CLASSES)
     shown = "All classes are" if len(classes) == len(counts) else f"{len(classes)} classes are"
+    beside = (
+        ""
+        if memory.codec.lossless
+        else " Beneath those of the last task stands what they were made of; of earlier tasks "
+        "nothing else is left."
+    )
     return (
         f"{len(memory)} exemplars of {len(counts)} classes, {each}: {format_bytes(memory.nbytes)} "
         f"{bound} (budget {given}, codec {summary['codec']}). {shown} shown, each with its "
-        "best-ranked exemplars, best first."
+        f"best-ranked exemplars, best first.{beside}"
     )
+
+
+def _memory_table(summary: Summary, memory: ExemplarMemory) -> str:
+    """What an exemplar and a class take, and how true the codec is."""
+    held = [size for size in memory.bytes_of_classes.values() if size]
+    noise = summary.get("exemplar_psnr")
+    facts = [
+        ("Bytes an exemplar, on average", f"{sum(held) / len(memory):.0f}"),
+        ("Bytes a class", _range(held)),
+        ("Bytes that all share", str(len(memory.codec.shared))),
+        ("Peak signal-to-noise ratio", "every pixel kept" if noise is None else f"{noise:.1f} dB"),
+        (
+            "Exemplars and parameters",
+            _total(summary),
+        ),
+    ]
+    if summary.get("exemplars_lost"):
+        facts.append(("Damaged exemplars left out", str(summary["exemplars_lost"])))
+    items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
+    return f'<dl class="details">{items}</dl>'
+
+
+def _total(summary: Summary) -> str:
+    return format_bytes(metrics.total_bytes(summary["memory_bytes"], summary["parameters"][-1]))
+
+
+def _range(numbers: Sequence[int]) -> str:
+    least, most = min(numbers), max(numbers)
+    return str(most) if least == most else f"{least} to {most}"
 
 
 def facts(summary: Summary) -> str:

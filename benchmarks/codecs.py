@@ -1,0 +1,130 @@
+"""Codecs on CIFAR-100: bytes, fidelity, time, and how many exemplars a budget holds.
+
+    python benchmarks/codecs.py [--images 1000] [--codecs jpeg:75 klt:32 ...]
+
+Images are training images of the 90 classes that a codec has not learnt from. Bytes are those of a
+payload with its length field; what all exemplars share is charged to the budget. Times are of one
+thread, coding 500 images at a time. The last lines decode 20,000 exemplars and compare that with an
+epoch of training on as many, ResNet-32 with iCaRL's augmentation: the ratio must be below one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+import torch.nn.functional as F
+
+from engram import models
+from engram.config import Schedule
+from engram.data.augment import Augmentation
+from engram.data.batches import AugmentedImages
+from engram.data.codecs import create_codec
+from engram.data.encoded import EncodedImages
+from engram.data.images import ImageSet
+from engram.data.stream import Task, create_stream
+from engram.engine.device import resolve_precision
+from engram.engine.fit import Trainer
+from engram.errors import UserError
+from engram.memory import Budget, ExemplarMemory
+from engram.models.normalise import Normalise
+from engram.results.metrics import psnr
+from engram.seeding import generator
+
+# fmt: off
+CODECS = [
+    "float32", "zlib-float32", "float16", "raw", "zlib-uint8", "png", "webp-lossless", "jxl-lossless",
+    "resize:16", "resize:24", "resize:24+jpeg:75",
+    "jpeg:95", "jpeg:90", "jpeg:75", "jpeg:50", "jpeg:25", "webp:80", "webp:50",
+    "avif:60", "avif:40", "jxl:80", "klt:12", "klt:24", "klt:32", "klt:48", "klt:64",
+]
+# fmt: on
+BUDGETS = (1_536_000, 6_144_000, 24_576_000)
+EXEMPLARS = 20_000
+AT_ONCE = 500
+
+
+def measure(name: str, first: Task, images: ImageSet) -> str:
+    """A line of the table."""
+    codec = create_codec(name, images.image_size)
+    codec.prepare(first.train.pixels)
+    started = time.perf_counter()
+    payloads = [p for chunk in images.pixels.split(AT_ONCE) for p in codec.encode(chunk)]
+    encoded = time.perf_counter()
+    chunks = [payloads[at : at + AT_ONCE] for at in range(0, len(payloads), AT_ONCE)]
+    pixels = torch.cat([codec.decode(chunk) for chunk in chunks])
+    decoded = time.perf_counter()
+    memory = ExemplarMemory(Budget("all", 0), codec)
+    memory.update(Task(0, ImageSet(images.pixels, images.labels * 0), range(1), range(1)))
+    each = memory.bytes_of_classes[0] / len(images)
+    noise = psnr(pixels, images.pixels)
+    fidelity = "lossless" if noise is None else f"{noise:.2f}"
+    room = (int((budget - len(codec.shared)) // each) for budget in BUDGETS)
+    microseconds = 1e6 / len(images)
+    return (
+        f"{name:18}{each:9.1f}{len(codec.shared):8}{fidelity:>10}"
+        f"{microseconds * (encoded - started):9.0f}{microseconds * (decoded - encoded):9.0f}"
+        + "".join(f"{count:12,}" for count in room)
+    )
+
+
+def decoding_against_training(name: str, first: Task) -> str:
+    """Seconds to decode 20,000 exemplars, and to train on as many for an epoch."""
+    codec = create_codec(name, first.train.image_size)
+    codec.prepare(first.train.pixels)
+    payloads = codec.encode(first.train.pixels[:AT_ONCE]) * (EXEMPLARS // AT_ONCE)
+    labels = first.train.labels[:AT_ONCE].repeat(EXEMPLARS // AT_ONCE)
+    started = time.perf_counter()
+    images = EncodedImages(codec, payloads, labels)[:]
+    decoding = time.perf_counter() - started
+    training = epoch_seconds(images, classes=len(first.new))
+    return f"{name:18}{decoding:9.2f} s{training:9.2f} s{decoding / training:9.3f}"
+
+
+def epoch_seconds(images: ImageSet, classes: int) -> float:
+    """One epoch of cross-entropy on the images."""
+    network = models.create("resnet32", generator(0, "network"))
+    network.head.grow(classes, generator(0, "head"))
+    device = torch.device("cpu")
+    trainer = Trainer(seed=0, device=device, precision=resolve_precision("auto", device))
+    trainer.begin(0, network)
+    trainer.fit(
+        "epoch",
+        AugmentedImages(images, Normalise(images.image_size), Augmentation()),
+        lambda x, y, step: {"classification": F.cross_entropy(network(x).float(), y)},
+        network.named_parameters(),
+        Schedule(epochs=1, milestones=()),
+    )
+    return trainer.effort.seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--codecs", nargs="+", default=CODECS)
+    options = parser.parse_args()
+    stream = create_stream("cifar100/b0-inc10", order="seed0")
+    first = stream.task(0)
+    others = sum((stream.task(index).train for index in range(1, 10)), first.train[:0])
+    chosen = torch.randperm(len(others), generator=generator(0, "codecs"))[: options.images]
+    images = others[chosen]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    print(
+        f"{'codec':18}{'bytes':>9}{'shared':>8}{'PSNR, dB':>10}{'enc, us':>9}{'dec, us':>9}"
+        + "".join(f"{f'in {budget / 1e6:.3f} MB':>12}" for budget in BUDGETS)
+    )
+    for name in options.codecs:
+        try:
+            print(measure(name, first, images), flush=True)
+        except UserError as error:
+            print(f"{name:18}{error}", flush=True)
+    torch.set_num_threads(threads)
+    print(f"\n{EXEMPLARS} exemplars   decoding    an epoch    ratio")
+    for name in ("webp-lossless", "jpeg:75", "klt:32"):
+        print(decoding_against_training(name, first), flush=True)
+
+
+if __name__ == "__main__":
+    main()
