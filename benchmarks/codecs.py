@@ -1,6 +1,6 @@
 """Codecs on CIFAR-100: bytes, fidelity, time, and how many exemplars a budget holds.
 
-    python benchmarks/codecs.py [--images 1000] [--codecs jpeg:75 klt:32 ...]
+    python benchmarks/codecs.py [--images 1000] [--codecs jpeg:75 klt:32 ...] [--json FILE]
 
 Images are training images of the 90 classes that a codec has not learnt from. Bytes are those of a
 payload with its length field; what all exemplars share is charged to the budget. Times are of one
@@ -11,7 +11,10 @@ epoch of training on as many, ResNet-32 with iCaRL's augmentation: the ratio mus
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +37,8 @@ from engram.seeding import generator
 
 # fmt: off
 CODECS = [
-    "float32", "zlib-float32", "float16", "raw", "zlib-uint8", "png", "webp-lossless", "jxl-lossless",
-    "resize:16", "resize:24", "resize:24+jpeg:75",
+    "float32", "zlib-float32", "float16", "raw", "zlib-uint8", "png", "webp-lossless",
+    "jxl-lossless", "resize:16", "resize:24", "resize:24+jpeg:75",
     "jpeg:95", "jpeg:90", "jpeg:75", "jpeg:50", "jpeg:25", "webp:80", "webp:50",
     "avif:60", "avif:40", "jxl:80", "klt:12", "klt:24", "klt:32", "klt:48", "klt:64",
 ]
@@ -45,8 +48,36 @@ EXEMPLARS = 20_000
 AT_ONCE = 500
 
 
-def measure(name: str, first: Task, images: ImageSet) -> str:
-    """A line of the table."""
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A line of the table.
+
+    Attributes:
+        bytes_each: of a payload with its length field, on average.
+        psnr: in dB; None where every pixel is kept.
+        encode: microseconds an image; `decode` likewise.
+        exemplars: how many fit into each of `BUDGETS`.
+    """
+
+    codec: str
+    bytes_each: float
+    shared: int
+    psnr: float | None
+    encode: float
+    decode: float
+    exemplars: list[int]
+
+    def __str__(self) -> str:
+        fidelity = "lossless" if self.psnr is None else f"{self.psnr:.2f}"
+        room = "".join(f"{count:12,}" for count in self.exemplars)
+        return (
+            f"{self.codec:18}{self.bytes_each:9.1f}{self.shared:8}{fidelity:>10}"
+            f"{self.encode:9.0f}{self.decode:9.0f}{room}"
+        )
+
+
+def measure(name: str, first: Task, images: ImageSet) -> Measured:
+    """Code and decode the images, after learning from the first task's."""
     codec = create_codec(name, images.image_size)
     codec.prepare(first.train.pixels)
     started = time.perf_counter()
@@ -59,13 +90,14 @@ def measure(name: str, first: Task, images: ImageSet) -> str:
     memory.update(Task(0, ImageSet(images.pixels, images.labels * 0), range(1), range(1)))
     each = memory.bytes_of_classes[0] / len(images)
     noise = psnr(pixels, images.pixels)
-    fidelity = "lossless" if noise is None else f"{noise:.2f}"
-    room = (int((budget - len(codec.shared)) // each) for budget in BUDGETS)
-    microseconds = 1e6 / len(images)
-    return (
-        f"{name:18}{each:9.1f}{len(codec.shared):8}{fidelity:>10}"
-        f"{microseconds * (encoded - started):9.0f}{microseconds * (decoded - encoded):9.0f}"
-        + "".join(f"{count:12,}" for count in room)
+    return Measured(
+        codec=name,
+        bytes_each=round(each, 1),
+        shared=len(codec.shared),
+        psnr=None if noise is None else round(noise, 2),
+        encode=round(1e6 * (encoded - started) / len(images), 1),
+        decode=round(1e6 * (decoded - encoded) / len(images), 1),
+        exemplars=[int((budget - len(codec.shared)) // each) for budget in BUDGETS],
     )
 
 
@@ -94,7 +126,7 @@ def epoch_seconds(images: ImageSet, classes: int) -> float:
         AugmentedImages(images, Normalise(images.image_size), Augmentation()),
         lambda x, y, step: {"classification": F.cross_entropy(network(x).float(), y)},
         network.named_parameters(),
-        Schedule(epochs=1, milestones=()),
+        Schedule(epochs=1, learning_rate=0.1, milestones=()),
     )
     return trainer.effort.seconds
 
@@ -103,6 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--codecs", nargs="+", default=CODECS)
+    parser.add_argument("--json", type=Path, help="also write the table there")
     options = parser.parse_args()
     stream = create_stream("cifar100/b0-inc10", order="seed0")
     first = stream.task(0)
@@ -115,11 +148,16 @@ def main() -> None:
         f"{'codec':18}{'bytes':>9}{'shared':>8}{'PSNR, dB':>10}{'enc, us':>9}{'dec, us':>9}"
         + "".join(f"{f'in {budget / 1e6:.3f} MB':>12}" for budget in BUDGETS)
     )
+    table = []
     for name in options.codecs:
         try:
-            print(measure(name, first, images), flush=True)
+            table.append(measure(name, first, images))
+            print(table[-1], flush=True)
         except UserError as error:
             print(f"{name:18}{error}", flush=True)
+    if options.json:
+        content = {"images": len(images), "budgets": BUDGETS, "codecs": list(map(asdict, table))}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
     torch.set_num_threads(threads)
     print(f"\n{EXEMPLARS} exemplars   decoding    an epoch    ratio")
     for name in ("webp-lossless", "jpeg:75", "klt:32"):
@@ -127,4 +165,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(f"{error}") from error

@@ -196,6 +196,22 @@ def test_a_grid_lists_runs_and_finished_ones_are_skipped(engram: Command, tmp_pa
     assert text.count("finished already") == 5
 
 
+def test_published_runs_are_copied_and_not_done_again(engram: Command, tmp_path: Path) -> None:
+    assert engram(*DEMO, "--publish", "results")[0] == 0
+    (copy,) = tmp_path.glob("results/icarl/*.json")
+    (summary,) = tmp_path.glob("runs/*/summary.json")
+    assert copy.stem == summary.parent.name
+    assert copy.read_bytes() == summary.read_bytes()
+    shutil.rmtree(tmp_path / "runs")
+    code, text = engram(*DEMO, "--publish", "results")
+    assert code == 0
+    assert "results has all of these runs" in text
+    assert not (tmp_path / "runs").exists()
+    assert engram(*DEMO, "--seed", "0", "1", "--publish", "results")[0] == 0
+    assert len(list(tmp_path.glob("results/icarl/*.json"))) == 2
+    assert len(list(tmp_path.glob("runs/*/summary.json"))) == 1
+
+
 @pytest.mark.parametrize(
     ("grid", "message"),
     [

@@ -12,10 +12,11 @@ import tyro
 from engram.bench import Execution, check, run
 from engram.config import load_preset
 from engram.console import RunProgress, print_comparison, print_diagnosis, print_methods
+from engram.engine.snapshot import write_atomically
 from engram.errors import UserError
 from engram.methods import METHODS, method_class
 from engram.results.report import write_report
-from engram.runs import RunConfig, configured, preset_settings, read_grid
+from engram.runs import RunConfig, configured, folder_name, preset_settings, read_grid
 
 __all__ = ["bench", "demo", "doctor", "methods", "report"]
 
@@ -82,6 +83,8 @@ class BenchOptions(Generic[S]):
     result."""
     strict: bool = False
     """Stop at a damaged exemplar instead of going on without it."""
+    publish: Path | None = None
+    """Folder for copies of the summaries, <method>/<run>.json; a run that has one is skipped."""
     settings: S
     """Knobs of the method."""
 
@@ -98,13 +101,20 @@ class GridOptions:
     """Decode exemplars a batch at a time instead of once a task."""
     strict: bool = False
     """Stop at a damaged exemplar instead of going on without it."""
+    publish: Path | None = None
+    """Folder for copies of the summaries, <method>/<run>.json; a run that has one is skipped."""
 
 
 def bench(words: Sequence[str]) -> None:
     """One run a seed, or a grid of runs."""
     if any(word.split("=")[0] == "--grid" for word in words):
         grid_options = tyro.cli(GridOptions, args=words, prog="engram bench")
-        _run_all(read_grid(grid_options.grid), grid_options.out, _execution(grid_options))
+        _run_all(
+            read_grid(grid_options.grid),
+            grid_options.out,
+            _execution(grid_options),
+            grid_options.publish,
+        )
         return
     if words and words[0] in ("-h", "--help"):
         print(BENCH_HELP, end="")
@@ -134,7 +144,7 @@ def bench(words: Sequence[str]) -> None:
         )
         for seed in options.seed
     ]
-    _run_all(configs, options.out, _execution(options))
+    _run_all(configs, options.out, _execution(options), options.publish)
 
 
 def _bench_options(method: str, words: Sequence[str]) -> BenchOptions[Any]:
@@ -172,8 +182,18 @@ def _execution(options: BenchOptions[Any] | GridOptions) -> Execution:
     return Execution(strict_memory=options.strict_memory, strict=options.strict)
 
 
-def _run_all(configs: Sequence[RunConfig], out: Path, execution: Execution | None = None) -> None:
+def _run_all(
+    configs: Sequence[RunConfig],
+    out: Path,
+    execution: Execution | None = None,
+    publish: Path | None = None,
+) -> None:
     """Check all runs, do them under one progress bar, print their table, and write reports."""
+    if publish is not None:
+        configs = [config for config in configs if not _copy_of(config, publish).exists()]
+        if not configs:
+            print(f"Nothing to do: {publish} has all of these runs.")
+            return
     for config in configs:
         check(config, out)
     summaries = []
@@ -182,10 +202,21 @@ def _run_all(configs: Sequence[RunConfig], out: Path, execution: Execution | Non
             folder, summary = run(config, out, progress, execution)
             report_path = write_report(folder)
             summaries.append(summary)
+            if publish is not None:
+                _publish(folder, _copy_of(config, publish))
     print_comparison(summaries)
     if len(configs) > 1:
         report_path = write_report(out)
     print(f"Report: {report_path.resolve().as_uri()}")
+
+
+def _copy_of(config: RunConfig, publish: Path) -> Path:
+    return publish / config.method / f"{folder_name(config)}.json"
+
+
+def _publish(folder: Path, copy: Path) -> None:
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(copy, (folder / "summary.json").read_bytes())
 
 
 @dataclass(frozen=True, kw_only=True)

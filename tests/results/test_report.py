@@ -471,7 +471,7 @@ def test_a_knob_that_is_newer_than_a_run_does_not_set_it_apart() -> None:
 def test_exemplars_of_the_last_task_stand_beside_their_originals(
     tmp_path: Path, silent: Silent
 ) -> None:
-    config = replace(tiny("icarl", "digits/2,2", budget="12"), codec="jpeg:30")
+    config = replace(tiny("icarl", "digits/2,2", budget="12", order="given"), codec="jpeg:30")
     folder, summary = bench.run(config, tmp_path, silent)
     page = Page(write_report(folder))
     pictures = Counter(str(image["alt"]).split(" of ")[0] for image in page.named("img"))
