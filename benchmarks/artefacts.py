@@ -90,7 +90,7 @@ def main() -> None:
         )
         for version in versions.values()
     ]
-    print(f"{len(images)} {stream.evaluate_on} images of the last task's {len(task.new)} classes")
+    print(f"{len(images)} evaluation images of the last task's {len(task.new)} classes")
     print(f"probe: {probe(*features):.1f} % (50 % where the versions cannot be told apart)")
     for name, version in versions.items():
         for rule, labels in learner.predict(version).items():

@@ -8,6 +8,7 @@ fails where a file is not what would be written.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.errors import UserError
+from engram.memory import Budget
 from engram.results.comparison import (
     SHORT_COLUMNS,
     comparison_table,
@@ -40,8 +42,7 @@ def short_table(summaries: Summaries) -> str:
         ]
         for row in comparison_table(summaries)
     ]
-    rule = ["---", "---", *["---:"] * len(SHORT_COLUMNS)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in [header, rule, *rows])
+    return _markdown(header, rows, texts=2)
 
 
 def curves(summaries: Summaries) -> str:
@@ -55,10 +56,61 @@ def curves(summaries: Summaries) -> str:
     return "| Run | Decision rule | Accuracy after each task, % |\n|---|---|---|\n" + "".join(lines)
 
 
+def codecs(summaries: Summaries) -> str:
+    """What `benchmarks/codecs.py --json` measured."""
+    path = ROOT / "docs" / "codecs.json"
+    if not path.exists():
+        return NOTHING
+    measured = json.loads(path.read_text())
+    header = ["Codec", "Bytes an image", "Shared", "PSNR, dB", "Encode, µs", "Decode, µs"]
+    header += [f"In {budget:,} B" for budget in measured["budgets"]]
+    rows = [
+        [
+            f"`{row['codec']}`",
+            f"{row['bytes_each']:,.0f}",
+            f"{row['shared']:,}",
+            "lossless" if row["psnr"] is None else f"{row['psnr']:.1f}",
+            *(f"{row[key]:,.0f}" for key in ("encode", "decode")),
+            *(f"{count:,}" for count in row["exemplars"]),
+        ]
+        for row in measured["codecs"]
+    ]
+    return _markdown(header, rows)
+
+
+def memory_study(summaries: Summaries) -> str:
+    """iCaRL with budgets in bytes: a row for each codec and setting, a column for each budget."""
+    rows = [
+        row
+        for row in comparison_table([s for s in summaries if s["evaluate_on"] == "test"])
+        if row.method == "icarl" and row.budget.endswith("B") and row.stream == "cifar100/b0-inc10"
+    ]
+    budgets = sorted({row.budget for row in rows}, key=lambda budget: Budget.parse(budget).amount)
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        setting = (", ".join([row.preset, *row.changed]), row.codec)
+        cell = f"{row.average.mean:.2f} / {row.last.mean:.2f} ({len(row.seeds)})"
+        lines.setdefault(setting, {})[row.budget] = cell
+    if not lines:
+        return NOTHING
+    cells = [
+        [preset, f"`{codec}`", *(found.get(budget, "") for budget in budgets)]
+        for (preset, codec), found in sorted(lines.items())
+    ]
+    return _markdown(["Preset", "Codec", *budgets], cells, texts=2)
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
+    rule = ["---"] * texts + ["---:"] * (len(header) - texts)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [header, rule, *rows])
+
+
 TABLES: dict[str, Callable[[Summaries], str]] = {
     "short table": short_table,
     "table": markdown_table,
     "curves": curves,
+    "codecs": codecs,
+    "memory study": memory_study,
 }
 
 

@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from engram.config import Schedule, as_mapping, from_mapping, load_preset, presets_of
+from engram.data.codecs import create_codec
 from engram.errors import UserError
 from engram.memory import Budget
 from engram.methods import METHODS
-from engram.runs import preset_settings, read_grid
+from engram.runs import folder_name, preset_settings, read_grid
 
 PRESETS = [(method, preset) for method in METHODS for preset in presets_of(method)]
 
@@ -96,7 +97,19 @@ def test_presets_travel_with_the_package() -> None:
     assert build["targets"]["wheel"]["force-include"] == {"experiments": "engram/experiments"}
 
 
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
+
 def test_published_runs_are_valid() -> None:
-    runs = read_grid(Path(__file__).parents[1] / "experiments" / "grids" / "published.yaml")
+    runs = read_grid(EXPERIMENTS / "grids" / "published.yaml")
     assert [run.method for run in runs] == ["icarl", "icarl", "finetune", "joint", "icarl"]
     assert {run.evaluate_on for run in runs} == {"test"}
+
+
+@pytest.mark.parametrize(("study", "evaluated_on"), [("choice", "validation"), ("quick", "test")])
+def test_the_memory_study_is_valid(study: str, evaluated_on: str) -> None:
+    runs = read_grid(EXPERIMENTS / "memory_study" / f"{study}.yaml")
+    assert {run.evaluate_on for run in runs} == {evaluated_on}
+    assert len({folder_name(run) for run in runs}) == len(runs), "a run is listed twice"
+    for run in runs:
+        create_codec(run.codec, (32, 32))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from engram.data.augment import Augmentation
 from engram.data.batches import AugmentedImages, apply
+from engram.data.benchmarks import Dataset
 from engram.data.codecs import Codec, create_codec
 from engram.data.encoded import EncodedImages
 from engram.data.images import ImageSet
@@ -87,6 +88,28 @@ def test_the_paper_s_quotas_rounded_down(random_images: Images) -> None:
         held.update(task_of(random_images(*[201] * 10), first, 10))
         quotas.append(set(held.counts.values()))
     assert quotas == [{200}, {100}, {66}, {50}, {40}, {33}, {28}, {25}, {22}, {20}]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("codec", "least", "most"),
+    [
+        ("float32", 2000, 2000),
+        ("float16", 4000, 4000),
+        ("raw", 8000, 8000),
+        ("zlib-uint8", 8800, 9200),
+        ("png", 10800, 11500),
+        ("webp-lossless", 13500, 14300),
+        ("jpeg:75", 50000, 50000),
+    ],
+)
+def test_two_thousand_float32_images_of_cifar_are_this_many_in_other_codecs(
+    cifar100: Dataset, codec: str, least: int, most: int
+) -> None:
+    held = ExemplarMemory(Budget.parse("24576000B"), create_codec(codec, (32, 32)))
+    held.update(Task(0, cifar100.train, range(100), range(100)))
+    assert least <= len(held) <= most
+    assert held.nbytes <= 24_576_000
 
 
 def test_a_byte_budget_holds_what_the_same_number_of_images_does(random_images: Images) -> None:
