@@ -10,7 +10,7 @@ from engram import models
 from engram.errors import UserError
 from engram.models.heads import LinearHead
 from engram.models.network import frozen
-from engram.models.resnet import BasicBlock, CifarResNet
+from engram.models.resnet import BasicBlock, CifarResNet, ZeroPadding
 from engram.seeding import generator
 
 
@@ -35,7 +35,7 @@ def test_resnet18_in_its_cifar_form() -> None:
 
 
 def test_the_parameter_free_shortcut() -> None:
-    block = BasicBlock(16, 32, stride=2, final_relu=False).eval()
+    block = BasicBlock(16, 32, stride=2, final_relu=False, shortcut=ZeroPadding(16, 32, 2)).eval()
     torch.nn.init.zeros_(block.conv2.weight)
     x = torch.randn(2, 16, 8, 8, generator=generator(0))
     out = block(x)

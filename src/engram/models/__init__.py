@@ -8,11 +8,11 @@ import torch
 
 from engram.errors import unknown
 from engram.models.network import Network
-from engram.models.resnet import CifarResNet, ResNet18
+from engram.models.resnet import CifarResNet, ResNet, ResNet18
 
 __all__ = ["BACKBONES", "create"]
 
-BACKBONES: dict[str, Callable[[torch.Generator], CifarResNet | ResNet18]] = {
+BACKBONES: dict[str, Callable[[torch.Generator], ResNet]] = {
     "resnet8": lambda generator: CifarResNet(1, generator),
     "resnet20": lambda generator: CifarResNet(3, generator),
     "resnet32": lambda generator: CifarResNet(5, generator),

@@ -1,23 +1,79 @@
 """Residual networks for small images: iCaRL's own ResNet, and ResNet-18 in its CIFAR form.
 
 Shapes: B images, C channels, H x W pixels.
+
+Channels come in groups that only make sense together: those of a *stream*, which the shortcuts of a
+stage carry past all of its blocks, and those of an *interior*, between the two convolutions of a
+block. `gates` multiply groups of channels; `convolutions` says which groups a convolution reads and
+writes. That is all that `engram.models.masks` has to know of a network.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["CifarResNet", "ResNet18"]
+__all__ = ["IMAGE", "CifarResNet", "Convolution", "ResNet", "ResNet18", "ZeroPadding"]
+
+IMAGE = "image"
+"""The group of the three colours, which no gate belongs to."""
+
+Gates = Mapping[str, Tensor]
+"""Factors (C,) for the channels of every group, by the group's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """A convolution, the BatchNorm behind it, and the groups of channels between which it stands.
+
+    Attributes:
+        name: of the convolution within its network; `norm` likewise.
+        source: group that it reads.
+        target: group that it writes.
+    """
+
+    name: str
+    norm: str
+    source: str
+    target: str
+
+
+class ZeroPadding(nn.Module):
+    """The shortcut without parameters (option A of He et al. 2016): every second pixel, and zeros
+    for the channels that are missing, in equal parts before and after those there are.
+
+    Attributes:
+        origin: (C out,) the input channel that each output channel comes from; C in for none.
+    """
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        before = (channels - channels_in) // 2
+        places = torch.full((channels,), channels_in)
+        places[before : before + channels_in] = torch.arange(channels_in)
+        self.register_buffer("origin", places, persistent=False)
+        self.origin: Tensor
+        self.channels_in = channels_in
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        thinned = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(thinned, (0, 0, 0, 0, 0, 1))[:, self.origin]
+
+    def cut(self, source: Tensor, target: Tensor) -> None:
+        """Keep the channels at positions `source` of the input and `target` of the output."""
+        place = self.origin.new_full((self.channels_in + 1,), len(source))
+        place[source] = torch.arange(len(source), device=place.device)
+        self.origin = place[self.origin[target]]
+        self.channels_in = len(source)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; `shortcut` None pads the missing channels with zeros.
-
-    The parameter-free shortcut is option A of He et al. 2016: every second pixel, and zeros in
-    equal parts before and after the channels there are.
-    """
+    """Two 3x3 convolutions and a shortcut."""
 
     def __init__(
         self,
@@ -34,25 +90,22 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels, eps=bn_eps)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels, eps=bn_eps)
-        self.shortcut = shortcut
-        self.stride = stride
-        self.padding = (channels - channels_in) // 2
+        self.shortcut = shortcut or nn.Identity()
         self.final_relu = final_relu
 
-    def forward(self, x: Tensor) -> Tensor:
-        residual = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out: Tensor = self.bn2(self.conv2(residual))
-        out += self._skip(x)
-        return F.relu(out, inplace=True) if self.final_relu else out
+    def forward(
+        self, x: Tensor, interior: Tensor | None = None, stream: Tensor | None = None
+    ) -> Tensor:
+        """(B, C in, H, W) to (B, C, H / stride, W / stride); gates (C,) for both groups."""
+        inner = _gated(F.relu(self.bn1(self.conv1(x)), inplace=True), interior)
+        out: Tensor = self.bn2(self.conv2(inner))
+        out += self.shortcut(x)
+        return _gated(F.relu(out, inplace=True) if self.final_relu else out, stream)
 
-    def _skip(self, x: Tensor) -> Tensor:
-        if self.shortcut is not None:
-            projected: Tensor = self.shortcut(x)
-            return projected
-        if self.stride == 1 and self.padding == 0:
-            return x
-        thinned = x[:, :, :: self.stride, :: self.stride]
-        return F.pad(thinned, (0, 0, 0, 0, self.padding, self.padding))
+
+def _gated(x: Tensor, gate: Tensor | None) -> Tensor:
+    # In the activations' own type: a gate in float32 would turn bfloat16 into float32 from here on.
+    return x if gate is None else x * gate.to(x.dtype)[:, None, None]
 
 
 def he_normal_(module: nn.Module, generator: torch.Generator) -> None:
@@ -62,7 +115,62 @@ def he_normal_(module: nn.Module, generator: torch.Generator) -> None:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
 
 
-class CifarResNet(nn.Module):
+class ResNet(nn.Module):
+    """A stem, blocks in stages, and the mean over all pixels.
+
+    Args:
+        stem: channels of the first convolution.
+        bn_eps: of its BatchNorm.
+
+    Attributes:
+        dim: length of the features.
+        stages: of each block, from 0.
+    """
+
+    def __init__(self, stem: int, bn_eps: float = 1e-5) -> None:
+        super().__init__()
+        self.dim = stem
+        self.conv = nn.Conv2d(3, stem, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(stem, eps=bn_eps)
+        self.blocks = nn.Sequential()
+        self.stages: list[int] = []
+
+    def append(self, block: BasicBlock, stage: int) -> None:
+        """Add a block at the end."""
+        self.blocks.append(block)
+        self.stages.append(stage)
+        self.dim = block.conv2.out_channels
+
+    def forward(self, x: Tensor, gates: Gates | None = None) -> Tensor:
+        """(B, 3, H, W) normalised images to (B, dim) features."""
+        gates = gates or {}
+        out = _gated(F.relu(self.bn(self.conv(x)), inplace=True), gates.get("stream0"))
+        for index, (block, stage) in enumerate(zip(self.blocks, self.stages, strict=True)):
+            out = block(out, gates.get(f"interior{index}"), gates.get(f"stream{stage}"))
+        return out.mean(dim=(2, 3))
+
+    def convolutions(self) -> Iterator[Convolution]:
+        """Every convolution with its place between groups of channels, in order."""
+        yield Convolution("conv", "bn", IMAGE, "stream0")
+        before = "stream0"
+        for index, (block, stage) in enumerate(zip(self.blocks, self.stages, strict=True)):
+            name, interior, stream = f"blocks.{index}", f"interior{index}", f"stream{stage}"
+            yield Convolution(f"{name}.conv1", f"{name}.bn1", before, interior)
+            yield Convolution(f"{name}.conv2", f"{name}.bn2", interior, stream)
+            if isinstance(block.shortcut, nn.Sequential):
+                yield Convolution(f"{name}.shortcut.0", f"{name}.shortcut.1", before, stream)
+            before = stream
+
+    def paddings(self) -> Iterator[tuple[ZeroPadding, str, str]]:
+        """Every shortcut without parameters, with the groups that it reads and writes."""
+        before = "stream0"
+        for block, stage in zip(self.blocks, self.stages, strict=True):
+            if isinstance(block.shortcut, ZeroPadding):
+                yield block.shortcut, before, f"stream{stage}"
+            before = f"stream{stage}"
+
+
+class CifarResNet(ResNet):
     """ResNet of depth 6n + 2 exactly as iCaRL trained it (Rebuffi et al. 2017, authors' code).
 
     Widths 16, 32, 64; option A shortcuts; BatchNorm with eps 1e-4; no ReLU after the last block,
@@ -74,31 +182,23 @@ class CifarResNet(nn.Module):
     """
 
     def __init__(self, blocks: int, generator: torch.Generator) -> None:
-        super().__init__()
-        self.dim = 64
-        self.conv = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(16, eps=1e-4)
-        widths = [16] * blocks + [32] * blocks + [64] * blocks
-        self.blocks = nn.Sequential()
-        for index, (width_in, width) in enumerate(zip([16, *widths], widths, strict=False)):
-            self.blocks.append(
-                BasicBlock(
-                    width_in,
+        super().__init__(16, bn_eps=1e-4)
+        for stage, width in enumerate((16, 32, 64)):
+            for position in range(blocks):
+                widens = stage > 0 and position == 0
+                block = BasicBlock(
+                    width // 2 if widens else width,
                     width,
-                    stride=1 if width == width_in else 2,
+                    stride=2 if widens else 1,
                     bn_eps=1e-4,
-                    final_relu=index < len(widths) - 1,
+                    final_relu=stage < 2 or position < blocks - 1,
+                    shortcut=ZeroPadding(width // 2, width, 2) if widens else None,
                 )
-            )
+                self.append(block, stage)
         he_normal_(self, generator)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised images to (B, 64) features."""
-        out: Tensor = self.blocks(F.relu(self.bn(self.conv(x)), inplace=True))
-        return out.mean(dim=(2, 3))
 
-
-class ResNet18(nn.Module):
+class ResNet18(ResNet):
     """ResNet-18 in its CIFAR form: a 3x3 stem of stride 1, no max-pooling, 512-d features.
 
     Projection shortcuts and a ReLU after every block (He et al. 2016). DER, FOSTER and PyCIL use
@@ -106,24 +206,16 @@ class ResNet18(nn.Module):
     """
 
     def __init__(self, generator: torch.Generator) -> None:
-        super().__init__()
-        self.dim = 512
-        self.conv = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(64)
-        self.blocks = nn.Sequential()
+        super().__init__(64)
         width_in = 64
-        for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        for stage, width in enumerate((64, 128, 256, 512)):
+            stride = 1 if stage == 0 else 2
             projection = None
-            if stride != 1:
+            if stage > 0:
                 projection = nn.Sequential(
                     nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width)
                 )
-            self.blocks.append(BasicBlock(width_in, width, stride=stride, shortcut=projection))
-            self.blocks.append(BasicBlock(width, width))
+            self.append(BasicBlock(width_in, width, stride=stride, shortcut=projection), stage)
+            self.append(BasicBlock(width, width), stage)
             width_in = width
         he_normal_(self, generator)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised images to (B, 512) features."""
-        out: Tensor = self.blocks(F.relu(self.bn(self.conv(x)), inplace=True))
-        return out.mean(dim=(2, 3))
