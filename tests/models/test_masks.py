@@ -13,7 +13,6 @@ from engram import models
 from engram.models.masks import (
     ChannelMasks,
     annealed,
-    folded,
     gate,
     shrunk,
     weight_share,
@@ -131,7 +130,7 @@ def test_folding_changes_nothing_but_the_norms(name: str) -> None:
     images = torch.randn(3, 3, 16, 16, generator=generator(1))
     before = {key: value.clone() for key, value in network.state_dict().items()}
     for whole in (network, shrunk(network, random_masks(network))):
-        flat = folded(whole)
+        flat = whole.folded()
         assert not list(norms(flat))
         assert not any(parameter.requires_grad for parameter in flat.parameters())
         expected = whole(images).detach()

@@ -31,5 +31,4 @@ def create(name: str, generator: torch.Generator) -> Network:
     """
     if name not in BACKBONES:
         raise unknown("backbone", name, BACKBONES)
-    backbone = BACKBONES[name](generator)
-    return Network(backbone, backbone.dim)
+    return Network(BACKBONES[name](generator))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from engram.models.resnet import IMAGE, ResNet
 
-__all__ = ["ChannelMasks", "GradientRule", "annealed", "folded", "gate", "shrunk", "weight_share"]
+__all__ = ["ChannelMasks", "GradientRule", "annealed", "gate", "shrunk", "weight_share"]
 
 GradientRule = Literal["hat", "paper", "none"]
 
@@ -118,8 +118,7 @@ def _kept(logits: Tensor, least: int, multiple: int) -> Tensor:
 def widths(network: ResNet) -> dict[str, int]:
     """Channels of every group of a network."""
     return {
-        layer.target: _convolution(network, layer.name).out_channels
-        for layer in network.convolutions()
+        layer.target: network.convolution(layer).out_channels for layer in network.convolutions()
     }
 
 
@@ -133,19 +132,12 @@ def weight_share(network: ResNet, gates: Mapping[str, Tensor]) -> Tensor:
     used: list[Tensor] = []
     total = 0
     for layer in network.convolutions():
-        weight = _convolution(network, layer.name).weight
+        weight = network.convolution(layer).weight
         area = weight.shape[2] * weight.shape[3]
         source = weight.shape[1] if layer.source == IMAGE else gates[layer.source].sum()
         used.append(area * source * gates[layer.target].sum())
         total += weight.numel()
     return torch.stack(used).sum() / total
-
-
-def _convolution(network: nn.Module, name: str) -> nn.Conv2d:
-    layer = network.get_submodule(name)
-    if not isinstance(layer, nn.Conv2d):
-        raise TypeError(f"{name} is no convolution")
-    return layer
 
 
 @torch.no_grad()
@@ -160,44 +152,22 @@ def shrunk(network: ResNet, kept: Mapping[str, Tensor]) -> ResNet:
     smaller = copy.deepcopy(network)
     places = {group: mask.nonzero()[:, 0] for group, mask in kept.items()}
     for layer in network.convolutions():
-        convolution = _convolution(smaller, layer.name)
+        convolution = smaller.convolution(layer)
         weight = convolution.weight[places[layer.target]]
         if layer.source != IMAGE:
             weight = weight[:, places[layer.source]]
         convolution.weight = nn.Parameter(weight.clone())
         convolution.out_channels, convolution.in_channels = weight.shape[:2]
-        _cut_norm(smaller.get_submodule(layer.norm), places[layer.target])
+        _cut_norm(smaller.norm(layer), places[layer.target])
     for padding, source, target in smaller.paddings():
         padding.cut(places[source], places[target])
     smaller.dim = len(places[f"stream{network.stages[-1]}"])
     return smaller
 
 
-def _cut_norm(norm: nn.Module, places: Tensor) -> None:
-    if not isinstance(norm, nn.BatchNorm2d):
-        raise TypeError(f"{norm} is no BatchNorm")
+def _cut_norm(norm: nn.BatchNorm2d, places: Tensor) -> None:
     norm.weight = nn.Parameter(norm.weight[places])
     norm.bias = nn.Parameter(norm.bias[places])
     for name in ("running_mean", "running_var"):
         setattr(norm, name, getattr(norm, name)[places])
     norm.num_features = len(places)
-
-
-@torch.no_grad()
-def folded(network: ResNet) -> ResNet:
-    """A copy in evaluation mode whose convolutions have taken over their BatchNorm.
-
-    It computes the same with less traffic to memory, and can no longer be trained.
-    """
-    copied = copy.deepcopy(network).eval().requires_grad_(False)
-    for layer in network.convolutions():
-        convolution, norm = _convolution(copied, layer.name), copied.get_submodule(layer.norm)
-        if not isinstance(norm, nn.BatchNorm2d):
-            raise TypeError(f"{layer.norm} is no BatchNorm")
-        if norm.running_mean is None or norm.running_var is None:
-            raise TypeError(f"{layer.norm} keeps no statistics")
-        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-        convolution.weight.mul_(scale[:, None, None, None])
-        convolution.bias = nn.Parameter(norm.bias - norm.running_mean * scale, requires_grad=False)
-        copied.set_submodule(layer.norm, nn.Identity())
-    return copied

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
 
 from torch import Tensor, nn
 
 from engram.models.heads import LinearHead
+from engram.models.resnet import ResNet
 
 __all__ = ["Network", "frozen"]
 
-M = TypeVar("M", bound=nn.Module)
-
 
 class Network(nn.Module):
-    """Backbone -> features -> linear head.
+    """Backbone -> features -> linear head."""
 
-    Args:
-        backbone: a module with an attribute `dim` that maps (B, 3, H, W) to (B, dim).
-    """
-
-    def __init__(self, backbone: nn.Module, dim: int) -> None:
+    def __init__(self, backbone: ResNet) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = LinearHead(dim)
-        self.dim = dim
+        self.head = LinearHead(backbone.dim)
+        self.dim = backbone.dim
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images to (B, classes) logits."""
@@ -33,6 +27,8 @@ class Network(nn.Module):
         return logits
 
 
-def frozen(module: M) -> M:
-    """A copy that never changes: no gradients, and BatchNorm with its running statistics."""
-    return copy.deepcopy(module).eval().requires_grad_(False)
+def frozen(network: Network) -> Network:
+    """A copy that never changes: no gradients, and BatchNorm folded into the convolutions."""
+    copied = copy.deepcopy(network).eval().requires_grad_(False)
+    copied.backbone = network.backbone.folded()
+    return copied
