@@ -59,6 +59,8 @@ class Schedule:
     warmup: float = 0.0
     """Share of the updates in which the learning rate rises linearly from zero; with `cosine` this
     is the one-cycle policy."""
+    warmup_by: Literal["update", "epoch"] = "update"
+    """Whether it rises with every update, or in equal steps, one an epoch."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "updates", "batch_size", "learning_rate", "factor"):

@@ -12,7 +12,7 @@ from torch import Tensor
 from engram.data.augment import Augmentation, brighten, crop_and_flip
 from engram.data.images import Images
 
-__all__ = ["AugmentedImages", "Loss", "Source", "Step", "apply"]
+__all__ = ["AugmentedImages", "FeatureDraws", "Loss", "Source", "Step", "apply"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,31 @@ class AugmentedImages:
         if recipe.brightness:
             pixels = brighten(pixels, recipe.brightness, generator)
         return crop_and_flip(self.normalise(pixels), recipe.padding, recipe.flip, generator)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FeatureDraws:
+    """Features of several augmented versions of the same images; an epoch reads one of them.
+
+    Attributes:
+        features: (D, N, dim).
+        labels: (D, N); every version has an order of its own.
+    """
+
+    features: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return self.labels.shape[1]
+
+    def batches(
+        self, batch_size: int, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of ((B, dim), (B,) labels), of a version drawn from `generator`."""
+        draw = int(torch.randint(len(self.labels), (), generator=generator))
+        order = torch.randperm(len(self), generator=generator).to(self.labels.device)
+        for chosen in order.split(batch_size):
+            yield self.features[draw, chosen], self.labels[draw, chosen]
 
 
 @torch.no_grad()

@@ -278,7 +278,10 @@ def plan_of(schedule: Schedule, samples: int) -> Plan:
 def learning_rate(schedule: Schedule, plan: Plan, epoch: int, batch: int) -> float:
     """The learning rate of a batch."""
     progress = (epoch * plan.batches + batch + 1) / plan.updates
-    if progress < schedule.warmup:
+    warm_epochs = round(schedule.warmup * plan.epochs)
+    if schedule.warmup_by == "epoch" and epoch < warm_epochs:
+        return schedule.learning_rate * (epoch + 1) / warm_epochs
+    if schedule.warmup_by == "update" and progress < schedule.warmup:
         return schedule.learning_rate * progress / schedule.warmup
     match schedule.decay:
         case "constant":

@@ -5,11 +5,17 @@ from __future__ import annotations
 from engram.errors import unknown
 from engram.methods.base import Method
 from engram.methods.bounds import Finetune, Joint
+from engram.methods.der import DER
 from engram.methods.icarl import ICaRL
 
 __all__ = ["METHODS", "Method", "method_class"]
 
-METHODS: dict[str, type[Method]] = {"icarl": ICaRL, "finetune": Finetune, "joint": Joint}
+METHODS: dict[str, type[Method]] = {
+    "icarl": ICaRL,
+    "der": DER,
+    "finetune": Finetune,
+    "joint": Joint,
+}
 
 
 def method_class(name: str) -> type[Method]:

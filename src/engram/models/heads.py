@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["LinearHead"]
+__all__ = ["LinearHead", "UniformHead"]
 
 
 class LinearHead(nn.Module):
@@ -30,6 +30,31 @@ class LinearHead(nn.Module):
         self.bias = nn.Parameter(
             torch.cat([self.bias.data, torch.zeros(classes, device=self.bias.device)])
         )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, dim) features to (B, classes) logits."""
+        return F.linear(features, self.weight, self.bias)
+
+
+class UniformHead(nn.Module):
+    """A linear layer of fixed size, drawn as PyTorch draws its own: uniform in +-1/sqrt(dim).
+
+    Attributes:
+        weight: (classes, dim).
+        bias: (classes,), or None.
+    """
+
+    def __init__(self, dim: int, classes: int, *, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(classes, dim))
+        self.bias = nn.Parameter(torch.zeros(classes)) if bias else None
+
+    def draw(self, generator: torch.Generator) -> None:
+        """New random weights in place of those there are."""
+        for parameter in self.parameters():
+            values = torch.rand(parameter.shape, generator=generator)
+            reach = max(1, self.weight.shape[1]) ** -0.5
+            parameter.data.copy_((2 * values - 1) * reach)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, dim) features to (B, classes) logits."""

@@ -161,7 +161,6 @@ def shrunk(network: ResNet, kept: Mapping[str, Tensor]) -> ResNet:
         _cut_norm(smaller.norm(layer), places[layer.target])
     for padding, source, target in smaller.paddings():
         padding.cut(places[source], places[target])
-    smaller.dim = len(places[f"stream{network.stages[-1]}"])
     return smaller
 
 

@@ -56,7 +56,7 @@ class ZeroPadding(nn.Module):
         before = (channels - channels_in) // 2
         places = torch.full((channels,), channels_in)
         places[before : before + channels_in] = torch.arange(channels_in)
-        self.register_buffer("origin", places, persistent=False)
+        self.register_buffer("origin", places)
         self.origin: Tensor
         self.channels_in = channels_in
         self.stride = stride
@@ -124,13 +124,11 @@ class ResNet(nn.Module):
         bn_eps: of its BatchNorm.
 
     Attributes:
-        dim: length of the features.
         stages: of each block, from 0.
     """
 
     def __init__(self, stem: int, bn_eps: float = 1e-5) -> None:
         super().__init__()
-        self.dim = stem
         self.conv = nn.Conv2d(3, stem, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(stem, eps=bn_eps)
         self.blocks = nn.Sequential()
@@ -140,7 +138,11 @@ class ResNet(nn.Module):
         """Add a block at the end."""
         self.blocks.append(block)
         self.stages.append(stage)
-        self.dim = block.conv2.out_channels
+
+    @property
+    def dim(self) -> int:
+        """Length of the features."""
+        return self.convolution([*self.convolutions()][-1]).weight.shape[0]
 
     def forward(self, x: Tensor, gates: Gates | None = None) -> Tensor:
         """(B, 3, H, W) normalised images to (B, dim) features."""

@@ -1,0 +1,255 @@
+"""DER: Dynamically Expandable Representation (Yan, Xie, He, CVPR 2021).
+
+A new feature extractor for every task beside the old ones, which are frozen; a classifier on all
+their features together. Not to be confused with Dark Experience Replay, which others call DER.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engram import models
+from engram.config import Schedule
+from engram.data.augment import Augmentation
+from engram.data.batches import FeatureDraws, Loss, Step, apply
+from engram.data.images import Images, ImageSet
+from engram.data.stream import Task
+from engram.errors import UserError
+from engram.memory import ExemplarMemory, herding
+from engram.methods.base import Method, Trainer
+from engram.models.heads import UniformHead
+from engram.models.resnet import ResNet
+from engram.models.shapes import take_shapes
+from engram.seeding import generator
+
+__all__ = ["DER", "DERConfig", "balanced"]
+
+LEAST_OF_A_CLASS = 20
+"""Images that a class has in the balanced subset, however few the smallest class has."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DERConfig:
+    """The knobs of DER; the defaults are those that the authors ship for CIFAR-100."""
+
+    backbone: str = "resnet18"
+    auxiliary_weight: float = 1.0
+    """Of the auxiliary classifier, which tells the new classes from each other and from all old
+    ones by the new extractor alone."""
+    head_init: Literal["reset", "inherit"] = "reset"
+    """`reset` draws the classifiers anew after the warm-up, as the authors' code does; `inherit`
+    keeps the weights between old features and old classes, as the paper says."""
+    temperature: float = 5.0
+    """Of the logits while the classifier is trained on the balanced subset."""
+    draws: int = 30
+    """Augmented versions of the balanced subset whose features are extracted. The classifier is
+    trained on these, so that the extractors run once a version and not once an epoch."""
+    augmentation: Augmentation = field(default_factory=lambda: Augmentation(brightness=63 / 255))
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(
+            epochs=170,
+            learning_rate=0.1,
+            weight_decay=5e-4,
+            milestones=(110, 130),
+            factor=0.1,
+            warmup=10 / 170,
+            warmup_by="epoch",
+        )
+    )
+    """Of the representation."""
+    head_epochs: int = 30
+    """Of the classifier on the balanced subset: at a learning rate of 0.1, in the second half 0.01."""
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "draws", "head_epochs"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} must be above 0, not {getattr(self, name)}.")
+        if self.auxiliary_weight < 0:
+            raise UserError(
+                f"auxiliary_weight must not be negative, but is {self.auxiliary_weight}."
+            )
+
+    @property
+    def head_schedule(self) -> Schedule:
+        return Schedule(
+            epochs=self.head_epochs,
+            batch_size=self.schedule.batch_size,
+            drop_last=False,
+            learning_rate=0.1,
+            weight_decay=5e-4,
+            milestones=(max(1, self.head_epochs // 2),),
+            factor=0.1,
+        )
+
+
+class DER(Method):
+    """An extractor for every task, frozen afterwards, and a classifier on all their features.
+
+    Attributes:
+        extractors: of the tasks learnt; their convolutions have taken over their BatchNorm.
+        dense: the extractor of the newest task as it was trained; the next one starts from it.
+        head: the classifier on the features of all extractors, without bias.
+        auxiliary: the auxiliary classifier of the task that is being learnt; else without rows.
+    """
+
+    Config = DERConfig
+    config: DERConfig
+
+    def __init__(self, config: DERConfig, image_size: tuple[int, int], seed: int) -> None:
+        super().__init__(config, image_size, seed)
+        self.dense = models.create(config.backbone, generator(seed, "network")).backbone
+        self.extractors = nn.ModuleList()
+        self.head = UniformHead(0, 0, bias=False)
+        self.auxiliary = UniformHead(0, 0, bias=True)
+
+    @property
+    def classifier(self) -> str:
+        return "network"
+
+    def learn(self, task: Task, memory: ExemplarMemory, trainer: Trainer) -> None:
+        """The two stages of section 3: a new extractor, then a classifier on balanced data."""
+        self.grow(len(task.new))
+        images = memory + task.train
+        self.expand(len(task.new))
+        trainer.fit(
+            "representation",
+            self.augmented(images, self.config.augmentation),
+            self.loss(task),
+            self.named_parameters(),
+            self.config.schedule,
+        )
+        self.freeze()
+        if task.index > 0:
+            trainer.fit(
+                "classifier",
+                self.feature_draws(balanced(images, trainer.generator("subset")), trainer),
+                self.balanced_loss,
+                self.head.named_parameters(prefix="head"),
+                self.config.head_schedule,
+            )
+        memory.update(task, rank=lambda images: herding(self.embed(images)))
+
+    def grow(self, new: int) -> None:
+        self.seen += new
+
+    def expand(self, new: int) -> None:
+        """Set up what the task trains: a copy of the last extractor, and both classifiers."""
+        self.dense = copy.deepcopy(self.dense)
+        inherited = self.head.weight.data
+        self.head = UniformHead(self.dim + self.dense.dim, self.seen, bias=False)
+        self.auxiliary = UniformHead(self.dense.dim, new + 1, bias=True)
+        self.draw_heads()
+        if self.config.head_init == "inherit":
+            rows, columns = inherited.shape
+            self.head.weight.data[:rows, :columns] = inherited
+
+    def draw_heads(self) -> None:
+        """Random weights for both classifiers, the same whenever this task's are drawn."""
+        self.head.draw(generator(self.seed, "head", self.seen))
+        self.auxiliary.draw(generator(self.seed, "auxiliary", self.seen))
+
+    def freeze(self) -> None:
+        """Let the new extractor be one of the old ones, without its auxiliary classifier."""
+        self.extractors.append(self.dense.folded())
+        self.auxiliary = UniformHead(0, 0, bias=True)
+
+    @property
+    def dim(self) -> int:
+        """Length of the features of all frozen extractors together."""
+        return sum(extractor.dim for extractor in self.frozen_extractors())
+
+    def frozen_extractors(self) -> list[ResNet]:
+        return [extractor for extractor in self.extractors if isinstance(extractor, ResNet)]
+
+    @torch.no_grad()
+    def frozen_features(self, x: Tensor) -> list[Tensor]:
+        return [extractor(x) for extractor in self.frozen_extractors()]
+
+    def loss(self, task: Task) -> Loss:
+        """The loss of the first stage (section 3.3): classification by all features, and by the new
+        ones alone, where all old classes are one."""
+        first_new = task.new.start
+
+        def both(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
+            self.reset_heads(step)
+            new = self.dense(x)
+            logits = self.head(torch.cat([*self.frozen_features(x), new], dim=1)).float()
+            parts = {"classification": F.cross_entropy(logits, y)}
+            if first_new and self.config.auxiliary_weight:
+                among_new = (y - first_new + 1).clamp_min(0)
+                auxiliary = F.cross_entropy(self.auxiliary(new).float(), among_new)
+                parts["auxiliary"] = self.config.auxiliary_weight * auxiliary
+            return parts
+
+        return both
+
+    def reset_heads(self, step: Step) -> None:
+        """Draw both classifiers anew when the warm-up is over, as the authors' code does."""
+        warm = round(self.config.schedule.warmup * step.epochs)
+        if self.config.head_init == "reset" and warm and (step.epoch, step.batch) == (warm, 0):
+            self.draw_heads()
+
+    def feature_draws(self, images: ImageSet, trainer: Trainer) -> FeatureDraws:
+        """Features of several augmented versions of the images."""
+        source = self.augmented(images, self.config.augmentation)
+        features, labels = [], []
+        for draw in range(self.config.draws):
+            with torch.no_grad():
+                batches = list(source.batches(500, trainer.generator(f"draw {draw}")))
+                features.append(torch.cat([self.features(x) for x, _ in batches]))
+            labels.append(torch.cat([y for _, y in batches]))
+        return FeatureDraws(torch.stack(features), torch.stack(labels))
+
+    def balanced_loss(self, features: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
+        """The loss of the second stage (section 3.5)."""
+        logits = self.head(features).float() / self.config.temperature
+        return {"classification": F.cross_entropy(logits, y)}
+
+    def features(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised images to the features of all extractors (B, dim)."""
+        return torch.cat(self.frozen_features(x), dim=1)
+
+    def embed(self, images: Images) -> Tensor:
+        """Unit-length features (N, dim) of images as they are."""
+        return apply(
+            lambda pixels: F.normalize(self.features(self.normalise(pixels))),
+            images,
+            device=self.device,
+        )
+
+    def scores_by_classifier(self, pixels: Tensor) -> dict[str, Tensor]:
+        return {"network": self.head(self.features(self.normalise(pixels)))}
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Take over a state with its own number of extractors, of its own sizes."""
+        numbers = {name.split(".")[1] for name in state_dict if name.startswith("extractors.")}
+        while len(self.extractors) < len(numbers):
+            self.extractors.append(self.dense.folded())
+        take_shapes(self, state_dict)
+        return super().load_state_dict(state_dict, strict, assign)
+
+
+def balanced(images: Images, generator: torch.Generator) -> ImageSet:
+    """As many images of every class as the smallest has, chosen at random.
+
+    A class of fewer than 20 does not cut the others down to its size: then every class has 20, and
+    the images of the small ones are repeated.
+    """
+    labels = images.labels.cpu()
+    classes, counts = labels.unique(return_counts=True)
+    size = max(int(counts.min()), LEAST_OF_A_CLASS)
+    chosen = []
+    for label in classes:
+        positions = (labels == label).nonzero()[:, 0]
+        shuffled = positions[torch.randperm(len(positions), generator=generator)]
+        chosen.append(shuffled.repeat(-(-size // len(shuffled)))[:size])
+    return images[torch.cat(chosen)]

@@ -1,0 +1,198 @@
+"""DER against its formulas and the authors' recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from conftest import tiny
+from engram.config import from_mapping, load_preset
+from engram.data.batches import FeatureDraws, Step
+from engram.data.images import ImageSet
+from engram.data.stream import ClassStream, Task, create_stream
+from engram.engine.fit import learning_rate, plan_of
+from engram.errors import UserError
+from engram.learner import Learner
+from engram.methods.der import DER, DERConfig, balanced
+from engram.seeding import generator
+
+
+def learnt(tasks: int) -> tuple[Learner, ClassStream]:
+    config = tiny("der", updates=4)
+    learner = Learner("der", config.settings, image_size=(8, 8), budget="20", device="cpu")
+    stream = create_stream("digits/2,2,2", order="given")
+    for index in range(tasks):
+        learner.learn(stream.task(index))
+    return learner, stream
+
+
+def method_of(learner: Learner) -> DER:
+    assert isinstance(learner.method, DER)
+    return learner.method
+
+
+def fresh(seen: int = 0, new: int = 2, **settings: Any) -> DER:
+    """A method about to learn `new` classes after `seen` ones of one task."""
+    der = DER(DERConfig(backbone="resnet8", **settings), (8, 8), seed=0)
+    if seen:
+        der.grow(seen)
+        der.expand(seen)
+        der.freeze()
+    der.grow(new)
+    der.expand(new)
+    return der.eval()
+
+
+def task_of(new: range) -> Task:
+    images = ImageSet(torch.zeros(0, 8, 8, 3, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
+    return Task(1 if new.start else 0, images, new, range(new.stop))
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    return torch.randn(6, 3, 8, 8, generator=generator(0)), torch.tensor([0, 1, 2, 3, 4, 4])
+
+
+LATER = Step(epoch=5, epochs=10, batch=1, batches=4)
+
+
+def test_old_extractors_are_untouched_to_the_bit() -> None:
+    learner, stream = learnt(2)
+    der = method_of(learner)
+    before = {name: t.clone() for name, t in der.extractors.state_dict().items()}
+    features = der.embed(stream.evaluation(range(4)))
+    learner.learn(stream.task(2))
+    after = der.extractors.state_dict()
+    assert len(der.extractors) == 3
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    again = der.features(der.normalise(stream.evaluation(range(4)).pixels))[:, :128]
+    assert torch.allclose(F.normalize(again), features, atol=1e-6)
+
+
+def test_every_task_adds_an_extractor_that_starts_from_the_last() -> None:
+    learner, _ = learnt(1)
+    der = method_of(learner)
+    last = {name: t.clone() for name, t in der.dense.state_dict().items()}
+    der.grow(2)
+    der.expand(2)
+    assert all(torch.equal(t, last[name]) for name, t in der.dense.state_dict().items())
+    assert der.head.weight.shape == (4, 128)
+    assert der.head.bias is None
+    assert der.auxiliary.weight.shape == (3, 64)
+
+
+def test_the_auxiliary_classifier_takes_all_old_classes_for_one(
+    batch: tuple[Tensor, Tensor],
+) -> None:
+    x, y = batch
+    der = fresh(seen=3, new=2, auxiliary_weight=0.5)
+    parts = der.loss(task_of(range(3, 5)))(x, y, LATER)
+    new = der.dense(x)
+    logits = der.head(torch.cat([der.features(x), new], dim=1))
+    assert torch.allclose(parts["classification"], F.cross_entropy(logits, y))
+    among_new = torch.tensor([0, 0, 0, 1, 2, 2])
+    expected = 0.5 * F.cross_entropy(der.auxiliary(new), among_new)
+    assert torch.allclose(parts["auxiliary"], expected)
+
+
+def test_the_first_task_has_no_auxiliary_loss(batch: tuple[Tensor, Tensor]) -> None:
+    x, y = batch
+    assert fresh(new=5).loss(task_of(range(5)))(x, y, LATER).keys() == {"classification"}
+
+
+def test_the_classifiers_are_drawn_anew_when_the_warm_up_is_over() -> None:
+    der = fresh(seen=2)
+    warm = round(der.config.schedule.warmup * 170)
+    assert warm == 10
+    drawn = der.head.weight.detach().clone()
+    with torch.no_grad():
+        der.head.weight.zero_()
+        der.auxiliary.weight.zero_()
+    for epoch, number in ((9, 0), (10, 1), (11, 0)):
+        der.reset_heads(Step(epoch, 170, number, 50))
+        assert not der.head.weight.any()
+    der.reset_heads(Step(10, 170, 0, 50))
+    assert torch.equal(der.head.weight, drawn)
+    assert der.auxiliary.weight.all()
+
+
+def test_heads_may_inherit_instead() -> None:
+    der = fresh(seen=2, head_init="inherit")
+    with torch.no_grad():
+        der.head.weight.fill_(7.0)
+    der.freeze()
+    der.grow(2)
+    der.expand(2)
+    assert (der.head.weight[:4, :128] == 7).all()
+    assert (der.head.weight[4:].abs() < 1).all()
+    der.reset_heads(Step(10, 170, 0, 50))
+    assert (der.head.weight[:4, :128] == 7).all()
+
+
+def test_the_second_stage_is_cross_entropy_at_temperature() -> None:
+    der = fresh(seen=2)
+    features, y = torch.randn(5, 128, generator=generator(1)), torch.tensor([0, 1, 2, 3, 3])
+    parts = der.balanced_loss(features, y, LATER)
+    assert torch.allclose(parts["classification"], F.cross_entropy(der.head(features) / 5, y))
+
+
+@pytest.mark.parametrize(
+    ("kept", "classes", "size"),
+    [(200, 10, 4000), (100, 20, 3000), (66, 30, 2640), (50, 40, 2500), (22, 90, 2200)],
+)
+def test_the_balanced_subset_has_the_authors_sizes(kept: int, classes: int, size: int) -> None:
+    counts = torch.tensor([kept] * classes + [500] * 10)
+    labels = torch.arange(len(counts)).repeat_interleave(counts)
+    images = ImageSet(torch.zeros(len(labels), 1, 1, 3, dtype=torch.uint8), labels)
+    subset = balanced(images, generator(0))
+    assert len(subset) == size
+    assert (subset.labels.bincount() == kept).all()
+
+
+def test_a_class_of_one_image_does_not_cut_the_others_to_one() -> None:
+    labels = torch.tensor([0] + [1] * 50 + [2] * 12)
+    pixels = torch.arange(63, dtype=torch.uint8)[:, None, None, None].expand(63, 1, 1, 3)
+    subset = balanced(ImageSet(pixels, labels), generator(0))
+    assert subset.labels.bincount().tolist() == [20, 20, 20]
+    assert (subset.of(0).pixels == 0).all()
+    assert len(subset.of(1).pixels.unique()) == 20
+    assert len(subset.of(2).pixels.unique()) == 12
+
+
+def test_learning_rates_are_the_authors_as_they_take_effect() -> None:
+    given = load_preset("der", "paper").settings
+    schedule = from_mapping(DERConfig, given, "paper").schedule
+    plan = plan_of(schedule, 5000)
+    rates = [learning_rate(schedule, plan, epoch, batch=0) for epoch in range(170)]
+    assert rates[:10] == pytest.approx([0.01 * (epoch + 1) for epoch in range(10)])
+    assert set(rates[9:110]) == {0.1}
+    assert rates[110:130] == pytest.approx([0.01] * 20)
+    assert rates[130:] == pytest.approx([0.001] * 40)
+
+
+def test_an_epoch_reads_one_version_whole() -> None:
+    features = torch.arange(6.0).reshape(2, 3, 1)
+    draws = FeatureDraws(features, torch.tensor([[0, 1, 2], [2, 1, 0]]))
+    seen = set()
+    for seed in range(8):
+        batches = list(draws.batches(2, generator(seed)))
+        values = torch.cat([x for x, _ in batches])[:, 0]
+        labels = torch.cat([y for _, y in batches])
+        version = int(values.min()) // 3
+        seen.add(version)
+        assert sorted(values.tolist()) == [3.0 * version, 3.0 * version + 1, 3.0 * version + 2]
+        assert all(
+            draws.labels[version, int(v) % 3] == y for v, y in zip(values, labels, strict=True)
+        )
+    assert seen == {0, 1}
+    assert len(draws) == 3
+
+
+@pytest.mark.parametrize("name", ["temperature", "draws", "head_epochs"])
+def test_values_that_make_no_sense_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} must be above 0"):
+        DERConfig(**{name: 0})
