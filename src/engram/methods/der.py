@@ -65,7 +65,7 @@ class DERConfig:
     )
     """Of the representation."""
     head_epochs: int = 30
-    """Of the classifier on the balanced subset: at a learning rate of 0.1, in the second half 0.01."""
+    """Of the classifier on the balanced subset, at rate 0.1 and in the second half at 0.01."""
 
     def __post_init__(self) -> None:
         for name in ("temperature", "draws", "head_epochs"):
