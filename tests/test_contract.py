@@ -166,9 +166,9 @@ def test_a_run_goes_on_without_a_damaged_exemplar_or_stops(
     tensors, table = load_tensors(path)
     tensors["payloads.1"][3] ^= 1
     save_tensors(path, tensors, table)
-    with pytest.raises(UserError, match="Exemplar 1 of class 1 is damaged"):
+    with pytest.raises(UserError, match=r"Exemplar 1 of class 1 in .*task-00 is damaged"):
         run(config, tmp_path, silent, Execution(strict=True))
-    with pytest.warns(DamagedExemplar, match="Exemplar 1 of class 1 is damaged"):
+    with pytest.warns(DamagedExemplar, match=r"Exemplar 1 of class 1 in .*task-00 is damaged"):
         _, summary = run(config, tmp_path, silent)
     assert summary["exemplars_lost"] == 1
 

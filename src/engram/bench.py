@@ -25,7 +25,8 @@ from engram.runs import RunConfig, folder_name
 __all__ = ["Execution", "Progress", "check", "run"]
 
 SHOWN_ORIGINALS = 10
-"""Originals of a class's exemplars that are recorded, to be looked at beside these."""
+"""The best exemplars of a new class, by which its codec is judged, and whose originals are recorded
+to be looked at beside them."""
 EXAMPLES = 200
 """Images by which the length of an exemplar is judged before a run."""
 
@@ -54,7 +55,7 @@ def check(config: RunConfig, out: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Execution:
-    """How a run is carried out; nothing in its result depends on it.
+    """How a run is carried out; an undamaged run has the same result, whatever it is.
 
     Attributes:
         snapshot_every: least seconds between two snapshots during training.
@@ -101,7 +102,7 @@ def run(
             effort = learner.learn(task)
             results = _results(learner, stream, task, effort)
             record.add_task(index, results)
-            record.add_originals(_best_of_each_class(learner.memory.originals(task)))
+            record.add_originals(learner.memory.originals(task, SHOWN_ORIGINALS))
             _save_newest(learner, record.folder / "model")
             progress.task(index, results, work.share(index + 1, 0))
         shutil.rmtree(snapshots, ignore_errors=True)
@@ -159,12 +160,6 @@ def _learner(
         snapshot_every=execution.snapshot_every,
         on_epoch=on_epoch,
     )
-
-
-def _best_of_each_class(images: ImageSet) -> ImageSet:
-    """The first few images of each class."""
-    classes = [images.of(int(label))[:SHOWN_ORIGINALS] for label in images.labels.unique()]
-    return sum(classes, images[:0])
 
 
 def _versions(folder: Path) -> list[Path]:
@@ -230,8 +225,9 @@ def _results(
     counts = metrics.confusion(predicted[learner.method.classifier], images.labels, len(task.seen))
     state = learner.method.state_dict()
     memory = learner.memory
-    originals = memory.originals(task)
-    exemplars = sum(map(memory.of, memory.origins), originals[:0])
+    originals = memory.originals(task, SHOWN_ORIGINALS)
+    best = [memory.of(label, SHOWN_ORIGINALS) for label in memory.origins]
+    exemplars = sum(best, originals[:0])
     return {
         "classes": len(task.seen),
         "accuracy": rows,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Generic, Literal, TypeVar
 import tyro
 
 from engram.bench import Execution, check, run
-from engram.config import load_preset
+from engram.config import as_mapping, load_preset
 from engram.console import RunProgress, print_comparison, print_diagnosis, print_methods
 from engram.engine.snapshot import write_atomically
 from engram.errors import UserError
@@ -190,7 +191,9 @@ def _run_all(
 ) -> None:
     """Check all runs, do them under one progress bar, print their table, and write reports."""
     if publish is not None:
-        configs = [config for config in configs if not _copy_of(config, publish).exists()]
+        configs = [
+            config for config in configs if not _published(config, _copy_of(config, publish))
+        ]
         if not configs:
             print(f"Nothing to do: {publish} has all of these runs.")
             return
@@ -212,6 +215,31 @@ def _run_all(
 
 def _copy_of(config: RunConfig, publish: Path) -> Path:
     return publish / config.method / f"{folder_name(config)}.json"
+
+
+def _published(config: RunConfig, copy: Path) -> bool:
+    """Whether a run of this configuration has been published as `copy`.
+
+    Raises:
+        UserError: the file there is of another configuration, or no summary.
+    """
+    if not copy.exists():
+        return False
+    try:
+        there = json.loads(copy.read_text())["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{copy} is not the summary of a run. Remove it to publish anew."
+        ) from error
+    here = json.loads(json.dumps(as_mapping(config)))
+    for key in ("device", "precision"):
+        there, here = ({k: v for k, v in of.items() if k != key} for of in (there, here))
+    if there != here:
+        raise UserError(
+            f"{copy} was published with other settings than {copy.stem} has now. Remove it to "
+            "publish anew."
+        )
+    return True
 
 
 def _publish(folder: Path, copy: Path) -> None:

@@ -207,5 +207,7 @@ class Learner:
         except RuntimeError as error:
             raise UserError(f"The weights in {folder} are of another network.") from error
         self.method.eval().to(self.method.device)
-        self.memory.load_state(*load_tensors(folder / "memory.safetensors"), strict=strict)
+        self.memory.load_state(
+            *load_tensors(folder / "memory.safetensors"), strict=strict, where=str(folder)
+        )
         self.task_sizes = state["task_sizes"]

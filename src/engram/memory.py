@@ -133,7 +133,7 @@ class ExemplarMemory:
     @property
     def bytes_of_classes(self) -> dict[int, int]:
         """Bytes of payloads and their lengths, by label."""
-        return {label: sum(map(self._cost, kept)) for label, kept in self._classes.items()}
+        return {label: sum(map(self.codec.cost, kept)) for label, kept in self._classes.items()}
 
     @property
     def counts(self) -> dict[int, int]:
@@ -164,8 +164,12 @@ class ExemplarMemory:
         Raises:
             UserError: with the smallest budget that can.
         """
-        if not self.budget.none and self.capacity(classes, examples) < classes:
-            raise self._too_small(classes, self._cost_like(examples))
+        if self.budget.none or self.budget.kind == "all":
+            return
+        shared, costs = self._probed(examples)
+        share = self.budget.bytes_each(classes, shared)
+        if self.budget.images_each(classes) < 1 or share < max(costs):
+            raise self._too_small(classes, max(costs), shared)
 
     def capacity(self, classes: int, examples: ImageSet) -> float:
         """How many exemplars there is room for; about, where payloads differ in length.
@@ -175,25 +179,23 @@ class ExemplarMemory:
         """
         share = self.budget.images_each(classes)
         if self.budget.kind == "bytes":
-            room = self.budget.bytes_each(classes, len(self.codec.shared))
-            share = room // self._cost_like(examples)
+            shared, costs = self._probed(examples)
+            share = self.budget.bytes_each(classes, shared) // (sum(costs) / len(costs))
         return share * classes
 
-    def _cost_like(self, examples: ImageSet) -> float:
-        """What an exemplar takes: exactly, or the mean over examples where lengths differ."""
+    def _probed(self, examples: ImageSet) -> tuple[int, list[int]]:
+        """What a codec like this one would share, and what each of the examples would take."""
         if self.codec.payload_bytes is not None:
-            return self.codec.payload_bytes
+            return len(self.codec.shared), [self.codec.payload_bytes]
         codec = create_codec(self.codec.name, self.codec.image_size)
         codec.prepare(examples.pixels)
-        costs = list(map(self._cost, codec.encode(examples.pixels)))
-        return sum(costs) / len(costs)
+        return len(codec.shared), list(map(codec.cost, codec.encode(examples.pixels)))
 
-    def _too_small(self, classes: int, needed: float) -> UserError:
-        smallest = classes * math.ceil(needed) + len(self.codec.shared)
+    def _too_small(self, classes: int, needed: int, shared: int) -> UserError:
         return UserError(
             f"A budget of {self.budget.amount} {self.budget.kind} cannot hold one exemplar of each "
-            f"of the {classes} classes. The smallest that can: {classes} images, or {smallest} "
-            f"bytes as {self.codec.name}."
+            f"of the {classes} classes. The smallest that can: {classes} images, or "
+            f"{classes * needed + shared} bytes as {self.codec.name}."
         )
 
     def update(self, task: Task, rank: Rank | None = None) -> None:
@@ -206,9 +208,9 @@ class ExemplarMemory:
         Raises:
             UserError: a class's share would not hold one exemplar; then nothing has changed.
         """
+        self.prepare(task.train)
         if self.budget.none:
             return
-        self._prepare(task.train)
         classes = len(self._classes) + len(task.new)
         updated = {label: self._fitting(kept, classes) for label, kept in self._classes.items()}
         origins = {}
@@ -220,8 +222,8 @@ class ExemplarMemory:
         self._classes, self.origins = updated, origins
         self.most_bytes = max(self.most_bytes, self.nbytes)
 
-    def _prepare(self, images: ImageSet) -> None:
-        """Let the codec learn from the first images that the memory meets."""
+    def prepare(self, images: ImageSet) -> None:
+        """Let the codec learn from training images, once: those of the first task."""
         if not self._prepared:
             self.codec.prepare(images.pixels)
             self._prepared = True
@@ -237,33 +239,27 @@ class ExemplarMemory:
         room = self.budget.bytes_each(classes, len(self.codec.shared))
         kept: list[bytes] = []
         for payload in payloads:
-            cost = self._cost(payload)
+            cost = self.codec.cost(payload)
             if cost > room or len(kept) == most:
                 if not kept:
-                    raise self._too_small(classes, cost)
+                    raise self._too_small(classes, cost, len(self.codec.shared))
                 break
             room -= cost
             kept.append(payload)
         return kept
 
-    def _cost(self, payload: bytes) -> int:
-        """Bytes of a payload and, where lengths differ, of its length: seven bits a byte."""
-        if self.codec.payload_bytes is not None:
-            return len(payload)
-        return len(payload) + max(1, math.ceil(len(payload).bit_length() / 7))
+    def of(self, label: int, count: int | None = None) -> ImageSet:
+        """The best `count` exemplars of one class, or all, best first."""
+        return self._read({label: self._classes[label][:count]})[:]
 
-    def of(self, label: int) -> ImageSet:
-        """The exemplars of one class, best first."""
-        return self._read({label: self._classes[label]})[:]
-
-    def originals(self, task: Task) -> ImageSet:
-        """The images that the exemplars of the last task were made of, class by class, best first.
+    def originals(self, task: Task, count: int) -> ImageSet:
+        """The images that the best `count` exemplars of each new class were made of, best first.
 
         Args:
             task: the one of the last update.
         """
-        sets = [task.train.of(label)[kept] for label, kept in self.origins.items()]
-        return sum(sets, ImageSet.empty(self.codec.image_size))
+        best = [task.train.of(label)[kept[:count]] for label, kept in self.origins.items()]
+        return sum(best, ImageSet.empty(self.codec.image_size))
 
     def images(self) -> Images:
         """All exemplars, class by class, best first; encoded where the memory is batchwise."""
@@ -280,8 +276,7 @@ class ExemplarMemory:
         return EncodedImages(self.codec, payloads, torch.tensor(labels, dtype=torch.int64))
 
     def recode(self, images: ImageSet) -> ImageSet:
-        """The images as they would come back from the memory."""
-        self._prepare(images)
+        """The images as they would come back from the memory, which must have been prepared."""
         return ImageSet(recoded(self.codec, images.pixels), images.labels)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -300,46 +295,60 @@ class ExemplarMemory:
             "most_bytes": self.most_bytes,
             "lost": self.lost,
             "prepared": self._prepared,
+            "shared_checksum": zlib.crc32(self.codec.shared),
             "classes": list(self._classes),
         }
         return tensors, table
 
     def load_state(
-        self, tensors: Mapping[str, Tensor], table: Mapping[str, Any], *, strict: bool = False
+        self,
+        tensors: Mapping[str, Tensor],
+        table: Mapping[str, Any],
+        *,
+        strict: bool = False,
+        where: str = "the saved memory",
     ) -> None:
         """Take over what `state` gave, without exemplars that are damaged.
 
         Args:
             strict: refuse a damaged exemplar instead.
+            where: what messages call the place that it comes from.
 
         Warns:
             DamagedExemplar: one is not what was written.
 
         Raises:
-            UserError: it was written with another codec, or an exemplar is damaged and `strict`.
+            UserError: it was written with another codec, what all exemplars share is damaged, or
+                an exemplar is and `strict`.
         """
         if table["codec"] != self.codec.name:
             raise UserError(
-                f"The saved exemplars are encoded as {table['codec']}, not {self.codec.name}."
+                f"The exemplars in {where} are encoded as {table['codec']}, not {self.codec.name}."
             )
-        try:
-            self.codec.adopt(tensors["shared"].numpy().tobytes())
-        except ValueError as error:
+        shared = tensors["shared"].numpy().tobytes()
+        if zlib.crc32(shared) != table["shared_checksum"]:
             raise UserError(
-                f"What all exemplars share cannot be read as {self.codec.name}: {error}. The model "
-                "folder is damaged; go on from another one."
-            ) from error
+                f"What all exemplars in {where} share is damaged, so none can be decoded. Go on "
+                "from another copy, or begin anew."
+            )
+        if table["prepared"]:
+            self.codec.adopt(shared)
         self.most_bytes, self.lost = table["most_bytes"], table["lost"]
         self._prepared = table["prepared"]
         self._classes = {
-            label: list(self._intact(label, tensors, strict)) for label in table["classes"]
+            label: list(self._intact(label, tensors, strict, where)) for label in table["classes"]
         }
 
-    def _intact(self, label: int, tensors: Mapping[str, Tensor], strict: bool) -> Iterator[bytes]:
+    def _intact(
+        self, label: int, tensors: Mapping[str, Tensor], strict: bool, where: str
+    ) -> Iterator[bytes]:
         """The saved payloads of a class that are what was written."""
         blob = tensors[f"payloads.{label}"].numpy().tobytes()
-        ends = np.cumsum([0, *tensors[f"lengths.{label}"].tolist()])
+        lengths = tensors[f"lengths.{label}"].tolist()
         checksums = tensors[f"checksums.{label}"].tolist()
+        if len(lengths) != len(checksums):
+            raise UserError(f"The lengths of class {label} in {where} are damaged. Begin anew.")
+        ends = np.cumsum([0, *lengths])
         for rank, ((start, end), checksum) in enumerate(
             zip(pairwise(ends), checksums, strict=True), start=1
         ):
@@ -347,7 +356,7 @@ class ExemplarMemory:
             if zlib.crc32(payload) == checksum:
                 yield payload
                 continue
-            found = f"Exemplar {rank} of class {label} is damaged: its bytes are not those written."
+            found = f"Exemplar {rank} of class {label} in {where} is damaged."
             if strict:
                 raise UserError(f"{found} Without --strict it would be left out.")
             self.lost += 1

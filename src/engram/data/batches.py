@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engram.data.augment import Augmentation, brighten, crop_and_flip
-from engram.data.images import Images
+from engram.data.images import Images, ImageSet
 
 __all__ = ["AugmentedImages", "FeatureDraws", "Loss", "Source", "Step", "apply"]
 
@@ -53,14 +53,14 @@ class AugmentedImages:
         images: what to draw from; batches are made on the device where these are.
         normalise: (B, H, W, 3) uint8 to (B, 3, H, W) float.
         augmentation: what happens to each image.
-        recoded: the same images as a codec gives them back.
-        recoding: probability with which an image is drawn from `recoded`, anew in every epoch.
+        recoded: the last of these images as a codec gives them back.
+        recoding: probability with which one of those is drawn from `recoded`, anew in every epoch.
     """
 
     images: Images
     normalise: Callable[[Tensor], Tensor]
     augmentation: Augmentation
-    recoded: Images | None = None
+    recoded: ImageSet | None = None
     recoding: float = 0.0
 
     def __len__(self) -> int:
@@ -72,16 +72,20 @@ class AugmentedImages:
         """One epoch of ((B, 3, H, W) float, (B,) labels) in an order drawn from `generator`."""
         order = torch.randperm(len(self), generator=generator).to(self.images.labels.device)
         for chosen in order.split(batch_size):
-            batch = self.images[chosen]
-            pixels = self._partly_recoded(batch.pixels, chosen, generator)
-            yield self._augmented(pixels, generator), batch.labels
+            yield self._batch(chosen, generator)
+
+    def _batch(self, chosen: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        batch = self.images[chosen]
+        pixels = self._partly_recoded(batch.pixels, chosen, generator)
+        return self._augmented(pixels, generator), batch.labels
 
     def _partly_recoded(self, pixels: Tensor, chosen: Tensor, generator: torch.Generator) -> Tensor:
         if self.recoded is None or not self.recoding:
             return pixels
-        swapped = torch.rand(len(chosen), generator=generator) < self.recoding
-        swapped = swapped.to(pixels.device)
-        pixels[swapped] = self.recoded[chosen[swapped]].pixels
+        place = chosen - (len(self) - len(self.recoded))
+        drawn = torch.rand(len(chosen), generator=generator) < self.recoding
+        swapped = drawn.to(pixels.device) & (place >= 0)
+        pixels[swapped] = self.recoded.pixels[place[swapped]]
         return pixels
 
     def _augmented(self, pixels: Tensor, generator: torch.Generator) -> Tensor:

@@ -43,7 +43,7 @@ class EncodedImages:
         if not len(chosen):
             return ImageSet.empty(self.image_size).to(labels.device)
         try:
-            pixels = self.codec.decode([self.payloads[position] for position in chosen.tolist()])
+            pixels = torch.cat([self._decoded(part.tolist()) for part in chosen.split(CHUNK)])
         except ValueError as error:
             raise self._damaged(chosen.tolist()) from error
         return ImageSet(pixels.to(labels.device), labels)
@@ -54,11 +54,14 @@ class EncodedImages:
     def to(self, device: torch.device) -> EncodedImages:
         return replace(self, labels=self.labels.to(device))
 
+    def _decoded(self, positions: Sequence[int]) -> Tensor:
+        return self.codec.decode([self.payloads[position] for position in positions])
+
     def _damaged(self, positions: Sequence[int]) -> UserError:
         """The error that names the first of the payloads that cannot be decoded."""
         for position in positions:
             try:
-                self.codec.decode([self.payloads[position]])
+                self._decoded([position])
             except ValueError as error:
                 label = self.labels[position]
                 rank = int((self.labels[: position + 1] == label).sum())

@@ -108,11 +108,15 @@ class Joined:
         return len(self.first) + len(self.second)
 
     def __getitem__(self, index: slice | Tensor) -> ImageSet:
-        chosen = torch.arange(len(self), device=self.first.labels.device)[index]
+        labels = self.labels
+        chosen = torch.arange(len(self), device=labels.device)[index]
         in_first = chosen < len(self.first)
-        parts = self.first[chosen[in_first]] + self.second[chosen[~in_first] - len(self.first)]
-        places = torch.cat([in_first.nonzero(), (~in_first).nonzero()])[:, 0]
-        return parts[places.argsort()]
+        pixels = torch.empty(
+            (len(chosen), *self.image_size, 3), dtype=torch.uint8, device=labels.device
+        )
+        pixels[in_first] = self.first[chosen[in_first]].pixels
+        pixels[~in_first] = self.second[chosen[~in_first] - len(self.first)].pixels
+        return ImageSet(pixels, labels[chosen])
 
     def __add__(self, other: ImageSet) -> Joined:
         return Joined(self, other)

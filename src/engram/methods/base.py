@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from engram.config import Schedule
 from engram.data.augment import Augmentation
 from engram.data.batches import AugmentedImages, Loss, Source
-from engram.data.images import Images
+from engram.data.images import Images, ImageSet
 from engram.data.stream import Task
 from engram.memory import Budget, ExemplarMemory
 from engram.models.normalise import Normalise
@@ -96,13 +96,13 @@ class Method(nn.Module, ABC):
         self,
         images: Images,
         augmentation: Augmentation,
-        recoded: Images | None = None,
+        recoded: ImageSet | None = None,
         recoding: float = 0.0,
     ) -> AugmentedImages:
         """Training batches of `images`, normalised and augmented on the method's device.
 
         Args:
-            recoded: the same images as the memory's codec gives them back.
+            recoded: the last of these images as the memory's codec gives them back.
             recoding: probability with which one is taken from there.
         """
         there = None if recoded is None else recoded.to(self.device)

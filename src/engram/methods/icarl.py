@@ -73,6 +73,13 @@ class ICaRLConfig:
         for name in ("temperature", "outputs"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} must be above 0, not {getattr(self, name)}.")
+        if self.distillation != "sigmoid" and (
+            self.exemplar_targets != "soft" or self.distillation_fades
+        ):
+            raise UserError(
+                "exemplar_targets and distillation_fades are about the sigmoid distillation; with "
+                f"distillation {self.distillation} exemplars are taught their labels anyway."
+            )
         if not 0 <= self.codec_augmentation <= 1:
             raise UserError(f"codec_augmentation must be in [0, 1], not {self.codec_augmentation}.")
 
@@ -127,7 +134,8 @@ class ICaRL(Method):
     def training_images(self, task: Task, memory: ExemplarMemory) -> AugmentedImages:
         """Exemplars and new images; some of the new ones through the codec, where it is asked."""
         exemplars, recoding = memory.images(), self.config.codec_augmentation
-        recoded = exemplars + memory.recode(task.train) if recoding else None
+        memory.prepare(task.train)
+        recoded = memory.recode(task.train) if recoding else None
         return self.augmented(exemplars + task.train, self.config.augmentation, recoded, recoding)
 
     def kept_share(self, task: Task, memory: ExemplarMemory) -> float:

@@ -8,7 +8,7 @@
 | tasks/NN.json     | results after each task                                       |
 | accuracy.csv      | the accuracy matrix, a row a task                             |
 | confusion.csv     | true classes by predicted ones, after the last task           |
-| originals.*       | what the exemplars of the last task were made of, the best of each class |
+| originals.*       | what the best exemplars of the last task were made of         |
 | summary.json      | everything that is published of the run; written at its end   |
 | model/task-NN     | the learner after its last finished task                      |
 """

@@ -351,7 +351,7 @@ def _memory_section(run: FoundRun, confusion: _Confusion | None) -> str:
     rows = [shown.row(label) for label in _spread(kept, SHOWN_CLASSES)]
     return section(
         title,
-        paragraph(_memory_text(run.summary, memory)),
+        paragraph(_memory_text(run.summary, memory, shown.originals is not None)),
         _memory_table(run.summary, memory),
         f'<dl class="exemplars">\n{chr(10).join(rows)}\n</dl>',
     )
@@ -379,7 +379,7 @@ class _Exemplars:
 
     def row(self, label: int) -> str:
         """A class and its best exemplars."""
-        kept = self._pictures(label, self.memory.of(label), "exemplar")
+        kept = self._pictures(label, self.memory.of(label, SHOWN_EXEMPLARS), "exemplar")
         before = "" if self.originals is None else self._originals(label, self.originals)
         return f"<div><dt>{_class(self.names, self.sizes, label)}</dt><dd>{kept}</dd>{before}</div>"
 
@@ -400,7 +400,7 @@ class _Exemplars:
         )
 
 
-def _memory_text(summary: Summary, memory: ExemplarMemory) -> str:
+def _memory_text(summary: Summary, memory: ExemplarMemory, beside_originals: bool) -> str:
     """How much is kept, and of which budget."""
     counts = memory.counts
     least, most = min(counts.values()), max(counts.values())
@@ -411,10 +411,10 @@ def _memory_text(summary: Summary, memory: ExemplarMemory) -> str:
     classes = _spread([label for label, count in counts.items() if count], SHOWN_CLASSES)
     shown = "All classes are" if len(classes) == len(counts) else f"{len(classes)} classes are"
     beside = (
-        ""
-        if memory.codec.lossless
-        else " Beneath those of the last task stands what they were made of; of earlier tasks "
-        "nothing else is left."
+        " Beneath those of the last task stands what they were made of; of earlier tasks nothing "
+        "else is left."
+        if beside_originals
+        else ""
     )
     return (
         f"{len(memory)} exemplars of {len(counts)} classes, {each}: {format_bytes(memory.nbytes)} "
@@ -426,25 +426,21 @@ def _memory_text(summary: Summary, memory: ExemplarMemory) -> str:
 def _memory_table(summary: Summary, memory: ExemplarMemory) -> str:
     """What an exemplar and a class take, and how true the codec is."""
     held = [size for size in memory.bytes_of_classes.values() if size]
-    noise = summary.get("exemplar_psnr")
+    total = metrics.total_bytes(summary["memory_bytes"], summary["parameters"][-1])
     facts = [
         ("Bytes an exemplar, on average", f"{sum(held) / len(memory):.0f}"),
         ("Bytes a class", _range(held)),
         ("Bytes that all share", str(len(memory.codec.shared))),
-        ("Peak signal-to-noise ratio", "every pixel kept" if noise is None else f"{noise:.1f} dB"),
-        (
-            "Exemplars and parameters",
-            _total(summary),
-        ),
+        ("Exemplars and parameters", format_bytes(total)),
     ]
+    if memory.codec.lossless:
+        facts.append(("Fidelity", "every pixel kept"))
+    elif noise := summary.get("exemplar_psnr"):
+        facts.append(("Peak signal-to-noise ratio", f"{noise:.1f} dB"))
     if summary.get("exemplars_lost"):
         facts.append(("Damaged exemplars left out", str(summary["exemplars_lost"])))
     items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
     return f'<dl class="details">{items}</dl>'
-
-
-def _total(summary: Summary) -> str:
-    return format_bytes(metrics.total_bytes(summary["memory_bytes"], summary["parameters"][-1]))
 
 
 def _range(numbers: Sequence[int]) -> str:

@@ -6,6 +6,7 @@ A codec is named `raw`, or `<name>:<value>` where there is something to choose, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -57,11 +58,11 @@ def create_codec(name: str, image_size: tuple[int, int]) -> Codec:
         UserError: no codec has that name, its value is out of range, what it needs is not
             installed, or it does not fit the images.
     """
-    first, _, rest = name.partition("+")
+    first, plus, rest = name.partition("+")
     if first.partition(":")[0] != "resize":
         return _single(name, image_size)
     smaller = _smaller(first, image_size)
-    return Resized(name, image_size, _single(rest or "raw", smaller))
+    return Resized(name, image_size, _single(rest if plus else "raw", smaller))
 
 
 def _single(name: str, image_size: tuple[int, int]) -> Codec:
@@ -80,7 +81,7 @@ def _single(name: str, image_size: tuple[int, int]) -> Codec:
 def _value(name: str, values: range, example: str) -> int:
     """The number behind the colon."""
     word, _, text = name.partition(":")
-    if not text.isdecimal() or int(text) not in values:
+    if not re.fullmatch("0|[1-9][0-9]*", text) or int(text) not in values:
         raise UserError(
             f'Codec "{name}": give a whole number from {values[0]} to {values[-1]}, '
             f"as in {word}:{example}."

@@ -50,12 +50,13 @@ class Array(Codec):
 
 
 class Deflated(Codec):
-    """The payloads of another codec, each deflated by zlib."""
+    """The payloads of an array codec, each deflated by zlib."""
 
-    def __init__(self, name: str, inner: Codec) -> None:
+    lossless = True
+
+    def __init__(self, name: str, inner: Array) -> None:
         super().__init__(name, inner.image_size)
         self.inner = inner
-        self.lossless = inner.lossless
 
     def encode(self, pixels: Tensor) -> list[bytes]:
         return [zlib.compress(payload, LEVEL) for payload in self.inner.encode(pixels)]

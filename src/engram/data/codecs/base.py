@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -51,6 +52,12 @@ class Codec(ABC):
         """
         if shared != self.shared:
             raise ValueError(f"{len(shared)} shared bytes where {len(self.shared)} are needed")
+
+    def cost(self, payload: bytes) -> int:
+        """Bytes of a payload and, where lengths differ, of its length: seven bits a byte."""
+        if self.payload_bytes is not None:
+            return len(payload)
+        return len(payload) + max(1, math.ceil(len(payload).bit_length() / 7))
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> list[bytes]:

@@ -80,11 +80,13 @@ def encode(symbols: np.ndarray, tables: Sequence[FrequencyTable]) -> list[bytes]
     ]
 
 
-def decode(payloads: Sequence[bytes], tables: Sequence[FrequencyTable]) -> np.ndarray:
-    """The messages (N, T) that `encode` made these of.
+def decode(
+    payloads: Sequence[bytes], tables: Sequence[FrequencyTable]
+) -> tuple[np.ndarray, list[bytes]]:
+    """The messages (N, T) that `encode` made these of, and the bytes behind each, in pairs.
 
     Raises:
-        ValueError: a payload is not one of `encode` with these tables.
+        ValueError: a payload does not begin with one of `encode` with these tables.
     """
     sizes = np.array([len(payload) for payload in payloads]) - STATE_BYTES
     if (sizes < 0).any() or (sizes % WORD_BYTES).any():
@@ -103,6 +105,9 @@ def decode(payloads: Sequence[bytes], tables: Sequence[FrequencyTable]) -> np.nd
         next_word = words[np.minimum(position[empty], len(words) - 1)]
         state[empty] = state[empty] << WORD | next_word
         position[empty] += 1
-    if (state != LOWEST).any() or (position != ends).any():
-        raise ValueError("a message that does not end where it should")
-    return symbols
+    if (state != LOWEST).any() or (position > ends).any():
+        raise ValueError("a message that does not end as it began")
+    rests = (WORD_BYTES * (ends - position)).tolist()
+    return symbols, [
+        payload[len(payload) - rest :] for payload, rest in zip(payloads, rests, strict=True)
+    ]
