@@ -26,6 +26,7 @@ docs: .venv/dev
 bench: .venv/dev
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/herding.py
+	$(BIN)/python benchmarks/codecs.py
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
