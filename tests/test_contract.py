@@ -173,6 +173,23 @@ def test_a_run_goes_on_without_a_damaged_exemplar_or_stops(
     assert summary["exemplars_lost"] == 1
 
 
+def test_images_may_be_classified_as_the_codec_gives_them_back(method: str) -> None:
+    stream = digits("3")
+    config = tiny(method)
+    plain, through = (
+        learner_of(config, codec="jpeg:10", infer_through_codec=option) for option in (False, True)
+    )
+    for learner in (plain, through):
+        learner.learn(stream.task(0))
+    images = stream.evaluation(range(3))
+    recoded = plain.memory.recode(images)
+    assert torch.equal(through.scores(images), plain.scores(recoded))
+    assert torch.equal(
+        through.scores(images).argmax(1), through.predict(images)[through.method.classifier]
+    )
+    assert not torch.equal(through.scores(images), plain.scores(images))
+
+
 def test_the_seed_decides(method: str) -> None:
     def learnt(seed: int) -> dict[str, torch.Tensor]:
         learner = learner_of(replace(tiny(method), seed=seed))
