@@ -21,6 +21,7 @@ from engram.results.comparison import (
     SHORT_COLUMNS,
     comparison_table,
     find_runs,
+    markdown,
     markdown_table,
     short_cells,
 )
@@ -42,7 +43,7 @@ def short_table(summaries: Summaries) -> str:
         ]
         for row in comparison_table(_usual_memory(summaries))
     ]
-    return _markdown(header, rows, texts=2)
+    return markdown(header, rows, texts=2)
 
 
 def _usual_memory(summaries: Summaries) -> Summaries:
@@ -56,13 +57,16 @@ def _usual_memory(summaries: Summaries) -> Summaries:
 
 def curves(summaries: Summaries) -> str:
     """Accuracy after each task, a line for every run and decision rule."""
-    lines = [
-        f"| {summary['method']} {summary['preset']} {summary['order']} s{summary['seed']} | "
-        f"{name} | {' '.join(f'{value:.1f}' for value in rule['accuracy_per_task'])} |\n"
+    rows = [
+        [
+            f"{summary['method']} {summary['preset']} {summary['order']} s{summary['seed']}",
+            name,
+            " ".join(f"{value:.1f}" for value in rule["accuracy_per_task"]),
+        ]
         for summary in _usual_memory(summaries)
         for name, rule in summary["accuracy_by_classifier"].items()
     ]
-    return "| Run | Decision rule | Accuracy after each task, % |\n|---|---|---|\n" + "".join(lines)
+    return markdown(["Run", "Decision rule", "Accuracy after each task, %"], rows, texts=3)
 
 
 def codecs(summaries: Summaries) -> str:
@@ -84,7 +88,7 @@ def codecs(summaries: Summaries) -> str:
         ]
         for row in measured["codecs"]
     ]
-    return _markdown(header, rows)
+    return markdown(header, rows)
 
 
 def memory_study(summaries: Summaries) -> str:
@@ -106,12 +110,7 @@ def memory_study(summaries: Summaries) -> str:
         [preset, f"`{codec}`", *(found.get(budget, "") for budget in budgets)]
         for (preset, codec), found in sorted(lines.items())
     ]
-    return _markdown(["Preset", "Codec", *budgets], cells, texts=2)
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
-    rule = ["---"] * texts + ["---:"] * (len(header) - texts)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in [header, rule, *rows])
+    return markdown(["Preset", "Codec", *budgets], cells, texts=2)
 
 
 TABLES: dict[str, Callable[[Summaries], str]] = {

@@ -100,9 +100,10 @@ def run(
         for index in range(learner.tasks, len(stream)):
             task = stream.task(index)
             effort = learner.learn(task)
-            results = _results(learner, stream, task, effort)
+            originals = learner.memory.originals(task, SHOWN_ORIGINALS)
+            results = _results(learner, stream, task, effort, originals)
             record.add_task(index, results)
-            record.add_originals(learner.memory.originals(task, SHOWN_ORIGINALS))
+            record.add_originals(originals)
             _save_newest(learner, record.folder / "model")
             progress.task(index, results, work.share(index + 1, 0))
         shutil.rmtree(snapshots, ignore_errors=True)
@@ -210,9 +211,9 @@ class _Work:
 
 
 def _results(
-    learner: Learner, stream: ClassStream, task: Task, effort: TaskEffort
+    learner: Learner, stream: ClassStream, task: Task, effort: TaskEffort, originals: ImageSet
 ) -> dict[str, Any]:
-    """What there is to record after a task."""
+    """What there is to record after a task, whose best exemplars were made of `originals`."""
     started = time.perf_counter()
     images = stream.evaluation(task.seen)
     predicted = learner.predict(images)
@@ -225,7 +226,6 @@ def _results(
     counts = metrics.confusion(predicted[learner.method.classifier], images.labels, len(task.seen))
     state = learner.method.state_dict()
     memory = learner.memory
-    originals = memory.originals(task, SHOWN_ORIGINALS)
     best = [memory.of(label, SHOWN_ORIGINALS) for label in memory.origins]
     exemplars = sum(best, originals[:0])
     return {

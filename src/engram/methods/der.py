@@ -6,7 +6,6 @@ their features together. Not to be confused with Dark Experience Replay, which o
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -140,8 +139,7 @@ class DER(Method):
         self.seen += new
 
     def expand(self, new: int) -> None:
-        """Set up what the task trains: a copy of the last extractor, and both classifiers."""
-        self.dense = copy.deepcopy(self.dense)
+        """Draw both classifiers. The extractor goes on from the last; `freeze` took a copy."""
         inherited = self.head.weight.data
         self.head = UniformHead(self.dim + self.dense.dim, self.seen, bias=False)
         self.auxiliary = UniformHead(self.dense.dim, new + 1, bias=True)

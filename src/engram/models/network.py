@@ -29,6 +29,6 @@ class Network(nn.Module):
 
 def frozen(network: Network) -> Network:
     """A copy that never changes: no gradients, and BatchNorm folded into the convolutions."""
-    copied = copy.deepcopy(network).eval().requires_grad_(False)
-    copied.backbone = network.backbone.folded()
-    return copied
+    copied = Network(network.backbone.folded())
+    copied.head = copy.deepcopy(network.head)
+    return copied.eval().requires_grad_(False)

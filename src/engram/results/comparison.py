@@ -27,6 +27,7 @@ __all__ = [
     "format_bytes",
     "format_count",
     "format_seconds",
+    "markdown",
     "markdown_table",
     "short_cells",
 ]
@@ -440,9 +441,13 @@ def markdown_table(summaries: Sequence[Summary]) -> str:
         "Time",
     ]
     texts = 7
+    return markdown(header, [_markdown_cells(row) for row in comparison_table(summaries)], texts)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """A Markdown table: the first `texts` columns to the left, the others to the right."""
     rule = ["---"] * texts + ["---:"] * (len(header) - texts)
-    body = [_markdown_cells(row) for row in comparison_table(summaries)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in [header, rule, *body])
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [header, rule, *rows])
 
 
 def _markdown_cells(row: ComparisonRow) -> list[str]:
