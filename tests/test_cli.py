@@ -210,10 +210,15 @@ def test_published_runs_are_copied_and_not_done_again(engram: Command, tmp_path:
     assert engram(*DEMO, "--seed", "0", "1", "--publish", "results")[0] == 0
     assert len(list(tmp_path.glob("results/icarl/*.json"))) == 2
     assert len(list(tmp_path.glob("runs/*/summary.json"))) == 1
+    older = json.loads(copy.read_text())
+    del older["config"]["settings"]["distillation_fades"]
+    copy.write_text(json.dumps(older))
+    assert "results has all" in engram(*DEMO, "--publish", "results")[1], "a knob added since"
     copy.write_text(copy.read_text().replace('"temperature": 2.0', '"temperature": 3.0'))
     code, text = engram(*DEMO, "--publish", "results")
     assert code == 2
     assert "was published with other settings" in text
+    assert "temperature is 3.0 there and 2.0 here" in text
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def check(config: RunConfig, out: Path) -> None:
             belongs to another configuration.
     """
     record = RunRecord(out / folder_name(config))
-    if record.finished(as_mapping(config)) is None:
+    if record.finished(config) is None:
         _learner(config, _stream(config), Execution())
 
 
@@ -81,7 +81,7 @@ def run(
             another process is at work in the folder.
     """
     record = RunRecord(out / folder_name(config))
-    if finished := record.finished(as_mapping(config)):
+    if finished := record.finished(config):
         progress.begin(record.folder.name, len(finished["task_sizes"]), 1)
         return record.folder, finished
     execution = execution or Execution()
@@ -94,7 +94,7 @@ def run(
 
     snapshots = record.folder / "snapshots"
     learner = _learner(config, stream, execution, snapshots, on_epoch)
-    with record.open(as_mapping(config)):
+    with record.open(config):
         _restore_newest(learner, record.folder / "model", execution.strict)
         progress.begin(record.folder.name, len(stream), work.share(learner.tasks, 0))
         for index in range(learner.tasks, len(stream)):

@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, TypeVar
 import tyro
 
 from engram.bench import Execution, check, run
-from engram.config import as_mapping, load_preset
+from engram.config import difference, load_preset
 from engram.console import RunProgress, print_comparison, print_diagnosis, print_methods
 from engram.engine.snapshot import write_atomically
 from engram.errors import UserError
@@ -231,13 +231,11 @@ def _published(config: RunConfig, copy: Path) -> bool:
         raise UserError(
             f"{copy} is not the summary of a run. Remove it to publish anew."
         ) from error
-    here = json.loads(json.dumps(as_mapping(config)))
-    for key in ("device", "precision"):
-        there, here = ({k: v for k, v in of.items() if k != key} for of in (there, here))
-    if there != here:
+    elsewhere = {"device": config.device, "precision": config.precision}
+    if other := difference({**there, **elsewhere}, config):
         raise UserError(
-            f"{copy} was published with other settings than {copy.stem} has now. Remove it to "
-            "publish anew."
+            f"{copy} was published with other settings than {copy.stem} has now: {other.name} is "
+            f"{other.there} there and {other.here} here. Remove it to publish anew."
         )
     return True
 

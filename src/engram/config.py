@@ -24,6 +24,7 @@ __all__ = [
     "Schedule",
     "as_mapping",
     "converted",
+    "difference",
     "from_mapping",
     "leaves",
     "load_preset",
@@ -100,15 +101,17 @@ class Preset:
 def as_mapping(config: Any) -> dict[str, Any]:
     """A dataclass as plain dictionaries, lists and scalars, in the order of its fields."""
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, (tuple, list)):
-            return [plain(item) for item in value]
-        return value
-
-    mapping: dict[str, Any] = plain(dataclasses.asdict(config))
+    mapping: dict[str, Any] = _plain(dataclasses.asdict(config))
     return mapping
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, within mappings too: what YAML and JSON give back."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
 
 
 def from_mapping(kind: type[D], mapping: Mapping[str, Any], where: str) -> D:
@@ -180,6 +183,39 @@ def leaves(mapping: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in mapping.items():
         found |= leaves(value) if isinstance(value, Mapping) else {key: value}
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A knob that two configurations set differently."""
+
+    name: str
+    there: Any
+    here: Any
+
+
+def difference(there: Mapping[str, Any], config: Any) -> Difference | None:
+    """The first knob that a configuration read from a file and a dataclass set differently.
+
+    A knob that the file does not hold was added after it was written, and had its default.
+    """
+    written, here = {**leaves(_defaults(config)), **leaves(there)}, leaves(as_mapping(config))
+    for name in {**here, **written}:
+        if written.get(name) != here.get(name):
+            return Difference(name, written.get(name), here.get(name))
+    return None
+
+
+def _defaults(config: Any) -> dict[str, Any]:
+    """What a dataclass, and those in it, would hold in the fields that have defaults."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found[field.name] = _defaults(value)
+        elif field.default is not dataclasses.MISSING:
+            found[field.name] = _plain(field.default)
     return found
 
 

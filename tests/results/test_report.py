@@ -28,6 +28,7 @@ from engram.methods import method_class
 from engram.results import metrics
 from engram.results.record import RunRecord, environment
 from engram.results.report import comparison_table, find_runs, markdown_table, write_report
+from engram.runs import configured
 
 HOSTILE = '<script>alert("x")</script>&amp;\'"'
 
@@ -96,6 +97,9 @@ def make_summary(
     }
 
 
+CONFIG = configured("icarl", "digits/2,2,2", "demo")
+
+
 def write_run(
     folder: Path,
     summary: dict[str, Any],
@@ -110,7 +114,7 @@ def write_run(
     confusion = torch.eye(classes, dtype=torch.int64) * 90
     confusion[:, 0] += 10
     seconds = {"train": 3.0, "memory": 1.0}
-    with record.open(summary["config"]):
+    with record.open(CONFIG):
         for index in range(len(sizes)):
             record.add_task(index, {"exemplars": 7 + index, "seconds": seconds})
         record.finish(summary, names or [f"toy {n}" for n in range(classes)], confusion.tolist())
@@ -371,7 +375,7 @@ def test_many_runs_are_compared(tmp_path: Path) -> None:
     write_run(tmp_path / "ceiling", make_summary([95, 92], method="joint", budget="all"))
     write_run(tmp_path / "held-out", make_summary([90, 71], evaluate_on="validation"))
     (tmp_path / "notes.json").write_text('{"some": "thing"}')
-    with RunRecord(tmp_path / "begun").open(make_summary()["config"]):
+    with RunRecord(tmp_path / "begun").open(CONFIG):
         pass
     page = Page(write_report(tmp_path))
     assert page.headings[1:] == ["Comparison", "Accuracy as classes arrive", "Runs", "Left out"]
@@ -417,7 +421,7 @@ def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_run_is_no_run(tmp_path: Path) -> None:
-    with RunRecord(tmp_path / "begun").open(make_summary()["config"]):
+    with RunRecord(tmp_path / "begun").open(CONFIG):
         pass
     for folder in (tmp_path, tmp_path / "begun"):
         with pytest.raises(UserError, match="begun has not finished"):

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from engram.config import leaves, read_yaml, to_yaml
+from engram.config import as_mapping, difference, read_yaml, to_yaml
 from engram.data.images import ImageSet
 from engram.engine.snapshot import load_tensors, save_tensors, write_atomically
 from engram.errors import UserError
@@ -52,8 +52,8 @@ class RunRecord:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def matches(self, config: Mapping[str, Any]) -> bool:
-        """Whether the folder holds a run of `config`; False where there is no such folder.
+    def matches(self, config: Any) -> bool:
+        """Whether the folder holds a run of `config`, a dataclass; False where there is no folder.
 
         Raises:
             UserError: it holds something else.
@@ -63,17 +63,15 @@ class RunRecord:
             if any(not _transient(found) for found in self.folder.glob("*")):
                 raise UserError(f"{self.folder} is not empty and not a run. Choose another --out.")
             return False
-        there, here = leaves(read_yaml(path)), leaves(config)
-        for key in {**here, **there}:
-            if there.get(key) != here.get(key):
-                raise UserError(
-                    f"{self.folder} belongs to another configuration: {key} is {there.get(key)} "
-                    f"there and {here.get(key)} here. Choose another --out, or remove the folder."
-                )
+        if other := difference(read_yaml(path), config):
+            raise UserError(
+                f"{self.folder} belongs to another configuration: {other.name} is {other.there} "
+                f"there and {other.here} here. Choose another --out, or remove the folder."
+            )
         return True
 
     @contextmanager
-    def open(self, config: Mapping[str, Any]) -> Iterator[None]:
+    def open(self, config: Any) -> Iterator[None]:
         """Work in the folder, alone; it is made for `config` where it does not exist yet.
 
         Raises:
@@ -88,7 +86,7 @@ class RunRecord:
             raise UserError(f"Another process is at work in {self.folder}.") from error
         with lock:
             if not exists:
-                self._write("config.yaml", to_yaml(config))
+                self._write("config.yaml", to_yaml(as_mapping(config)))
             (self.folder / "tasks").mkdir(exist_ok=True)
             self._note_environment()
             yield
@@ -105,7 +103,7 @@ class RunRecord:
         begun, *later = json.loads((self.folder / "environment.json").read_text())
         return {**begun, "later": later} if later else begun
 
-    def finished(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    def finished(self, config: Any) -> dict[str, Any] | None:
         """The summary of a finished run of `config`, or None.
 
         Raises:
