@@ -27,6 +27,7 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/herding.py
 	$(BIN)/python benchmarks/codecs.py
+	$(BIN)/python benchmarks/der_inference.py
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -25,6 +25,13 @@ settings.register_profile("engram", deadline=None)
 settings.load_profile("engram")
 
 
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "der, pruned": ("der", {"keep": 0.5}),
+    "der, bounded": ("der", {"max_parameters": "120k"}),
+}
+"""Methods with settings under which they do something else: they promise the same."""
+
+
 class Silent:
     """Hears a run and says nothing."""
 
@@ -58,9 +65,10 @@ def silent() -> Silent:
 
 def tiny(method: str, stream: str = "digits/3,2", updates: int = 8, **options: Any) -> RunConfig:
     """A run of a fraction of a second: a small network, a few updates, float32."""
-    config = configured(method, stream, "demo", device="cpu", precision="fp32", **options)
+    name, knobs = VARIANTS.get(method, (method, {}))
+    config = configured(name, stream, "demo", device="cpu", precision="fp32", **options)
     schedule = replace(config.settings.schedule, epochs=None, updates=updates, batch_size=128)
-    return replace(config, settings=replace(config.settings, schedule=schedule))
+    return replace(config, settings=replace(config.settings, schedule=schedule, **knobs))
 
 
 @pytest.fixture

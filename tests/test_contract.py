@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import InterruptionError, Silent, StopAfter, tiny
+from conftest import VARIANTS, InterruptionError, Silent, StopAfter, tiny
 from engram.bench import Execution, run
 from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, Task, create_stream
@@ -22,7 +22,7 @@ from engram.memory import DamagedExemplar
 from engram.methods import METHODS
 from engram.runs import RunConfig
 
-pytestmark = pytest.mark.parametrize("method", sorted(METHODS))
+pytestmark = pytest.mark.parametrize("method", [*sorted(METHODS), *VARIANTS])
 
 
 def learner_of(config: RunConfig, **options: Any) -> Learner:

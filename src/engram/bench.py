@@ -14,6 +14,7 @@ from engram.config import as_mapping
 from engram.data.codecs import create_codec
 from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, Task, create_stream
+from engram.engine.cost import latency, multiply_adds
 from engram.engine.fit import EpochReport
 from engram.learner import Learner, TaskEffort
 from engram.memory import Budget, ExemplarMemory
@@ -228,6 +229,7 @@ def _results(
     memory = learner.memory
     best = [memory.of(label, SHOWN_ORIGINALS) for label in memory.origins]
     exemplars = sum(best, originals[:0])
+    one_image = images[:1].pixels.to(learner.method.device)
     return {
         "classes": len(task.seen),
         "accuracy": rows,
@@ -242,7 +244,9 @@ def _results(
         "shared_bytes": len(memory.codec.shared) if len(memory) else 0,
         "memory_bytes": memory.most_bytes,
         "memory_budget_bytes": memory.budget_bytes(),
-        "parameters": sum(parameter.numel() for parameter in learner.method.parameters()),
+        "parameters": learner.method.parameter_count,
+        "multiply_adds": multiply_adds(learner.method.scores, one_image),
+        "latency_ms": round(1000 * latency(learner.method.scores, one_image), 3),
         "model_bytes": sum(t.numel() * t.element_size() for t in state.values()),
         "seconds": {
             "train": round(effort.training.seconds, 3),
@@ -297,7 +301,10 @@ def _summary(
         "exemplars": tasks[-1]["exemplars"],
         "exemplars_lost": learner.memory.lost,
         "exemplar_psnr": _mean_psnr(tasks),
-        "parameters": [task["parameters"] for task in tasks],
+        **{
+            name: [task[name] for task in tasks]
+            for name in ("parameters", "multiply_adds", "latency_ms")
+        },
         "model_bytes": tasks[-1]["model_bytes"],
         "seconds": {"total": round(sum(seconds.values()), 1), **seconds},
         "updates": sum(task["updates"] for task in tasks),

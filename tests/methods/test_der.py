@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from conftest import tiny
+from engram import models
 from engram.config import from_mapping, load_preset
 from engram.data.batches import FeatureDraws, Step
 from engram.data.images import ImageSet
@@ -18,6 +21,7 @@ from engram.engine.fit import learning_rate, plan_of
 from engram.errors import UserError
 from engram.learner import Learner
 from engram.methods.der import DER, DERConfig, balanced
+from engram.models.masks import weight_share, widths
 from engram.seeding import generator
 
 
@@ -41,7 +45,7 @@ def fresh(seen: int = 0, new: int = 2, **settings: Any) -> DER:
     if seen:
         der.grow(seen)
         der.expand(seen)
-        der.freeze()
+        der.freeze(der.dense)
     der.grow(new)
     der.expand(new)
     return der.eval()
@@ -124,7 +128,7 @@ def test_heads_may_inherit_instead() -> None:
     der = fresh(seen=2, head_init="inherit")
     with torch.no_grad():
         der.head.weight.fill_(7.0)
-    der.freeze()
+    der.freeze(der.dense)
     der.grow(2)
     der.expand(2)
     assert (der.head.weight[:4, :128] == 7).all()
@@ -196,3 +200,112 @@ def test_an_epoch_reads_one_version_whole() -> None:
 def test_values_that_make_no_sense_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"{name} must be above 0"):
         DERConfig(**{name: 0})
+
+
+PRUNED = {"keep": 0.5, "least_channels": 2}
+
+
+def learnt_pruned(tasks: int, **knobs: Any) -> tuple[Learner, ClassStream]:
+    config = tiny("der", updates=30)
+    settings = replace(config.settings, **(knobs or PRUNED))
+    learner = Learner("der", settings, image_size=(8, 8), budget="20", device="cpu")
+    stream = create_stream("digits/2,2,2", order="given")
+    for index in range(tasks):
+        learner.learn(stream.task(index))
+    return learner, stream
+
+
+def convolution_weights(network: nn.Module) -> int:
+    return sum(m.weight.numel() for m in network.modules() if isinstance(m, nn.Conv2d))
+
+
+def test_extractors_keep_no_more_than_their_share() -> None:
+    learner, stream = learnt_pruned(2)
+    der = method_of(learner)
+    for extractor in der.extractors:
+        share = convolution_weights(extractor) / convolution_weights(der.dense)
+        assert 0.3 < share <= 0.5
+    assert der.head.weight.shape == (4, der.dim)
+    assert der.dim < 2 * der.dense.dim
+    assert der.masks is None, "masks are of no use once the channels are gone"
+    assert der.parameter_count == sum(
+        p.numel() for p in [*der.extractors.parameters(), der.head.weight]
+    )
+    assert learner.scores(stream.evaluation(range(4))).shape[1] == 4
+
+
+def test_the_next_extractor_starts_from_the_dense_one_with_fresh_masks() -> None:
+    learner, _ = learnt_pruned(1)
+    der = method_of(learner)
+    assert convolution_weights(der.dense) > convolution_weights(der.extractors[0])
+    der.grow(2)
+    der.expand(2)
+    assert der.masks is not None
+    assert all(bool((e == e[0]).all()) for e in der.masks.logits.values())
+    assert der.head.weight.shape[1] == der.dim + der.dense.dim
+
+
+def test_masks_and_their_controller_are_part_of_a_snapshot() -> None:
+    der = fresh(**PRUNED)
+    names = der.state_dict().keys()
+    assert "control.log_weight" in names
+    assert {f"masks.logits.{group}" for group in widths(der.dense)} <= names
+    assert not any(name.startswith("masks") and name.endswith("weight") for name in names), (
+        "masks must have no weight decay"
+    )
+
+
+def test_the_sparsity_loss_is_the_weighted_share(batch: tuple[Tensor, Tensor]) -> None:
+    x, y = batch
+    der = fresh(new=5, sparsity_weight=0.75)
+    assert der.masks is not None
+    parts = der.loss(task_of(range(5)))(x, y, LATER)
+    share = weight_share(der.dense, der.masks(LATER.batch, LATER.batches))
+    assert torch.allclose(parts["sparsity"], 0.75 * share)
+    assert "sparsity" not in fresh(new=5).loss(task_of(range(5)))(x, y, LATER)
+
+
+@pytest.mark.parametrize("limit", ["60k", "3k"])
+def test_the_whole_network_stays_within_its_bound(limit: str) -> None:
+    config = tiny("der", updates=4)
+    settings = replace(config.settings, max_parameters=limit, least_channels=2)
+    learner = Learner("der", settings, image_size=(8, 8), budget="30", device="cpu")
+    stream = create_stream("digits/1,1,1,1,1,1,1,1,1,1", order="given")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for task in stream:
+            learner.learn(task)
+            assert learner.method.parameter_count <= {"60k": 60_000, "3k": 3_000}[limit]
+    extractors = len(method_of(learner).extractors)
+    if limit == "60k":
+        assert extractors == 10
+    else:
+        assert 1 <= extractors < 10
+        assert sum("only the classifier learns" in str(w.message) for w in said) == 10 - extractors
+    assert learner.scores(stream.evaluation(range(10))).shape[1] == 10
+
+
+def test_the_parameters_of_ten_whole_extractors() -> None:
+    """61.43 M on average over ten tasks, BatchNorm included, and the classifiers beside."""
+    extractor = models.create("resnet18", generator(0)).backbone
+    whole = sum(parameter.numel() for parameter in extractor.parameters())
+    assert whole == 11_168_832
+    assert sum(whole * tasks for tasks in range(1, 11)) / 10 == pytest.approx(61.43e6, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"keep": 0.0}, "keep must be above 0 and at most 1, not 0.0"),
+        ({"keep": 1.5}, "keep must be above 0 and at most 1, not 1.5"),
+        ({"keep": 0.5, "max_parameters": "6M"}, "Give keep or max_parameters"),
+        ({"keep": 0.5, "sparsity_weight": 1.0}, "Give keep or sparsity_weight"),
+        ({"sparsity_weight": -1.0}, "sparsity_weight must not be negative"),
+        ({"max_parameters": "six million"}, "must be a number such as 6M or 500k"),
+        ({"keep": 0.0001}, "keep 0.0001 is below the floor"),
+        ({"max_parameters": "1k"}, "Allow at least"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(knobs: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        DER(DERConfig(backbone="resnet32", **knobs), (32, 32), seed=0)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+import torch_pruning
+from torch import nn
 
 from engram import models
 from engram.models.masks import (
+    Allowance,
     ChannelMasks,
+    Floor,
+    Kept,
+    SparsityControl,
     annealed,
+    binary,
+    check_cut,
     gate,
+    reestimate_norms,
     shrunk,
     weight_share,
     widths,
@@ -41,16 +51,20 @@ def norms(network: nn.Module) -> Iterator[nn.BatchNorm2d]:
     return (module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
 
 
-def random_masks(network: ResNet, seed: int = 0) -> dict[str, Tensor]:
+def with_random_logits(network: ResNet, seed: int = 0) -> ChannelMasks:
     masks = ChannelMasks(network, steepest=100, rule="hat")
     source = generator(seed, "masks")
     for logits in masks.logits.values():
         logits.data = torch.randn(len(logits), generator=source)
-    return masks.kept()
+    return masks
 
 
-def binary(kept: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {group: mask.float() for group, mask in kept.items()}
+def random_masks(network: ResNet, seed: int = 0) -> Kept:
+    return with_random_logits(network, seed).kept(anything(network))
+
+
+def anything(network: ResNet, **limits: Any) -> Allowance:
+    return Allowance(network=network, floor=Floor(), **limits)
 
 
 def weights(network: ResNet) -> int:
@@ -141,17 +155,115 @@ def test_folding_changes_nothing_but_the_norms(name: str) -> None:
 def test_a_group_keeps_a_floor_and_a_multiple() -> None:
     network = network_of("resnet8")
     masks = ChannelMasks(network, steepest=100, rule="hat")
-    assert all(int(kept.sum()) == 1 for kept in masks.kept().values()), "0 counts as closed"
-    assert all(int(kept.sum()) == 4 for kept in masks.kept(least=4).values())
+
+    def counts(**floor: int) -> dict[str, int]:
+        kept = masks.kept(Allowance(network=network, floor=Floor(**floor)))
+        return {group: int(mask.sum()) for group, mask in kept.items()}
+
+    assert counts() == widths(network), "all channels are open at first"
+    for logits in masks.logits.values():
+        logits.data.zero_()
+    assert set(counts().values()) == {1}, "0 counts as closed"
+    floors = counts(stream=4, interior=2)
+    assert all(n == (4 if group.startswith("stream") else 2) for group, n in floors.items())
     logits = masks.logits["stream2"]
-    logits.data = torch.linspace(-1, 1, len(logits))
-    assert int(masks.kept()["stream2"].sum()) == 32
-    logits.data += 0.1
-    kept = masks.kept(multiple=8)["stream2"]
-    assert int(kept.sum()) == 40
+    logits.data = torch.linspace(-1, 1, len(logits)) + 0.1
+    assert counts()["stream2"] == 35
+    assert counts(multiple=8)["stream2"] == 40
+    assert counts(multiple=48)["stream2"] == 48
+    assert counts(multiple=33)["stream2"] == 64, "no more than there are"
+    kept = masks.kept(Allowance(network=network, floor=Floor(multiple=8)))["stream2"]
     assert logits[kept].min() > logits[~kept].max()
-    logits.data += 5
-    assert masks.kept(multiple=24)["stream2"].all()
+
+
+@pytest.mark.parametrize("share", [0.5, 0.25, 0.1, 0.03])
+@pytest.mark.parametrize("multiple", [1, 4])
+def test_no_more_weights_are_kept_than_allowed(share: float, multiple: int) -> None:
+    for seed in range(3):
+        network = network_of("resnet32", seed)
+        masks = with_random_logits(network, seed)
+        for logits in masks.logits.values():
+            logits.data.abs_()
+        allowance = Allowance(network=network, floor=Floor(multiple=multiple), share=share)
+        kept = masks.kept(allowance)
+        left = float(weight_share(network, binary(kept)))
+        assert 0.8 * share < left <= share
+        if multiple == 1:
+            cut = [masks.logits[group].detach()[~mask] for group, mask in kept.items()]
+            rest = [masks.logits[g].detach()[m] for g, m in kept.items() if m.sum() > 1]
+            assert torch.cat(cut).max() <= torch.cat(rest).min(), "the lowest go first"
+
+
+def test_a_number_of_parameters_is_not_exceeded() -> None:
+    network = network_of("resnet18")
+    masks = ChannelMasks(network, steepest=100, rule="hat")
+    allowance = anything(network, parameters=300_000, classes=20)
+    kept = masks.kept(allowance)
+    cut = shrunk(network, kept).folded()
+    own = sum(parameter.numel() for parameter in cut.parameters())
+    assert own + 20 * cut.dim == allowance.size(kept) <= 300_000
+    assert allowance.target == pytest.approx(300_000 / 11_175_000, rel=0.01)
+    assert not anything(network, parameters=50).fits(allowance.smallest())
+
+
+def test_the_weight_of_the_sparsity_loss_follows_the_share() -> None:
+    control = SparsityControl(0.1)
+    first = control(torch.tensor(1.0), 0.0)
+    assert 0 < first < 0.1
+    assert all(control(torch.tensor(0.9), 0.4) > first for _ in range(50))
+    risen = control.log_weight.clone()
+    assert control(torch.tensor(0.09), 1.0) < control(torch.tensor(0.11), 1.0)
+    assert all(bool(control(torch.tensor(0.01), 1.0) > 0) for _ in range(50))
+    assert control.log_weight < risen
+
+
+def test_the_share_ends_where_it_is_to_end() -> None:
+    """A stand-in for training: each channel's use pushes its logit up, the sparsity loss down."""
+    network = network_of("resnet32")
+    masks = ChannelMasks(network, steepest=100, rule="hat")
+    source = generator(0, "use")
+    use = {g: 0.002 * torch.rand(len(e), generator=source) for g, e in masks.logits.items()}
+    control = SparsityControl(0.25)
+    optimizer = torch.optim.SGD(masks.parameters(), lr=0.1, momentum=0.9)
+    for step in range(600):
+        masks.clamp()
+        gates = masks(step % 60, 60)
+        left = weight_share(network, masks.nearly_binary())
+        loss = control(left, step / 600) * weight_share(network, gates)
+        loss = loss - sum((use[group] * gates[group]).sum() for group in gates)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    open_ones = {group: logits > 0 for group, logits in masks.logits.items()}
+    assert float(weight_share(network, binary(open_ones))) == pytest.approx(0.25, rel=0.1)
+
+
+def test_statistics_are_those_under_binary_gates() -> None:
+    network, images = network_of("resnet8"), torch.randn(64, 3, 8, 8, generator=generator(1))
+    kept = random_masks(network)
+    momentum = network.bn.momentum
+    reestimate_norms(network, kept, images.split(16))
+    assert network.bn.momentum == momentum
+    assert not network.training
+    inputs = torch.nn.functional.conv2d(images, network.conv.weight, padding=1)
+    assert torch.allclose(network.bn.running_mean, inputs.mean(dim=(0, 2, 3)), atol=1e-5)
+    first = network.blocks[0]
+    gated = network.bn(inputs).relu() * kept["stream0"].float()[:, None, None]
+    inner = torch.nn.functional.conv2d(gated, first.conv1.weight, padding=1)
+    assert not torch.allclose(first.bn1.running_mean, inner.mean(dim=(0, 2, 3)), atol=1e-5), (
+        "in training, BatchNorm normalises by the batch"
+    )
+    check_cut(network, kept, shrunk(network, kept), images)
+
+
+def test_a_cut_that_changes_the_network_is_found() -> None:
+    network, images = network_of("resnet8"), torch.randn(4, 3, 8, 8, generator=generator(1))
+    kept = random_masks(network)
+    smaller = shrunk(network, kept)
+    check_cut(network, kept, smaller, images)
+    smaller.bn.bias.data += 0.01
+    with pytest.raises(RuntimeError, match="differs by"):
+        check_cut(network, kept, smaller, images)
 
 
 def test_clamping_keeps_logits_in_reach() -> None:
@@ -170,3 +282,20 @@ def test_gates_reach_every_group_and_take_gradient() -> None:
     images = torch.randn(2, 3, 16, 16, generator=generator(1))
     (network(images, gates).square().sum() + weight_share(network, gates)).backward()
     assert all(logits.grad is not None and logits.grad.any() for logits in masks.logits.values())
+
+
+def test_torch_pruning_cuts_the_same_network() -> None:
+    """An independent implementation, which finds by itself which channels belong together."""
+    network = network_of("resnet18")
+    kept = random_masks(network)
+    ours = shrunk(network, kept)
+    theirs = copy.deepcopy(network)
+    images = torch.randn(2, 3, 16, 16, generator=generator(1))
+    graph = torch_pruning.DependencyGraph().build_dependency(theirs, images)
+    roots = {layer.target: layer for layer in reversed(list(network.convolutions()))}
+    for group, layer in roots.items():
+        closed = (~kept[group]).nonzero()[:, 0].tolist()
+        prune = torch_pruning.prune_conv_out_channels
+        graph.get_pruning_group(theirs.convolution(layer), prune, closed).prune()
+    assert weights(theirs) == weights(ours) < weights(network) / 2
+    assert torch.allclose(theirs(images), ours(images), atol=1e-5)

@@ -24,6 +24,11 @@ class Step:
     batch: int
     batches: int
 
+    @property
+    def progress(self) -> float:
+        """The share of the stage that is done, in [0, 1)."""
+        return (self.epoch + self.batch / self.batches) / self.epochs
+
 
 Loss = Callable[[Tensor, Tensor, Step], dict[str, Tensor]]
 """The named parts of the loss of a batch (inputs, labels, where it stands)."""

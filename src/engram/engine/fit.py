@@ -178,7 +178,7 @@ class Trainer:
             for group in run.optimizer.param_groups:
                 group["lr"] = rate
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                parts = loss(x, y, Step(epoch, run.plan.epochs, batch, run.plan.batches))
+                parts = loss(x, y, Step(epoch, run.plan.epochs, batch, batches))
             run.optimizer.zero_grad()
             torch.stack(list(parts.values())).sum().backward()
             run.optimizer.step()
@@ -295,13 +295,13 @@ def learning_rate(schedule: Schedule, plan: Plan, epoch: int, batch: int) -> flo
 
 
 def _optimizer(names: dict[nn.Parameter, str], schedule: Schedule) -> torch.optim.Optimizer:
-    """SGD in two groups: biases and BatchNorm shifts, both called `bias`, have no weight decay."""
-    shifts = [parameter for parameter, name in names.items() if name.endswith("bias")]
-    weights = [parameter for parameter, name in names.items() if not name.endswith("bias")]
+    """SGD in two groups: what is not called `weight`, above all biases, has no weight decay."""
+    weights = [parameter for parameter, name in names.items() if name.endswith("weight")]
+    others = [parameter for parameter, name in names.items() if not name.endswith("weight")]
     return torch.optim.SGD(
         [
             {"params": weights, "weight_decay": schedule.weight_decay},
-            {"params": shifts, "weight_decay": 0.0},
+            {"params": others, "weight_decay": 0.0},
         ],
         lr=schedule.learning_rate,
         momentum=schedule.momentum,

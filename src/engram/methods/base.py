@@ -81,6 +81,11 @@ class Method(nn.Module, ABC):
         """(B, H, W, 3) uint8 to (B, seen) scores; the highest names the class."""
         return self.scores_by_classifier(pixels)[self.classifier]
 
+    @property
+    def parameter_count(self) -> int:
+        """Parameters that classification needs; what only training needs is left out."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
     def check(self, budget: Budget) -> None:
         """Refuse a budget that the method cannot work with.
 

@@ -1,11 +1,14 @@
 """DER: Dynamically Expandable Representation (Yan, Xie, He, CVPR 2021).
 
 A new feature extractor for every task beside the old ones, which are frozen; a classifier on all
-their features together. Not to be confused with Dark Experience Replay, which others call DER.
+their features together. Learnt masks make each extractor as small as is asked for. Not to be
+confused with Dark Experience Replay, which others call DER.
 """
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -24,6 +27,18 @@ from engram.errors import UserError
 from engram.memory import ExemplarMemory, herding
 from engram.methods.base import Method, Trainer
 from engram.models.heads import UniformHead
+from engram.models.masks import (
+    Allowance,
+    ChannelMasks,
+    Floor,
+    GradientRule,
+    SparsityControl,
+    binary,
+    check_cut,
+    reestimate_norms,
+    shrunk,
+    weight_share,
+)
 from engram.models.resnet import ResNet
 from engram.models.shapes import take_shapes
 from engram.seeding import generator
@@ -32,6 +47,10 @@ __all__ = ["DER", "DERConfig", "balanced"]
 
 LEAST_OF_A_CLASS = 20
 """Images that a class has in the balanced subset, however few the smallest class has."""
+
+SHARE_OF_ROOM = 1 / 8
+"""What an extractor may take of the parameters that `max_parameters` still allows: whatever the
+number of tasks, there is something left for the next."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +66,22 @@ class DERConfig:
     keeps the weights between old features and old classes, as the paper says."""
     temperature: float = 5.0
     """Of the logits while the classifier is trained on the balanced subset."""
+    keep: float | None = None
+    """Share of its convolution weights that an extractor may keep, in (0, 1]."""
+    max_parameters: str | None = None
+    """Bound of the whole network for any number of tasks: 6M, 500k or 6000000. An extractor gets an
+    eighth of what is left; when that is too little for one, only the classifier learns."""
+    sparsity_weight: float | None = None
+    """Of the sparsity loss, given instead of either; then sizes are what comes of it."""
+    mask_gradient: GradientRule = "hat"
+    """How the gradient of the masks is compensated for their steepness: as in HAT, as the paper of
+    DER prints it, or not at all."""
+    mask_steepness: float = 100.0
+    """The largest s of an epoch, at which masks are nearly binary."""
+    least_channels: int = 4
+    """Of every residual stream, whatever the masks say."""
+    round_channels: int = 1
+    """Numbers of channels that are left are rounded up to a multiple of this."""
     draws: int = 30
     """Augmented versions of the balanced subset whose features are extracted. The classifier is
     trained on these, so that the extractors run once a version and not once an epoch."""
@@ -67,13 +102,42 @@ class DERConfig:
     """Of the classifier on the balanced subset, at rate 0.1 and in the second half at 0.01."""
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "draws", "head_epochs"):
+        positive = ("mask_steepness", "least_channels", "round_channels")
+        for name in ("temperature", "draws", "head_epochs", *positive):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} must be above 0, not {getattr(self, name)}.")
-        if self.auxiliary_weight < 0:
+        for name in ("auxiliary_weight", "sparsity_weight"):
+            if (getattr(self, name) or 0) < 0:
+                raise UserError(f"{name} must not be negative, but is {getattr(self, name)}.")
+        if self.keep is not None and not 0 < self.keep <= 1:
             raise UserError(
-                f"auxiliary_weight must not be negative, but is {self.auxiliary_weight}."
+                f"keep must be above 0 and at most 1, not {self.keep}: 0.1 keeps a tenth of an "
+                "extractor's weights."
             )
+        sizes = ("keep", "max_parameters", "sparsity_weight")
+        if len(given := [name for name in sizes if getattr(self, name) is not None]) > 1:
+            raise UserError(f"Give {' or '.join(given)}: each decides on the size of extractors.")
+
+    @property
+    def prunes(self) -> bool:
+        """Whether extractors are made smaller."""
+        return (self.keep, self.max_parameters, self.sparsity_weight) != (None, None, None)
+
+    @property
+    def parameter_limit(self) -> int | None:
+        """`max_parameters` as a number.
+
+        Raises:
+            UserError: it is none.
+        """
+        if self.max_parameters is None:
+            return None
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([kM]?)", self.max_parameters)
+        if match is None:
+            raise UserError(
+                f"max_parameters must be a number such as 6M or 500k, not {self.max_parameters}."
+            )
+        return int(float(match[1]) * {"": 1, "k": 1_000, "M": 1_000_000}[match[2]])
 
     @property
     def head_schedule(self) -> Schedule:
@@ -94,6 +158,8 @@ class DER(Method):
     Attributes:
         extractors: of the tasks learnt; their convolutions have taken over their BatchNorm.
         dense: the extractor of the newest task as it was trained; the next one starts from it.
+        masks: of the extractor that is being learnt, where it is to become smaller.
+        control: of the weight of their sparsity loss, where a size is given.
         head: the classifier on the features of all extractors, without bias.
         auxiliary: the auxiliary classifier of the task that is being learnt; else without rows.
     """
@@ -105,8 +171,11 @@ class DER(Method):
         super().__init__(config, image_size, seed)
         self.dense = models.create(config.backbone, generator(seed, "network")).backbone
         self.extractors = nn.ModuleList()
+        self.masks: ChannelMasks | None = None
+        self.control: SparsityControl | None = None
         self.head = UniformHead(0, 0, bias=False)
         self.auxiliary = UniformHead(0, 0, bias=True)
+        self.has_room()
 
     @property
     def classifier(self) -> str:
@@ -116,16 +185,18 @@ class DER(Method):
         """The two stages of section 3: a new extractor, then a classifier on balanced data."""
         self.grow(len(task.new))
         images = memory + task.train
-        self.expand(len(task.new))
-        trainer.fit(
-            "representation",
-            self.augmented(images, self.config.augmentation),
-            self.loss(task),
-            self.named_parameters(),
-            self.config.schedule,
-        )
-        self.freeze()
+        if self.has_room():
+            self.expand(len(task.new))
+            trainer.fit(
+                "representation",
+                self.augmented(images, self.config.augmentation),
+                self.loss(task),
+                self.named_parameters(),
+                self.config.schedule,
+            )
+            self.freeze(self.pruned(images, trainer))
         if task.index > 0:
+            self.renew_head()
             trainer.fit(
                 "classifier",
                 self.feature_draws(balanced(images, trainer.generator("subset")), trainer),
@@ -139,7 +210,7 @@ class DER(Method):
         self.seen += new
 
     def expand(self, new: int) -> None:
-        """Draw both classifiers. The extractor goes on from the last; `freeze` took a copy."""
+        """Draw both classifiers, and open all masks half. The extractor goes on from the last."""
         inherited = self.head.weight.data
         self.head = UniformHead(self.dim + self.dense.dim, self.seen, bias=False)
         self.auxiliary = UniformHead(self.dense.dim, new + 1, bias=True)
@@ -147,16 +218,91 @@ class DER(Method):
         if self.config.head_init == "inherit":
             rows, columns = inherited.shape
             self.head.weight.data[:rows, :columns] = inherited
+        if self.config.prunes:
+            self.masks = ChannelMasks(
+                self.dense, steepest=self.config.mask_steepness, rule=self.config.mask_gradient
+            )
+            if self.config.sparsity_weight is None:
+                self.control = SparsityControl(self.allowance.target)
 
     def draw_heads(self) -> None:
         """Random weights for both classifiers, the same whenever this task's are drawn."""
         self.head.draw(generator(self.seed, "head", self.seen))
         self.auxiliary.draw(generator(self.seed, "auxiliary", self.seen))
 
-    def freeze(self) -> None:
-        """Let the new extractor be one of the old ones, without its auxiliary classifier."""
-        self.extractors.append(self.dense.folded())
+    def pruned(self, images: Images, trainer: Trainer) -> ResNet:
+        """The new extractor without the channels whose masks are closed (section 3.4)."""
+        if self.masks is None:
+            return self.dense
+        kept = self.masks.kept(self.allowance)
+        source = self.augmented(images, self.config.augmentation)
+        batches = [x for x, _ in source.batches(500, trainer.generator("norms"))]
+        reestimate_norms(self.dense, kept, batches)
+        smaller = shrunk(self.dense, kept)
+        check_cut(self.dense, kept, smaller, batches[0])
+        old = torch.ones(self.dim, dtype=torch.bool, device=self.device)
+        self.head.keep_features(torch.cat([old, kept[self.dense.features]]))
+        return smaller
+
+    def freeze(self, extractor: ResNet) -> None:
+        """Let the new extractor be one of the old ones; what only its training needed is gone."""
+        self.extractors.append(extractor.folded())
         self.auxiliary = UniformHead(0, 0, bias=True)
+        self.masks = self.control = None
+
+    def renew_head(self) -> None:
+        """A classifier with random weights, for the second stage."""
+        self.head = UniformHead(self.dim, self.seen, bias=False).to(self.device)
+        self.head.draw(generator(self.seed, "classifier", self.seen))
+
+    @property
+    def parameter_count(self) -> int:
+        """Of the extractors and the classifier; the dense copy of the last one seeds the next."""
+        parts = (*self.extractors.parameters(), *self.head.parameters())
+        return sum(parameter.numel() for parameter in parts)
+
+    @property
+    def allowance(self) -> Allowance:
+        """How large the next extractor may be."""
+        room = None
+        if (limit := self.config.parameter_limit) is not None:
+            taken = sum(p.numel() for p in self.extractors.parameters()) + self.dim * self.seen
+            room = max(0, int((limit - taken) * SHARE_OF_ROOM))
+        return Allowance(
+            network=self.dense,
+            floor=Floor(stream=self.config.least_channels, multiple=self.config.round_channels),
+            share=self.config.keep or 1.0,
+            parameters=room,
+            classes=self.seen,
+        )
+
+    def has_room(self) -> bool:
+        """Whether a new extractor fits; if not, says so.
+
+        Raises:
+            UserError: it is the first, without which nothing can be learnt.
+        """
+        allowance = self.allowance
+        smallest = allowance.smallest()
+        if allowance.fits(smallest):
+            return True
+        channels = f"{self.config.least_channels} channels in every residual stream"
+        if allowance.parameters is None:
+            share = float(weight_share(self.dense, binary(smallest)))
+            raise UserError(
+                f"keep {self.config.keep} is below the floor: with {channels}, "
+                f"{self.config.backbone} keeps {share:.2g}. Keep more, or lower least_channels."
+            )
+        found = (
+            f"Of max_parameters {self.config.max_parameters}, the next extractor may have "
+            f"{allowance.parameters:,} parameters; with {channels} it has "
+            f"{allowance.size(smallest):,}"
+        )
+        if not self.extractors:
+            least = allowance.size(smallest) / SHARE_OF_ROOM
+            raise UserError(f"{found}. Allow at least {least:,.0f}, or lower least_channels.")
+        warnings.warn(f"{found}: only the classifier learns.", stacklevel=2)
+        return False
 
     @property
     def dim(self) -> int:
@@ -177,16 +323,35 @@ class DER(Method):
 
         def both(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
             self.reset_heads(step)
-            new = self.dense(x)
+            gates = self.gates(step)
+            new = self.dense(x, gates)
             logits = self.head(torch.cat([*self.frozen_features(x), new], dim=1)).float()
             parts = {"classification": F.cross_entropy(logits, y)}
             if first_new and self.config.auxiliary_weight:
                 among_new = (y - first_new + 1).clamp_min(0)
                 auxiliary = F.cross_entropy(self.auxiliary(new).float(), among_new)
                 parts["auxiliary"] = self.config.auxiliary_weight * auxiliary
+            if gates is not None:
+                parts["sparsity"] = self.sparsity_weight(step) * weight_share(self.dense, gates)
             return parts
 
         return both
+
+    def gates(self, step: Step) -> dict[str, Tensor] | None:
+        """Those of the new extractor, for a batch; None where it is not made smaller."""
+        if self.masks is None:
+            return None
+        self.masks.clamp()
+        gates: dict[str, Tensor] = self.masks(step.batch, step.batches)
+        return gates
+
+    def sparsity_weight(self, step: Step) -> float | Tensor:
+        """Of the sparsity loss, for a batch."""
+        if self.control is None or self.masks is None:
+            return self.config.sparsity_weight or 0.0
+        left = weight_share(self.dense, self.masks.nearly_binary())
+        weight: Tensor = self.control(left.detach(), step.progress)
+        return weight
 
     def reset_heads(self, step: Step) -> None:
         """Draw both classifiers anew when the warm-up is over, as the authors' code does."""

@@ -56,6 +56,10 @@ class UniformHead(nn.Module):
             reach = max(1, self.weight.shape[1]) ** -0.5
             parameter.data.copy_((2 * values - 1) * reach)
 
+    def keep_features(self, kept: Tensor) -> None:
+        """Read only those of the features where `kept` (dim,) is true; the others are gone."""
+        self.weight = nn.Parameter(self.weight.data[:, kept])
+
     def forward(self, features: Tensor) -> Tensor:
         """(B, dim) features to (B, classes) logits."""
         return F.linear(features, self.weight, self.bias)

@@ -10,8 +10,10 @@ network with binary gates and the network without the closed channels compute th
 
 from __future__ import annotations
 
+import bisect
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -19,11 +21,38 @@ from torch import Tensor, nn
 
 from engram.models.resnet import IMAGE, ResNet
 
-__all__ = ["ChannelMasks", "GradientRule", "annealed", "gate", "shrunk", "weight_share"]
+__all__ = [
+    "Allowance",
+    "ChannelMasks",
+    "Floor",
+    "GradientRule",
+    "Kept",
+    "SparsityControl",
+    "annealed",
+    "binary",
+    "check_cut",
+    "gate",
+    "reestimate_norms",
+    "shrunk",
+    "weight_share",
+]
+
+Kept = Mapping[str, Tensor]
+"""Which channels stay: (C,) bool of every group."""
 
 GradientRule = Literal["hat", "paper", "none"]
 
+FIRST_LOGIT = 1.0
+"""Where all channels are open, so that the network learns before it is cut."""
 LARGEST_LOGIT = 6.0
+
+FALL = 0.5
+FIRST_LOG_WEIGHT = -4.0
+INTEGRAL_GAIN = 0.05
+PROPORTIONAL_GAIN = 5.0
+LARGEST_EXCESS = 0.5
+
+TOLERANCE = 1e-5
 
 
 def annealed(batch: int, batches: int, steepest: float) -> float:
@@ -80,7 +109,10 @@ class ChannelMasks(nn.Module):
         self.steepest = steepest
         self.rule: GradientRule = rule
         self.logits = nn.ParameterDict(
-            {group: nn.Parameter(torch.zeros(width)) for group, width in widths(network).items()}
+            {
+                group: nn.Parameter(torch.full((width,), FIRST_LOGIT))
+                for group, width in widths(network).items()
+            }
         )
 
     def forward(self, batch: int, batches: int) -> dict[str, Tensor]:
@@ -92,27 +124,154 @@ class ChannelMasks(nn.Module):
         }
 
     @torch.no_grad()
+    def nearly_binary(self) -> dict[str, Tensor]:
+        """The gates at the end of an epoch."""
+        return {group: (self.steepest * logits).sigmoid() for group, logits in self.logits.items()}
+
+    @torch.no_grad()
     def clamp(self) -> None:
         """Keep logits where their gradient has not vanished (HAT clamps to 6 too)."""
         for logits in self.logits.values():
             logits.clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)
 
-    def kept(self, *, least: int = 1, multiple: int = 1) -> dict[str, Tensor]:
-        """Which channels stay: (C,) bool of every group; a logit of exactly 0 is closed.
+    def kept(self, allowance: Allowance) -> Kept:
+        """The channels that stay: those whose logit is above 0, or the highest of these that fit.
+        A logit of exactly 0 is closed. What the floor asks for stays in any case.
+        """
+        by_group = self._ranks()
+        open_ones = sum(int((logits > 0).sum()) for logits in self.logits.values())
+
+        def highest(count: int) -> Kept:
+            return {
+                group: allowance.floor.raised(ranks, count, group)
+                for group, ranks in by_group.items()
+            }
+
+        first_too_large = bisect.bisect_left(
+            range(1, open_ones + 1), True, key=lambda count: not allowance.fits(highest(count))
+        )
+        return highest(first_too_large)
+
+    def _ranks(self) -> dict[str, Tensor]:
+        """The place of every channel, of all groups together, from the highest logit down; equal
+        ones alternate between groups, so that these shrink alike."""
+        logits = torch.cat(list(self.logits.values()))
+        sizes = [len(group) for group in self.logits.values()]
+        within = torch.cat([torch.arange(size, device=logits.device) / size for size in sizes])
+        order = within.argsort(stable=True)
+        order = order[logits[order].argsort(descending=True, stable=True)]
+        ranks = torch.empty_like(order)
+        ranks[order] = torch.arange(len(order), device=order.device)
+        return dict(zip(self.logits, ranks.split(sizes), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """What is left of a group of channels at least.
+
+    Attributes:
+        stream: channels of a stream; without any an extractor would be dead.
+        interior: channels of a block's interior; without any, the block is a constant.
+        multiple: the number that stay is rounded up to one, as hardware likes it.
+    """
+
+    stream: int = 1
+    interior: int = 1
+    multiple: int = 1
+
+    def raised(self, ranks: Tensor, count: int, group: str) -> Tensor:
+        """Of one group, the channels whose rank is below `count`; more, the best, if too few."""
+        least = self.stream if group.startswith("stream") else self.interior
+        wanted = max(int((ranks < count).sum()), least)
+        wanted = min(-(-wanted // self.multiple) * self.multiple, len(ranks))
+        kept = torch.zeros_like(ranks, dtype=torch.bool)
+        kept[ranks.argsort()[:wanted]] = True
+        return kept
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Allowance:
+    """How large a network may be once it is cut.
+
+    Attributes:
+        network: the whole network, before anything is cut out of it.
+        floor: channels that stay in any case.
+        share: of the convolution weights.
+        parameters: of the network, its BatchNorm folded, and of a classifier on its features; None
+            for any number.
+        classes: of that classifier.
+    """
+
+    network: ResNet
+    floor: Floor
+    share: float = 1.0
+    parameters: int | None = None
+    classes: int = 0
+
+    def fits(self, kept: Kept) -> bool:
+        """Whether the network with these channels is small enough."""
+        if self.parameters is not None and self.size(kept) > self.parameters:
+            return False
+        return self.share >= 1 or float(weight_share(self.network, binary(kept))) <= self.share
+
+    def size(self, kept: Kept) -> int:
+        """Parameters of the network with these channels, and of its classifier."""
+        count = self.classes * int(kept[self.network.features].sum())
+        for layer in self.network.convolutions():
+            height, width = self.network.convolution(layer).kernel_size
+            source = 3 if layer.source == IMAGE else int(kept[layer.source].sum())
+            count += (source * height * width + 1) * int(kept[layer.target].sum())
+        return count
+
+    def smallest(self) -> Kept:
+        """The channels of the smallest network that there can be."""
+        return {
+            group: self.floor.raised(torch.arange(width), 0, group)
+            for group, width in widths(self.network).items()
+        }
+
+    @property
+    def target(self) -> float:
+        """The share of convolution weights to aim at."""
+        if self.parameters is None:
+            return self.share
+        everything = {group: mask | True for group, mask in self.smallest().items()}
+        return min(self.share, self.parameters / self.size(everything))
+
+
+class SparsityControl(nn.Module):
+    """The weight of the sparsity loss, held so that a given share of weights is left in the end.
+
+    The share is led from 1 to the target in the first half of training, and kept there in the
+    second, in which the weights that are left adapt. The logarithm of the weight follows the
+    logarithm of the share's excess by a proportional and integral rule.
+
+    Args:
+        target: share of convolution weights, in (0, 1].
+
+    Attributes:
+        log_weight: the integral part.
+    """
+
+    def __init__(self, target: float) -> None:
+        super().__init__()
+        self.target = target
+        self.register_buffer("log_weight", torch.tensor(FIRST_LOG_WEIGHT))
+        self.log_weight: Tensor
+
+    @torch.no_grad()
+    def forward(self, share: Tensor, progress: float) -> Tensor:
+        """The weight for a batch.
 
         Args:
-            least: channels that a group keeps whatever its logits say, the highest ones.
-            multiple: the number of kept channels is rounded up to one, as hardware likes it.
+            share: of the weights that would be left now.
+            progress: of training, in [0, 1].
         """
-        return {group: _kept(logits, least, multiple) for group, logits in self.logits.items()}
-
-
-def _kept(logits: Tensor, least: int, multiple: int) -> Tensor:
-    count = max(int((logits > 0).sum()), least, 1)
-    count = min(-(-count // multiple) * multiple, len(logits))
-    kept = torch.zeros_like(logits, dtype=torch.bool)
-    kept[logits.argsort(descending=True, stable=True)[:count]] = True
-    return kept
+        wanted = self.target ** min(1.0, progress / FALL)
+        excess = (share / wanted).log().clamp(-LARGEST_EXCESS, LARGEST_EXCESS)
+        self.log_weight += INTEGRAL_GAIN * excess
+        weight: Tensor = (self.log_weight + PROPORTIONAL_GAIN * excess).exp()
+        return weight
 
 
 def widths(network: ResNet) -> dict[str, int]:
@@ -141,13 +300,37 @@ def weight_share(network: ResNet, gates: Mapping[str, Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def shrunk(network: ResNet, kept: Mapping[str, Tensor]) -> ResNet:
-    """A copy of a network without the channels that are not kept.
+def reestimate_norms(network: ResNet, kept: Kept, batches: Iterable[Tensor]) -> None:
+    """Take the statistics of every BatchNorm anew, under binary gates.
 
-    It computes what the network with binary gates does, on the features that are left.
+    Those of training were taken under soft gates of changing steepness. The paper does not do it.
 
     Args:
-        kept: (C,) bool of every group, each with one channel at least.
+        batches: (B, 3, H, W) normalised images; the statistics are the mean over them.
+    """
+    norms = [network.norm(layer) for layer in network.convolutions()]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    network.train()
+    for x in batches:
+        network(x, binary(kept))
+    network.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def binary(kept: Kept) -> dict[str, Tensor]:
+    """Gates of 0 and 1."""
+    return {group: mask.float() for group, mask in kept.items()}
+
+
+@torch.no_grad()
+def shrunk(network: ResNet, kept: Kept) -> ResNet:
+    """A copy of a network without the channels that are not kept, of every group one at least.
+
+    It computes what the network with binary gates does, on the features that are left.
     """
     smaller = copy.deepcopy(network)
     places = {group: mask.nonzero()[:, 0] for group, mask in kept.items()}
@@ -170,3 +353,21 @@ def _cut_norm(norm: nn.BatchNorm2d, places: Tensor) -> None:
     for name in ("running_mean", "running_var"):
         setattr(norm, name, getattr(norm, name)[places])
     norm.num_features = len(places)
+
+
+@torch.no_grad()
+def check_cut(network: ResNet, kept: Kept, smaller: ResNet, x: Tensor) -> None:
+    """Make sure that a network cut out of another computes what that does with binary gates.
+
+    Args:
+        x: (B, 3, H, W) normalised images; both networks are in evaluation mode.
+
+    Raises:
+        RuntimeError: features differ by more than 1e-5, or by that share of the largest.
+    """
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        whole, cut = network(x, binary(kept)), smaller(x)
+    expected = whole[:, kept[network.features]]
+    difference = float((cut - expected).abs().max())
+    if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
+        raise RuntimeError(f"The network without its closed channels differs by {difference:g}.")

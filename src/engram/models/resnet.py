@@ -144,6 +144,11 @@ class ResNet(nn.Module):
         """Length of the features."""
         return self.convolution([*self.convolutions()][-1]).weight.shape[0]
 
+    @property
+    def features(self) -> str:
+        """The group of channels that the features are the means of."""
+        return f"stream{self.stages[-1]}"
+
     def forward(self, x: Tensor, gates: Gates | None = None) -> Tensor:
         """(B, 3, H, W) normalised images to (B, dim) features."""
         gates = gates or {}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import accumulate
@@ -118,7 +119,8 @@ def _headline(summary: Summary) -> str:
         ("Without first task", percent(summary["average_without_first_task"])),
         ("Backward transfer", percent(summary["backward_transfer"])),
         ("Memory held at most", format_bytes(summary["memory_bytes"])),
-        ("Parameters", format_count(summary["parameters"][-1])),
+        ("Parameters at the end", format_count(summary["parameters"][-1])),
+        ("Parameters on average", format_count(statistics.fmean(summary["parameters"]))),
         ("Time", format_seconds(summary["seconds"]["total"])),
     ]
     figures = "".join(
@@ -182,6 +184,8 @@ def task_table(run: FoundRun) -> str:
             ABSENT if forgotten is None else signed(forgotten),
             str(task.get("exemplars", ABSENT)),
             format_count(summary["parameters"][index]),
+            _of_task(summary, "multiply_adds", index, format_count),
+            _of_task(summary, "latency_ms", index, "{:.1f}".format),
             format_seconds(sum(seconds.values())) if seconds else ABSENT,
         ]
         numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
@@ -194,9 +198,17 @@ def task_table(run: FoundRun) -> str:
         "Forgetting so far, %",
         "Exemplars",
         "Parameters",
+        "Multiply-adds an image",
+        "One image, ms",
         "Time",
     )
     return table(header, rows)
+
+
+def _of_task(summary: Summary, name: str, task: int, form: Callable[[float], str]) -> str:
+    """A measure after a task; a summary from before it was taken lacks it."""
+    values = summary.get(name)
+    return form(values[task]) if values else ABSENT
 
 
 def _read_tasks(run: FoundRun) -> list[dict[str, Any]]:

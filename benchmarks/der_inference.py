@@ -1,0 +1,130 @@
+"""What pruning buys when DER classifies: ten extractors, whole and cut, side by side.
+
+    python benchmarks/der_inference.py [--rounds 5] [--batch 100] [--tasks 10] [--json FILE]
+
+Masks are random and not learnt, cut to a share of the convolution weights; all networks are as
+DER keeps them, in evaluation mode with BatchNorm folded. Reported are the ratios of multiply-adds
+and of latency to the whole networks, the latter as the median over rounds that measure all of them
+in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from engram import models
+from engram.engine.cost import latency, multiply_adds
+from engram.engine.device import resolve_device
+from engram.models.masks import Allowance, ChannelMasks, Floor, shrunk
+from engram.models.resnet import ResNet
+from engram.results.record import environment
+from engram.seeding import generator
+
+CUTS = ((0.5, 1), (0.25, 1), (0.1, 1), (0.1, 8))
+
+
+class Extractors(nn.Module):
+    """DER's frozen extractors: all features, side by side."""
+
+    def __init__(self, networks: list[ResNet]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(network.folded() for network in networks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([network(x) for network in self.networks], dim=1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to cut all extractors; `*_ratio` compare the whole ones with it."""
+
+    backbone: str
+    keep: float
+    multiple: int
+    parameters: int
+    multiply_adds: int
+    multiply_adds_ratio: float
+    latency_ms: float
+    latency_ratio: float
+
+
+def cut(network: ResNet, share: float, multiple: int, seed: int) -> ResNet:
+    """The network with random channels left, as many as `share` of the weights allows."""
+    masks = ChannelMasks(network, steepest=100, rule="hat")
+    source = generator(seed, "masks")
+    for logits in masks.logits.values():
+        logits.data = torch.rand(len(logits), generator=source)
+    allowance = Allowance(network=network, floor=Floor(multiple=multiple), share=share)
+    return shrunk(network, masks.kept(allowance))
+
+
+def measure(backbone: str, tasks: int, batch: Tensor, rounds: int) -> list[Row]:
+    """All cuts of ten networks, the whole ones first."""
+    networks = [
+        models.create(backbone, generator(task, "network")).backbone.eval() for task in range(tasks)
+    ]
+    cuts = [(1.0, 1), *CUTS]
+    stacks = [
+        Extractors([cut(network, *how, seed) for seed, network in enumerate(networks)]).to(
+            batch.device, memory_format=torch.channels_last
+        )  # type: ignore[call-overload]
+        for how in cuts
+    ]
+    times = [[latency(stack, batch) for stack in stacks] for _ in range(rounds)]
+    work = [multiply_adds(stack, batch) for stack in stacks]
+    return [
+        Row(
+            backbone=backbone,
+            keep=keep,
+            multiple=multiple,
+            parameters=sum(parameter.numel() for parameter in stack.parameters()),
+            multiply_adds=work[index],
+            multiply_adds_ratio=round(work[0] / work[index], 2),
+            latency_ms=round(1000 * statistics.median(row[index] for row in times), 2),
+            latency_ratio=round(statistics.median(row[0] / row[index] for row in times), 2),
+        )
+        for index, ((keep, multiple), stack) in enumerate(zip(cuts, stacks, strict=True))
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--tasks", type=int, default=10)
+    parser.add_argument("--json", type=Path, help="write the rows there too")
+    options = parser.parse_args()
+    images = torch.randn(options.batch, 3, 32, 32, generator=generator(0))
+    images = images.to(resolve_device("auto"), memory_format=torch.channels_last)
+    rows = [
+        row
+        for backbone in ("resnet32", "resnet18")
+        for row in measure(backbone, options.tasks, images, options.rounds)
+    ]
+    print(f"{options.tasks} extractors, batches of {options.batch}, float32")
+    print("backbone  keep  multiple  parameters  M multiply-adds  ratio  latency, ms  ratio")
+    for row in rows:
+        print(
+            f"{row.backbone}  {row.keep:4.2f}  {row.multiple:8}  {row.parameters:10,}  "
+            f"{row.multiply_adds / 1e6:15,.1f}  {row.multiply_adds_ratio:5.2f}  "
+            f"{row.latency_ms:11,.1f}  {row.latency_ratio:5.2f}"
+        )
+    if options.json:
+        content = {
+            "tasks": options.tasks,
+            "batch": options.batch,
+            "rows": [asdict(row) for row in rows],
+            "environment": environment(),
+        }
+        options.json.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
