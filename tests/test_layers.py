@@ -24,6 +24,7 @@ LAYERS: dict[str, int] = {
     "data.augment": 1,
     "data.batches": 1,
     "data.benchmarks": 1,
+    "data.folders": 1,
     "data.stream": 1,
     "engine": 2,
     "memory": 2,
@@ -110,8 +111,8 @@ def test_each_other_package_is_known_in_few_places() -> None:
             if package in ONE_PLACE:
                 places.setdefault(package, set()).add(module)
     assert places["sklearn"] == {"data.benchmarks"}
-    assert places["PIL"] <= {"data.benchmarks", "data.codecs.files", "results.figures"}
+    assert places["PIL"] <= {"data.folders", "data.codecs.files", "results.figures"}
     assert places["safetensors"] == {"engine.snapshot"}
     assert places["tyro"] == {"commands"}
     assert places["yaml"] == {"config"}
-    assert places["rich"] == {"console", "data.benchmarks"}
+    assert places["rich"] == {"console", "data.benchmarks", "data.folders"}

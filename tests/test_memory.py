@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 
 from engram.data.augment import Augmentation
 from engram.data.batches import AugmentedImages, apply
-from engram.data.benchmarks import Dataset
 from engram.data.codecs import Codec, create_codec
 from engram.data.encoded import EncodedImages
-from engram.data.images import ImageSet
+from engram.data.images import Dataset, ImageSet
 from engram.data.stream import Task
 from engram.errors import UserError
 from engram.memory import Budget, ExemplarMemory, herding

@@ -123,7 +123,9 @@ class Learner:
         """
         started = time.perf_counter()
         if not self.task_sizes:
-            mean = mean_image(task.train.pixels) if self._input_mean is None else self._input_mean
+            mean = self._input_mean
+            if mean is None:
+                mean = mean_image(task.train.pixels.split(1000))
             self.method.normalise.mean.copy_(mean)
         self._trainer.begin(task.index, self.method)
         self.method.learn(task, self.memory, self._trainer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from engram.data.augment import Augmentation, brighten, crop_and_flip
+from engram.data.augment import Augmentation, brighten, crop_and_flip, cut_and_scale
 from engram.data.batches import AugmentedImages, apply
 from engram.data.images import ImageSet
 from engram.models.normalise import Normalise, mean_image
@@ -46,6 +46,24 @@ def test_without_padding_and_flip_nothing_changes() -> None:
     assert torch.equal(crop_and_flip(x, 0.0, False, generator()), x)
 
 
+def test_a_rectangle_of_the_image_is_scaled_to_its_size() -> None:
+    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    x = torch.stack([rows, columns, rows + columns]).expand(200, 3, 32, 32)
+    x = x.contiguous(memory_format=torch.channels_last)
+    cut = cut_and_scale(x, 0.25, generator(0))
+    assert cut.shape == x.shape
+    assert cut.is_contiguous(memory_format=torch.channels_last)
+    inside = cut[:, :, 4:-4, 4:-4]
+    assert torch.allclose(inside[:, 0] + inside[:, 1], inside[:, 2], atol=1e-3)
+    height, width = ((inside[:, c].amax((1, 2)) - inside[:, c].amin((1, 2))) / 23 for c in (0, 1))
+    area, aspect = height * width, width / height
+    assert 0.2 < area.min() < 0.35
+    assert 0.75 < area.max() <= 1.01
+    assert 0.7 < aspect.min() < 0.85
+    assert 1.2 < aspect.max() < 1.4
+    assert torch.equal(cut, cut_and_scale(x, 0.25, generator(0)))
+
+
 def test_brightness_scales_each_image_by_one_factor() -> None:
     pixels = torch.full((200, 2, 2, 3), 100, dtype=torch.uint8)
     out = brighten(pixels, 0.25, generator())
@@ -59,7 +77,7 @@ def test_brightness_scales_each_image_by_one_factor() -> None:
 def test_the_border_holds_the_mean() -> None:
     images = ImageSet(torch.full((50, 4, 4, 3), 200, dtype=torch.uint8), torch.zeros(50).long())
     normalise = Normalise((4, 4))
-    normalise.mean.copy_(mean_image(images.pixels))
+    normalise.mean.copy_(mean_image([images.pixels]))
     ((x, _),) = AugmentedImages(images, normalise, Augmentation(padding=0.5)).batches(
         50, generator()
     )
@@ -78,7 +96,7 @@ def test_an_epoch_is_a_permutation_that_the_generator_decides() -> None:
 
 def test_the_mean_image_is_exact_for_many_images() -> None:
     pixels = torch.randint(256, (3000, 2, 2, 3), generator=generator(), dtype=torch.uint8)
-    assert torch.allclose(mean_image(pixels), (pixels.double() / 255).mean(0).float())
+    assert torch.allclose(mean_image(pixels.split(7)), (pixels.double() / 255).mean(0).float())
 
 
 def test_apply_is_one_pass_in_order() -> None:

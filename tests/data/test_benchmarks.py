@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,10 @@ from PIL import Image
 
 from engram.data import benchmarks
 from engram.data.benchmarks import load_dataset
+from engram.data.stream import create_stream
 from engram.errors import UserError
+from engram.learner import Learner
+from engram.runs import preset_settings
 
 
 def photograph(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (40, 30)) -> None:
@@ -70,6 +74,66 @@ def test_what_is_wrong_with_a_folder_is_named(photos: Path, tmp_path: Path) -> N
     (tmp_path / "empty" / "train").mkdir(parents=True)
     with pytest.raises(UserError, match="has no folders"):
         load_dataset(str(tmp_path / "empty"))
+
+
+@pytest.fixture
+def imagenet100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tree of ImageNet-100's shape, with three small photographs a class."""
+    folder = tmp_path / "imagenet100"
+    for number in range(100):
+        for split, photographs in (("train", 2), ("val", 1)):
+            for photo in range(photographs):
+                name = f"n{number:08d}/n{number:08d}_{photo}.JPEG"
+                photograph(folder / split / name, (2 * number, photo, 99), (30, 20))
+    monkeypatch.setenv("ENGRAM_DATA", str(tmp_path))
+    return folder
+
+
+def test_imagenet_is_prepared_once(imagenet100: Path) -> None:
+    dataset = load_dataset("imagenet100", image_size=16)
+    assert dataset.name == "imagenet100"
+    assert len(dataset.class_names) == 100
+    assert dataset.train.pixels.shape == (200, 16, 16, 3)
+    assert dataset.test.labels.tolist() == list(range(100))
+    assert (dataset.train.pixels[:, 8, 8, 0].int() - 2 * dataset.train.labels).abs().max() <= 3
+    for path in imagenet100.rglob("*.JPEG"):
+        path.write_bytes(b"not read again")
+    again = load_dataset("imagenet100", image_size=16)
+    assert np.array_equal(again.train.pixels, dataset.train.pixels)
+    (imagenet100 / "train" / "n00000000" / "n00000000_0.JPEG").unlink()
+    with pytest.raises(UserError, match=r"held other images. Remove .*prepared-16px"):
+        load_dataset("imagenet100", image_size=16)
+
+
+def test_a_preparation_that_fails_leaves_nothing_to_be_taken_for_one(imagenet100: Path) -> None:
+    broken = imagenet100 / "val" / "n00000099" / "n00000099_0.JPEG"
+    good = broken.read_bytes()
+    broken.write_bytes(b"not a jpeg")
+    with pytest.raises(UserError, match=r"n00000099_0.JPEG cannot be read"):
+        load_dataset("imagenet100", image_size=16)
+    assert not (imagenet100 / "prepared-16px").exists()
+    broken.write_bytes(good)
+    assert len(load_dataset("imagenet100", image_size=16).test) == 100
+
+
+def test_imagenet_has_its_number_of_classes(imagenet100: Path) -> None:
+    shutil.rmtree(imagenet100 / "train" / "n00000042")
+    shutil.rmtree(imagenet100 / "val" / "n00000042")
+    with pytest.raises(UserError, match="has 99 class folders; imagenet100 has 100"):
+        load_dataset("imagenet100", image_size=16)
+
+
+@pytest.mark.parametrize("preset", ["imagenet100", "imagenet1000"])
+def test_imagenet_presets_learn_a_tree_of_its_shape(imagenet100: Path, preset: str) -> None:
+    stream = create_stream("imagenet100/b0-inc50", order="seed1993", image_size=32)
+    settings = preset_settings("der", preset)
+    assert settings.backbone == "resnet18-imagenet"
+    short = replace(settings.schedule, epochs=1, milestones=(), warmup=0.0)
+    settings = replace(settings, schedule=short, draws=1, head_epochs=1, keep=0.05)
+    learner = Learner("der", settings, image_size=(32, 32), budget="100", codec="jpeg:75")
+    for task in stream:
+        learner.learn(task)
+    assert learner.scores(stream.evaluation(range(100))).shape == (100, 100)
 
 
 def test_named_data_sets_have_their_own_size() -> None:

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engram.data.benchmarks import Dataset
 from engram.data.codecs import CODECS, Codec, create_codec
 from engram.data.codecs.rans import TOTAL, FrequencyTable, decode, encode
+from engram.data.images import Dataset
 from engram.errors import UserError
 
 LOSSLESS = ["raw", "float32", "float16", "zlib-uint8", "zlib-float32", "png", "webp-lossless"]

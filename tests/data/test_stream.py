@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from engram.data.benchmarks import Dataset
+from engram.data.images import Dataset
 from engram.data.stream import (
     ICARL_RUN0,
     SEED1993,

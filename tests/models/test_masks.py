@@ -31,7 +31,7 @@ from engram.models.masks import (
 from engram.models.resnet import ResNet
 from engram.seeding import generator
 
-BACKBONES = ["resnet8", "resnet32", "resnet18"]
+BACKBONES = ["resnet8", "resnet32", "resnet18", "resnet18-imagenet"]
 
 
 def network_of(name: str, seed: int = 0) -> ResNet:

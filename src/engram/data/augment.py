@@ -6,6 +6,7 @@ seed gives the same crops on every device.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from engram.errors import UserError
 
-__all__ = ["Augmentation", "brighten", "crop_and_flip"]
+__all__ = ["Augmentation", "brighten", "crop_and_flip", "cut_and_scale"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +27,9 @@ class Augmentation:
     is the usual 4 pixels of 32."""
     flip: bool = True
     """Mirror every second image from left to right. Wrong for digits and letters."""
+    least_area: float = 1.0
+    """Below 1, a rectangle of the image is cut out at random and scaled to the whole size; this is
+    the smallest share of the area that it may have. The usual recipe for ImageNet has 0.08."""
     brightness: float = 0.0
     """Largest relative change of brightness; DER's recipe has 63/255, iCaRL's none."""
 
@@ -33,6 +37,8 @@ class Augmentation:
         for name in ("padding", "brightness"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} must be in [0, 1], not {getattr(self, name)}.")
+        if not 0 < self.least_area <= 1:
+            raise UserError(f"least_area must be above 0 and at most 1, not {self.least_area}.")
 
 
 def brighten(pixels: Tensor, amount: float, generator: torch.Generator) -> Tensor:
@@ -43,6 +49,28 @@ def brighten(pixels: Tensor, amount: float, generator: torch.Generator) -> Tenso
     """
     factors = 1 + amount * (2 * torch.rand(len(pixels), 1, 1, 1, generator=generator) - 1)
     return (pixels * factors.to(pixels.device)).clamp_(0, 255).to(torch.uint8)
+
+
+def cut_and_scale(x: Tensor, least_area: float, generator: torch.Generator) -> Tensor:
+    """Cut a rectangle out of each image and scale it to the old size, as ImageNet is augmented.
+
+    Its area is uniform in [least_area, 1] of the image's, its sides relate as 3:4 to 4:3, in
+    logarithms uniformly; sides that do not fit are shortened.
+
+    Args:
+        x: (B, 3, H, W) normalised images, channels last in memory.
+
+    Returns:
+        A tensor of the same shape and layout, interpolated linearly.
+    """
+    area = least_area + (1 - least_area) * torch.rand(len(x), generator=generator)
+    aspect = (math.log(4 / 3) * (2 * torch.rand(len(x), generator=generator) - 1)).exp()
+    extent = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], dim=1).clamp_max(1)
+    centre = (1 - extent) * (2 * torch.rand(len(x), 2, generator=generator) - 1)
+    affine = torch.cat([torch.diag_embed(extent), centre[:, :, None]], dim=2).to(x.device)
+    grid = F.affine_grid(affine, list(x.shape), align_corners=False)
+    scaled = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    return scaled.contiguous(memory_format=torch.channels_last)
 
 
 def crop_and_flip(x: Tensor, padding: float, flip: bool, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from engram.data.augment import Augmentation, brighten, crop_and_flip
+from engram.data.augment import Augmentation, brighten, crop_and_flip, cut_and_scale
 from engram.data.images import Images, ImageSet
 
 __all__ = ["AugmentedImages", "FeatureDraws", "Loss", "Source", "Step", "apply"]
@@ -97,7 +97,10 @@ class AugmentedImages:
         recipe = self.augmentation
         if recipe.brightness:
             pixels = brighten(pixels, recipe.brightness, generator)
-        return crop_and_flip(self.normalise(pixels), recipe.padding, recipe.flip, generator)
+        x = self.normalise(pixels)
+        if recipe.least_area < 1:
+            x = cut_and_scale(x, recipe.least_area, generator)
+        return crop_and_flip(x, recipe.padding, recipe.flip, generator)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

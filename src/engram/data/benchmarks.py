@@ -1,4 +1,4 @@
-"""Data sets: CIFAR-10 and -100 from the official files, scikit-learn's digits, any image folder.
+"""Data sets by name: CIFAR-10 and -100 from the official files, scikit-learn's digits, ImageNet.
 
 `ENGRAM_DATA` names the folder with data sets; the default is `engram` in the user's cache folder.
 """
@@ -14,32 +14,20 @@ import shutil
 import tarfile
 import tempfile
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from rich.progress import wrap_file
 
-from engram.data.images import ImageSet
+from engram.data.folders import imagenet, photographs
+from engram.data.images import Dataset, ImageSet
 from engram.errors import UserError, unknown
 
-__all__ = ["DATASETS", "Dataset", "data_folder", "load_dataset"]
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm"}
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Dataset:
-    """Training and test images with labels that index `class_names`."""
-
-    name: str
-    train: ImageSet
-    test: ImageSet
-    class_names: tuple[str, ...]
+__all__ = ["DATASETS", "IMAGENETS", "data_folder", "load_dataset"]
 
 
 def data_folder() -> Path:
@@ -53,26 +41,24 @@ def load_dataset(name: str, image_size: int | None = None) -> Dataset:
     """A data set by name, or from a folder with `train/<class>/...` and `test/<class>/...`.
 
     Args:
-        image_size: side in pixels that a folder's photographs are brought to (64 where None);
-            the named data sets come in their own size and take none.
+        image_size: side in pixels that photographs are brought to: 64 where None, and 224 for
+            ImageNet. CIFAR and the digits come in their own size and take none.
 
     Raises:
         UserError: no such name or folder, missing or altered files, or an image that cannot be
             read.
     """
+    if image_size is not None and not 8 <= image_size <= 1024:
+        raise UserError(f"An image size must be from 8 to 1024 pixels, not {image_size}.")
+    if name in IMAGENETS:
+        return imagenet(data_folder() / name, IMAGENETS[name], image_size or 224)
     if name in DATASETS:
         if image_size is not None:
             raise UserError(f"{name} comes in its own image size; leave --image-size out.")
         return DATASETS[name](data_folder())
     if "/" in name or Path(name).is_dir():
-        return _folder(Path(name), _checked(image_size))
-    raise unknown("data set", name, DATASETS)
-
-
-def _checked(image_size: int | None) -> int:
-    if image_size is not None and not 8 <= image_size <= 1024:
-        raise UserError(f"An image size must be from 8 to 1024 pixels, not {image_size}.")
-    return 64 if image_size is None else image_size
+        return photographs(Path(name), image_size or 64)
+    raise unknown("data set", name, [*DATASETS, *IMAGENETS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,60 +216,11 @@ def _digits(data: Path) -> Dataset:
     return Dataset("digits", images[~test], images[test], tuple(map(str, range(10))))
 
 
-def _folder(folder: Path, image_size: int) -> Dataset:
-    names = sorted(path.name for path in _class_folders(folder / "train"))
-    strange = {path.name for path in _class_folders(folder / "test")} - set(names)
-    if strange:
-        raise UserError(
-            f"{folder}/test has classes that {folder}/train has not: {', '.join(sorted(strange))}."
-        )
-    return Dataset(
-        folder.name,
-        _photographs(folder / "train", names, image_size),
-        _photographs(folder / "test", names, image_size),
-        tuple(names),
-    )
-
-
-def _class_folders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise UserError(
-            f"There is no folder {folder}. Expected {folder}/<class name>/*.jpg, beside a folder "
-            f"{'test' if folder.name == 'train' else 'train'} of the same form."
-        )
-    found = [path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."]
-    if not found:
-        raise UserError(f"{folder} has no folders. Expected {folder}/<class name>/*.jpg.")
-    return found
-
-
-def _photographs(folder: Path, names: list[str], image_size: int) -> ImageSet:
-    pixels, labels = [], []
-    for label, name in enumerate(names):
-        for path in _image_files(folder / name):
-            pixels.append(_photograph(path, image_size))
-            labels.append(label)
-    if not pixels:
-        raise UserError(f"No images under {folder}. Expected {folder}/<class name>/*.jpg.")
-    return ImageSet(torch.from_numpy(np.stack(pixels)), torch.tensor(labels))
-
-
-def _image_files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def _photograph(path: Path, image_size: int) -> np.ndarray:
-    """The middle square of a photograph, upright, scaled to `image_size`."""
-    try:
-        with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as an image. Repair or remove it.") from error
-    return np.asarray(ImageOps.fit(upright, (image_size, image_size), Image.Resampling.BICUBIC))
-
-
 DATASETS: dict[str, Callable[[Path], Dataset]] = {
     "cifar10": lambda data: _cifar("cifar10", _CIFAR10, data),
     "cifar100": lambda data: _cifar("cifar100", _CIFAR100, data),
     "digits": _digits,
 }
+
+IMAGENETS = {"imagenet100": 100, "imagenet1000": 1000}
+"""Their folders below the data folder, and how many classes these must have."""

@@ -1,4 +1,4 @@
-"""`ImageSet`, the one currency of the package: uint8 pixels with their labels."""
+"""`ImageSet`, the one currency of the package: uint8 pixels with their labels; and data sets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["ImageSet", "Images", "Joined"]
+__all__ = ["Dataset", "ImageSet", "Images", "Joined"]
 
 
 class Images(Protocol):
@@ -87,6 +87,16 @@ class ImageSet:
     def image_size(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return self.pixels.shape[1], self.pixels.shape[2]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Dataset:
+    """Training and test images with labels that index `class_names`."""
+
+    name: str
+    train: ImageSet
+    test: ImageSet
+    class_names: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engram.data.benchmarks import Dataset, load_dataset
-from engram.data.images import ImageSet
+from engram.data.benchmarks import load_dataset
+from engram.data.images import Dataset, ImageSet
 from engram.errors import UserError, nearest
 from engram.seeding import generator
 
@@ -36,6 +36,8 @@ Evaluation = Literal["validation", "test"]
 
 VALIDATION_IMAGES = 50
 """Training images a class that validation sets aside; at most a fifth of a class."""
+
+CHUNK = 1000
 
 # The first run of the iCaRL authors' code: NumPy's legacy generator seeded with 1993, after 100
 # shuffles of 500 numbers that their data loader draws, one shuffle of the classes.
@@ -103,13 +105,17 @@ class ClassStream:
         self.order = order[: sum(sizes)]
         self.sizes = sizes
         self.class_names = tuple(dataset.class_names[label] for label in self.order)
-        train, test = dataset.train, dataset.test
-        if evaluate_on == "validation":
-            train, test = _cut(train)
         arrival = torch.full((len(dataset.class_names),), -1)
         arrival[list(self.order)] = torch.arange(len(self.order))
-        self._train = _relabelled(train, arrival)
-        self._test = _relabelled(test, arrival)
+        if evaluate_on == "validation":
+            aside = _set_aside(dataset.train.labels)
+            self._train = _Part.of(dataset.train, ~aside, arrival)
+            self._test = _Part.of(dataset.train, aside, arrival)
+        else:
+            self._train, self._test = (
+                _Part.of(images, torch.ones(len(images), dtype=torch.bool), arrival)
+                for images in (dataset.train, dataset.test)
+            )
         for images, purpose in ((self._train, "train"), (self._test, "evaluate")):
             counts = torch.bincount(images.labels, minlength=len(self.order))
             if missing := [self.class_names[label] for label in (counts == 0).nonzero()]:
@@ -127,23 +133,21 @@ class ClassStream:
     def task(self, index: int) -> Task:
         first = sum(self.sizes[:index])
         new = range(first, first + self.sizes[index])
-        labels = self._train.labels
-        train = self._train[(labels >= new.start) & (labels < new.stop)]
+        train = self._train.select(new)
         return Task(index, train, new, range(new.stop))
 
     def evaluation(self, seen: range) -> ImageSet:
         """The images to evaluate on, of the classes seen."""
-        return self._test[self._test.labels < seen.stop]
+        return self._test.select(seen)
 
     @property
     def image_size(self) -> tuple[int, int]:
-        return self._train.image_size
+        return self._train.source.image_size
 
-    @property
-    def train_pixels(self) -> Tensor:
-        """Every training image's pixels, of future classes too: for constants that a recipe takes
-        over the whole data set, and that a run records."""
-        return self._train.pixels
+    def train_pixels(self) -> Iterator[Tensor]:
+        """Every training image's pixels, of future classes too and some at a time: for constants
+        that a recipe takes over the whole data set, and that a run records."""
+        return self._train.chunks()
 
     def images_per_task(self) -> list[int]:
         """Training images that each task brings."""
@@ -153,25 +157,50 @@ class ClassStream:
         """Evaluation images of each task's new classes."""
         return self._per_task(self._test)
 
-    def _per_task(self, images: ImageSet) -> list[int]:
+    def _per_task(self, images: _Part) -> list[int]:
         counts = torch.bincount(images.labels, minlength=len(self.order))
         return [int(part.sum()) for part in counts.split(list(self.sizes))]
 
 
-def _relabelled(images: ImageSet, arrival: Tensor) -> ImageSet:
-    """The images whose class arrives, labelled with its place; -1 marks one that does not."""
-    labels = arrival[images.labels]
-    return ImageSet(images.pixels, labels)[labels >= 0]
+@dataclass(frozen=True, eq=False, slots=True)
+class _Part:
+    """Images of a data set that belong to a stream; none is copied before it is asked for.
+
+    Attributes:
+        source: all images of the data set.
+        positions: of those that belong.
+        labels: of these, in order of arrival.
+    """
+
+    source: ImageSet
+    positions: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, source: ImageSet, chosen: Tensor, arrival: Tensor) -> _Part:
+        """Images (N,) `chosen`, if their class arrives: -1 marks one that does not."""
+        labels = arrival[source.labels]
+        positions = (chosen & (labels >= 0)).nonzero()[:, 0]
+        return cls(source, positions, labels[positions])
+
+    def select(self, classes: range) -> ImageSet:
+        """The images of some classes."""
+        chosen = (self.labels >= classes.start) & (self.labels < classes.stop)
+        return ImageSet(self.source.pixels[self.positions[chosen]], self.labels[chosen])
+
+    def chunks(self) -> Iterator[Tensor]:
+        """The pixels of all images, some at a time."""
+        return (self.source.pixels[positions] for positions in self.positions.split(CHUNK))
 
 
-def _cut(train: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """Training images without and with those set aside for validation; the same in every run."""
-    aside = torch.zeros(len(train), dtype=torch.bool)
-    for label in train.labels.unique().tolist():
-        positions = (train.labels == label).nonzero().squeeze(1)
+def _set_aside(labels: Tensor) -> Tensor:
+    """(N,) bool: which training images are for validation; the same in every run."""
+    aside = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique().tolist():
+        positions = (labels == label).nonzero().squeeze(1)
         chosen = torch.randperm(len(positions), generator=generator(0, "validation", label))
         aside[positions[chosen[: min(VALIDATION_IMAGES, len(positions) // 5)]]] = True
-    return train[~aside], train[aside]
+    return aside
 
 
 def class_order(name: str, classes: int) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ BACKBONES: dict[str, Callable[[torch.Generator], ResNet]] = {
     "resnet20": lambda generator: CifarResNet(3, generator),
     "resnet32": lambda generator: CifarResNet(5, generator),
     "resnet18": ResNet18,
+    "resnet18-imagenet": lambda generator: ResNet18(generator, large=True),
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +30,10 @@ class Normalise(nn.Module):
         return pixels.float().div_(255).sub_(self.mean).permute(0, 3, 1, 2)
 
 
-def mean_image(pixels: Tensor) -> Tensor:
-    """(N, H, W, 3) uint8 to their mean image (H, W, 3) in [0, 1], exact for any N."""
-    return (pixels.sum(dim=0, dtype=torch.int64).double() / (255 * max(1, len(pixels)))).float()
+def mean_image(chunks: Iterable[Tensor]) -> Tensor:
+    """(N, H, W, 3) uint8, in parts, to their mean image (H, W, 3) in [0, 1], exact for any N."""
+    total, count = torch.zeros((), dtype=torch.int64), 0
+    for pixels in chunks:
+        total = total + pixels.sum(dim=0, dtype=torch.int64)
+        count += len(pixels)
+    return (total.double() / (255 * max(1, count))).float()

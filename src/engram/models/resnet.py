@@ -122,15 +122,19 @@ class ResNet(nn.Module):
     Args:
         stem: channels of the first convolution.
         bn_eps: of its BatchNorm.
+        large: begin as for photographs of ImageNet, with a 7x7 convolution and max-pooling, which
+            leave a quarter of the side.
 
     Attributes:
         stages: of each block, from 0.
     """
 
-    def __init__(self, stem: int, bn_eps: float = 1e-5) -> None:
+    def __init__(self, stem: int, bn_eps: float = 1e-5, *, large: bool = False) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, stem, 3, padding=1, bias=False)
+        size, stride = (7, 2) if large else (3, 1)
+        self.conv = nn.Conv2d(3, stem, size, stride, padding=size // 2, bias=False)
         self.bn = nn.BatchNorm2d(stem, eps=bn_eps)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()
         self.blocks = nn.Sequential()
         self.stages: list[int] = []
 
@@ -152,7 +156,8 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor, gates: Gates | None = None) -> Tensor:
         """(B, 3, H, W) normalised images to (B, dim) features."""
         gates = gates or {}
-        out = _gated(F.relu(self.bn(self.conv(x)), inplace=True), gates.get("stream0"))
+        stem = _gated(F.relu(self.bn(self.conv(x)), inplace=True), gates.get("stream0"))
+        out: Tensor = self.pool(stem)
         for index, (block, stage) in enumerate(zip(self.blocks, self.stages, strict=True)):
             out = block(out, gates.get(f"interior{index}"), gates.get(f"stream{stage}"))
         return out.mean(dim=(2, 3))
@@ -237,14 +242,17 @@ class CifarResNet(ResNet):
 
 
 class ResNet18(ResNet):
-    """ResNet-18 in its CIFAR form: a 3x3 stem of stride 1, no max-pooling, 512-d features.
+    """ResNet-18 with 512-d features: projection shortcuts and a ReLU after every block (He et al.
+    2016).
 
-    Projection shortcuts and a ReLU after every block (He et al. 2016). DER, FOSTER and PyCIL use
-    this network for 32x32 images.
+    Args:
+        generator: source of the He-normal initial weights.
+        large: whether for photographs; else in its CIFAR form with a 3x3 stem of stride 1 and no
+            max-pooling, which DER, FOSTER and PyCIL use for 32x32 images.
     """
 
-    def __init__(self, generator: torch.Generator) -> None:
-        super().__init__(64)
+    def __init__(self, generator: torch.Generator, *, large: bool = False) -> None:
+        super().__init__(64, large=large)
         width_in = 64
         for stage, width in enumerate((64, 128, 256, 512)):
             stride = 1 if stage == 0 else 2

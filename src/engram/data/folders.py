@@ -1,0 +1,185 @@
+"""Photographs, a folder a class: read into memory, or prepared once and mapped from disk."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from rich.progress import track
+
+from engram.data.images import Dataset, ImageSet
+from engram.errors import UserError
+
+__all__ = ["imagenet", "photographs"]
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm"}
+AT_ONCE = 256
+"""Photographs that are decoded before they are written."""
+
+
+def photographs(folder: Path, image_size: int) -> Dataset:
+    """Everything below `train/<class>/` and `test/<class>/`, in memory.
+
+    Args:
+        image_size: side in pixels.
+
+    Raises:
+        UserError: folders are missing, or an image cannot be read.
+    """
+    splits = _splits(folder, "train", "test")
+    train, test = (split.read(image_size) for split in splits)
+    return Dataset(folder.name, train, test, splits[0].names)
+
+
+def imagenet(folder: Path, classes: int, image_size: int) -> Dataset:
+    """ImageNet or a part of it, as it is usually laid out: `train/<class>/` and `val/<class>/`.
+
+    Too large to be decoded at every start, or to be held in memory: decoded once into files beside
+    these folders, image_size x image_size x 3 bytes an image, of which later only what is needed
+    is read.
+
+    Args:
+        classes: how many folders there must be.
+        image_size: side in pixels.
+
+    Raises:
+        UserError: folders are missing or of another number, or an image cannot be read.
+    """
+    splits = _splits(folder, "train", "val")
+    if len(splits[0].names) != classes:
+        raise UserError(
+            f"{folder}/train has {len(splits[0].names)} class folders; {folder.name} has {classes}."
+        )
+    prepared = folder / f"prepared-{image_size}px"
+    if not prepared.exists():
+        _prepare(splits, prepared, image_size)
+    train, test = (split.mapped(prepared, image_size) for split in splits)
+    return Dataset(folder.name, train, test, splits[0].names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """The files below one of a data set's two folders.
+
+    Attributes:
+        names: of all classes, in the order of their labels.
+        files: class by class.
+        labels: of each file.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+    files: tuple[Path, ...]
+    labels: tuple[int, ...]
+
+    @classmethod
+    def of(cls, folder: Path, names: Sequence[str]) -> _Split:
+        found = [
+            (path, label) for label, name in enumerate(names) for path in _images(folder / name)
+        ]
+        if not found:
+            raise UserError(f"No images under {folder}. Expected {folder}/<class name>/*.jpg.")
+        files, labels = zip(*found, strict=True)
+        return cls(folder, tuple(names), files, labels)
+
+    def read(self, image_size: int) -> ImageSet:
+        """All images, in memory."""
+        pixels = np.stack([_photograph(path, image_size) for path in self.files])
+        return ImageSet(torch.from_numpy(pixels), torch.tensor(self.labels))
+
+    def write(self, folder: Path, image_size: int) -> None:
+        """Decode all images, on all cores, into a file in `folder`, with what tells them apart."""
+        shown = track(self.files, f"Preparing {self.folder}", len(self.files))
+        data = (folder / f"{self.folder.name}.uint8").open("wb")
+        with data, ThreadPoolExecutor() as pool:
+            for paths in _batched(shown, AT_ONCE):
+                for pixels in pool.map(_photograph, paths, itertools.repeat(image_size)):
+                    data.write(pixels.tobytes())
+        (folder / f"{self.folder.name}.json").write_text(json.dumps(self._listing()))
+
+    def mapped(self, folder: Path, image_size: int) -> ImageSet:
+        """All images, in a file that `write` wrote; nothing is read before it is asked for.
+
+        Raises:
+            UserError: it was written of other images.
+        """
+        if json.loads((folder / f"{self.folder.name}.json").read_text()) != self._listing():
+            raise UserError(
+                f"{folder} was prepared when {self.folder} held other images. Remove {folder} to "
+                "have it prepared again."
+            )
+        shape = (len(self.files), image_size, image_size, 3)
+        # Copy on write: tensors know no read-only memory. Nobody writes.
+        pixels = np.memmap(folder / f"{self.folder.name}.uint8", np.uint8, "c", shape=shape)
+        return ImageSet(torch.from_numpy(pixels), torch.tensor(self.labels))
+
+    def _listing(self) -> list[str]:
+        return [path.relative_to(self.folder).as_posix() for path in self.files]
+
+
+def _splits(folder: Path, training: str, testing: str) -> tuple[_Split, _Split]:
+    """Both folders of a data set; testing knows no other classes than training."""
+    names = sorted(path.name for path in _class_folders(folder / training, testing))
+    strange = {path.name for path in _class_folders(folder / testing, training)} - set(names)
+    if strange:
+        raise UserError(
+            f"{folder}/{testing} has classes that {folder}/{training} has not: "
+            f"{', '.join(sorted(strange))}."
+        )
+    return _Split.of(folder / training, names), _Split.of(folder / testing, names)
+
+
+def _prepare(splits: Sequence[_Split], prepared: Path, image_size: int) -> None:
+    """Write the files of all splits, which appear together or not at all."""
+    partial = prepared.with_name(prepared.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    need = sum(len(split.files) for split in splits) * image_size**2 * 3
+    if (free := shutil.disk_usage(prepared.parent).free) < need:
+        raise UserError(
+            f"{prepared} needs {need / 1e9:.1f} GB of disk space; {free / 1e9:.1f} GB are free. "
+            "Make room, or choose a smaller --image-size."
+        )
+    partial.mkdir()
+    for split in splits:
+        split.write(partial, image_size)
+    partial.rename(prepared)
+
+
+def _class_folders(folder: Path, beside: str) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(
+            f"There is no folder {folder}. Expected {folder}/<class name>/*.jpg, beside a folder "
+            f"{beside} of the same form."
+        )
+    found = [path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."]
+    if not found:
+        raise UserError(f"{folder} has no folders. Expected {folder}/<class name>/*.jpg.")
+    return found
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _batched(paths: Iterable[Path], count: int) -> Iterator[list[Path]]:
+    remaining = iter(paths)
+    while batch := list(itertools.islice(remaining, count)):
+        yield batch
+
+
+def _photograph(path: Path, image_size: int) -> np.ndarray:
+    """The middle square of a photograph, upright, scaled to `image_size`."""
+    try:
+        with Image.open(path) as opened:
+            upright = ImageOps.exif_transpose(opened).convert("RGB")
+    except (OSError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read as an image. Repair or remove it.") from error
+    return np.asarray(ImageOps.fit(upright, (image_size, image_size), Image.Resampling.BICUBIC))
