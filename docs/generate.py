@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from engram.results.comparison import (
     SHORT_COLUMNS,
     comparison_table,
     find_runs,
+    format_count,
     markdown,
     markdown_table,
     short_cells,
@@ -28,6 +30,10 @@ from engram.results.comparison import (
 
 ROOT = Path(__file__).parents[1]
 NOTHING = "_Nothing measured yet._\n"
+
+COSTS = ("parameters", "multiply_adds", "latency_ms")
+
+EQUAL_BYTES = (10_000_000, 20_000_000, 40_000_000)
 
 Summaries = Sequence[dict[str, Any]]
 
@@ -113,12 +119,88 @@ def memory_study(summaries: Summaries) -> str:
     return markdown(["Preset", "Codec", *budgets], cells, texts=2)
 
 
+def pruning(summaries: Summaries) -> str:
+    """DER whole and cut: accuracy, and what it costs to classify after the last task."""
+    found = [s for s in summaries if s["method"] == "der" and s["codec"] == "raw"]
+    found = [s for s in found if not s["config"]["budget"].endswith("B")]
+    header = ["Stream, preset", "Size", "Seeds", "Average", "Last", "Parameters at the end"]
+    header += ["On average", "Multiply-adds", "One image, ms"]
+    rows = []
+    for row in comparison_table(found):
+        runs = [found[position] for position in row.runs]
+        end = [statistics.fmean(run[name][-1] for run in runs) for name in COSTS]
+        average = statistics.fmean(statistics.fmean(run["parameters"]) for run in runs)
+        rows.append(
+            [
+                f"{row.stream}, {row.preset}",
+                ", ".join(row.changed) or "whole",
+                str(len(row.seeds)),
+                str(row.average),
+                str(row.last),
+                format_count(end[0]),
+                format_count(average),
+                format_count(end[1]),
+                f"{end[2]:.1f}",
+            ]
+        )
+    return markdown(header, rows, texts=2) if rows else NOTHING
+
+
+def equal_bytes(summaries: Summaries) -> str:
+    """Average accuracy by exemplars and parameters together, in steps of EQUAL_BYTES."""
+    rows: dict[tuple[str, ...], dict[int, str]] = {}
+    for row in comparison_table([s for s in summaries if s["evaluate_on"] == "test"]):
+        step = next((step for step in EQUAL_BYTES if 0.98 * step <= row.total_bytes <= step), None)
+        if step and row.stream == "cifar100/b0-inc10":
+            name = (row.preset, " ".join([row.method, *row.changed]), row.codec)
+            cell = f"{row.average.mean:.2f} / {row.last.mean:.2f} ({len(row.seeds)})"
+            rows.setdefault(name, {})[step] = cell
+            own = 4 * row.parameters
+            rows[name] |= {
+                less: f"cannot be: {own / 1e6:.1f} MB are parameters"
+                for less in EQUAL_BYTES
+                if less < own
+            }
+    header = ["Preset", "Method", "Codec", *(f"{step / 1e6:.0f} MB" for step in EQUAL_BYTES)]
+    cells = [
+        [preset, method, f"`{codec}`", *(found.get(step, "") for step in EQUAL_BYTES)]
+        for (preset, method, codec), found in sorted(rows.items())
+    ]
+    return markdown(header, cells, texts=3) if cells else NOTHING
+
+
+def der_inference(summaries: Summaries) -> str:
+    """What `benchmarks/der_inference.py --json` measured."""
+    path = ROOT / "docs" / "der_inference.json"
+    if not path.exists():
+        return NOTHING
+    measured = json.loads(path.read_text())
+    header = ["Network", "Weights kept", "Channels in multiples of", "Parameters", "Multiply-adds"]
+    header += ["Fewer by", f"Latency, ms a batch of {measured['batch']}", "Faster by"]
+    rows = [
+        [
+            row["backbone"],
+            f"{row['keep']:g}",
+            str(row["multiple"]),
+            *(format_count(row[name]) for name in ("parameters", "multiply_adds")),
+            f"{row['multiply_adds_ratio']:.2f}",
+            f"{row['latency_ms']:.0f}",
+            f"{row['latency_ratio']:.2f}",
+        ]
+        for row in measured["rows"]
+    ]
+    return markdown(header, rows)
+
+
 TABLES: dict[str, Callable[[Summaries], str]] = {
     "short table": short_table,
     "table": markdown_table,
     "curves": curves,
     "codecs": codecs,
     "memory study": memory_study,
+    "pruning": pruning,
+    "equal bytes": equal_bytes,
+    "der inference": der_inference,
 }
 
 

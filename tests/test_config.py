@@ -106,10 +106,12 @@ def test_published_runs_are_valid() -> None:
     assert {run.evaluate_on for run in runs} == {"test"}
 
 
-@pytest.mark.parametrize(("study", "evaluated_on"), [("choice", "validation"), ("quick", "test")])
-def test_the_memory_study_is_valid(study: str, evaluated_on: str) -> None:
-    runs = read_grid(EXPERIMENTS / "memory_study" / f"{study}.yaml")
-    assert {run.evaluate_on for run in runs} == {evaluated_on}
-    assert len({folder_name(run) for run in runs}) == len(runs), "a run is listed twice"
-    for run in runs:
-        create_codec(run.codec, (32, 32))
+@pytest.mark.parametrize("grid", ["memory_study", "equal_bytes", "pruning"])
+def test_studies_are_valid(grid: str) -> None:
+    for path in (EXPERIMENTS / grid).glob("*.yaml"):
+        runs = read_grid(path)
+        expected = "validation" if path.stem == "choice" else "test"
+        assert {run.evaluate_on for run in runs} == {expected}
+        assert len({folder_name(run) for run in runs}) == len(runs), "a run is listed twice"
+        for run in runs:
+            create_codec(run.codec, (32, 32))

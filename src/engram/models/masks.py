@@ -56,8 +56,12 @@ TOLERANCE = 1e-5
 
 
 def annealed(batch: int, batches: int, steepest: float) -> float:
-    """The steepness s of a batch: from 1 / steepest to steepest within every epoch (DER, eq. 8)."""
-    return 1 / steepest + (steepest - 1 / steepest) * batch / max(batches - 1, 1)
+    """The steepness s of a batch: from 1 / steepest to steepest within every epoch (DER, eq. 8).
+
+    An epoch of one batch has the steepest: at its beginning, gates would stay half open for good.
+    """
+    progress = batch / (batches - 1) if batches > 1 else 1.0
+    return 1 / steepest + (steepest - 1 / steepest) * progress
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -486,7 +486,9 @@ def format_bytes(count: float) -> str:
 
 
 def format_count(count: float) -> str:
-    """`0.46 M`; below 10 000, all digits."""
+    """`5.55 G`, `0.46 M`; below 10 000, all digits."""
+    if count >= 10**9:
+        return f"{count / 10**9:.2f} G"
     return f"{count / 10**6:.2f} M" if count >= 10_000 else f"{count:.0f}"
 
 
