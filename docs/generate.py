@@ -1,9 +1,9 @@
-"""Write the tables in the documentation from the committed measurements in `results/`.
+"""Write the tables and figures of the documentation from the committed measurements in `results/`.
 
     python docs/generate.py [--check]
 
 Every number stands between two marker comments in a Markdown file; `--check` changes nothing and
-fails where a file is not what would be written.
+fails where a file is not what would be written, or a figure shows something else.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import figures
 
 from engram.errors import UserError
 from engram.memory import Budget
@@ -29,6 +31,7 @@ from engram.results.comparison import (
 )
 
 ROOT = Path(__file__).parents[1]
+FIGURES = ROOT / "docs" / "figures"
 NOTHING = "_Nothing measured yet._\n"
 
 COSTS = ("parameters", "multiply_adds", "latency_ms")
@@ -232,6 +235,10 @@ def main() -> None:
         if check and new != text:
             sys.exit(f"{path.relative_to(ROOT)} does not show what results/ holds: run make docs.")
         path.write_text(new, encoding="utf-8")
+    for name in figures.outdated(FIGURES, summaries):
+        if check:
+            sys.exit(f"Figure {name} does not show what results/ holds: run make docs.")
+        figures.draw(FIGURES, name, summaries)
 
 
 if __name__ == "__main__":

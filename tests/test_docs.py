@@ -9,6 +9,7 @@ import re
 import textwrap
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,8 @@ RESULTS = sorted((ROOT / "results").rglob("*.json"))
 
 
 @pytest.fixture
-def generate() -> types.ModuleType:
+def generate(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "docs")
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     assert spec is not None
     assert spec.loader is not None
@@ -34,6 +36,32 @@ def test_tables_show_what_results_holds(generate: types.ModuleType) -> None:
     for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         text = path.read_text()
         assert generate.filled(text, generate.measured()) == text, f"{path}: run make docs"
+
+
+def test_figures_show_what_results_holds(generate: types.ModuleType, tmp_path: Path) -> None:
+    measured = generate.measured()
+    assert generate.figures.outdated(ROOT / "docs" / "figures", measured) == []
+    study = [study_run(codec, budget) for codec in ("float16", "float32") for budget in (6, 24)]
+    assert generate.figures.outdated(tmp_path, study) == ["float16", "bytes"]
+    for name in ("float16", "bytes"):
+        generate.figures.draw(tmp_path, name, study)
+    assert generate.figures.outdated(tmp_path, study) == []
+    assert "float32" in (tmp_path / "float16.svg").read_text()
+    study[0]["average_incremental_accuracy"] += 1
+    assert generate.figures.outdated(tmp_path, study) == ["bytes"]
+
+
+def study_run(codec: str, megabytes: int) -> dict[str, Any]:
+    """What the figures read of a run of the memory study."""
+    return {
+        "method": "icarl",
+        "preset": "quick",
+        "codec": codec,
+        "config": {"budget": {6: "6144000B", 24: "24576000B"}[megabytes], "settings": {}},
+        "task_sizes": [10, 10],
+        "average_incremental_accuracy": 50.0 + megabytes,
+        "accuracy_by_classifier": {"nme": {"accuracy_per_task": [80.0, 60.0]}},
+    }
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)

@@ -1,0 +1,138 @@
+"""The figures of the documentation, drawn from the committed measurements in `results/`.
+
+Each figure carries a digest of what it shows, so that an outdated one is found without drawing it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from engram.memory import Budget
+
+Summaries = Sequence[dict[str, Any]]
+Curves = dict[str, tuple[list[float], list[float]]]
+
+COLOURS = (
+    *("#0067a8", "#c94f00", "#00805c", "#a64d8c", "#8a6d00"),
+    *("#5b5bd6", "#b3303b", "#4a7a8c", "#6b6b6b", "#2f2f2f"),
+)
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*", "<", ">")
+
+# Text stays text, and the same data give the same file.
+matplotlib.rcParams.update(
+    {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "engram",
+        "font.family": "sans-serif",
+        "font.size": 11,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#e3e3e3",
+        "axes.axisbelow": True,
+    }
+)
+
+
+def as_published(summaries: Summaries) -> Summaries:
+    """The runs of the memory study with iCaRL as published, preset quick."""
+    return [
+        summary
+        for summary in summaries
+        if (summary["method"], summary["preset"]) == ("icarl", "quick")
+        and summary["config"]["budget"].endswith("B")
+        and summary["config"]["settings"].get("codec_augmentation", 0) == 0
+        and not summary["config"].get("infer_through_codec")
+    ]
+
+
+def float_curves(summaries: Summaries) -> Curves:
+    """Accuracy by classes seen, with float32 and with float16 exemplars in the same bytes."""
+    return {
+        summary["codec"]: (
+            [float(n) for n in itertools.accumulate(summary["task_sizes"])],
+            summary["accuracy_by_classifier"]["nme"]["accuracy_per_task"],
+        )
+        for summary in sorted(as_published(summaries), key=lambda summary: summary["codec"])
+        if summary["codec"] in ("float32", "float16") and summary["config"]["budget"] == "24576000B"
+    }
+
+
+def byte_curves(summaries: Summaries) -> Curves:
+    """Average incremental accuracy by bytes, for every codec that was measured at several."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for summary in as_published(summaries):
+        size = Budget.parse(summary["config"]["budget"]).amount / 1e6
+        accuracy = summary["average_incremental_accuracy"]
+        points.setdefault(summary["codec"], []).append((size, accuracy))
+    return {
+        codec: tuple(map(list, zip(*sorted(found), strict=True)))  # type: ignore[misc]
+        for codec, found in sorted(points.items())
+        if len(found) > 1
+    }
+
+
+def _draw_floats(axes: Axes) -> None:
+    axes.set_xlabel("classes seen")
+    axes.set_ylabel("accuracy over all classes seen, %")
+
+
+def _draw_bytes(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.set_xlabel("memory, MB")
+    axes.set_ylabel("average incremental accuracy, %")
+    axes.set_xticks([1.536, 6.144, 24.576], ["1.5", "6.1", "24.6"])
+    axes.minorticks_off()
+
+
+FIGURES: dict[str, tuple[Callable[[Summaries], Curves], Callable[[Axes], None]]] = {
+    "float16": (float_curves, _draw_floats),
+    "bytes": (byte_curves, _draw_bytes),
+}
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / f"{name}.svg"
+
+
+def outdated(folder: Path, summaries: Summaries) -> list[str]:
+    """Names of figures that do not show what was measured."""
+    return [
+        name
+        for name, (curves, _) in FIGURES.items()
+        if (data := curves(summaries))
+        and (
+            not _path(folder, name).exists() or _digest(data) not in _path(folder, name).read_text()
+        )
+    ]
+
+
+def draw(folder: Path, name: str, summaries: Summaries) -> None:
+    """Draw a figure anew."""
+    curves, furnish = FIGURES[name]
+    data = curves(summaries)
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    # The legend names lines from the highest end to the lowest, as they lie beside it.
+    ordered = sorted(data.items(), key=lambda line: -line[1][1][-1])
+    styles = itertools.cycle(zip(COLOURS, MARKERS, strict=True))
+    for (label, (x, y)), (colour, marker) in zip(ordered, styles):
+        axes.plot(x, y, color=colour, marker=marker, label=label, markersize=5, linewidth=1.8)
+    furnish(axes)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    folder.mkdir(exist_ok=True)
+    metadata = {"Date": None, "Description": _digest(data)}
+    figure.savefig(_path(folder, name), metadata=metadata, facecolor="white")
+
+
+def _digest(curves: Curves) -> str:
+    return hashlib.sha256(json.dumps(curves, sort_keys=True).encode()).hexdigest()
