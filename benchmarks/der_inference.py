@@ -1,6 +1,6 @@
 """What pruning buys when DER classifies: ten extractors, whole and cut, side by side.
 
-    python benchmarks/der_inference.py [--rounds 5] [--batch 100] [--tasks 10] [--json FILE]
+    python benchmarks/der_inference.py [--rounds 3] [--batch 50] [--tasks 10] [--json FILE]
 
 Masks are random and not learnt, cut to a share of the convolution weights; all networks are as
 DER keeps them, in evaluation mode with BatchNorm folded. Reported are the ratios of multiply-adds
@@ -96,8 +96,8 @@ def measure(backbone: str, tasks: int, batch: Tensor, rounds: int) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--tasks", type=int, default=10)
     parser.add_argument("--json", type=Path, help="write the rows there too")
     options = parser.parse_args()

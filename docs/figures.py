@@ -125,7 +125,7 @@ def draw(folder: Path, name: str, summaries: Summaries) -> None:
     # The legend names lines from the highest end to the lowest, as they lie beside it.
     ordered = sorted(data.items(), key=lambda line: -line[1][1][-1])
     styles = itertools.cycle(zip(COLOURS, MARKERS, strict=True))
-    for (label, (x, y)), (colour, marker) in zip(ordered, styles):
+    for (label, (x, y)), (colour, marker) in zip(ordered, styles, strict=False):
         axes.plot(x, y, color=colour, marker=marker, label=label, markersize=5, linewidth=1.8)
     furnish(axes)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
