@@ -125,8 +125,9 @@ def print_comparison(summaries: Sequence[Mapping[str, Any]]) -> None:
 def print_methods() -> None:
     """Every method, and what its presets reach."""
     for name, kind in METHODS.items():
-        title = (kind.__doc__ or "").split("\n")[0]
-        table = Table("preset", "stream", "reaches", title=f"{name}: {title}", **LOOK)
+        table = Table(
+            "preset", "stream", "reaches", title=f"{name} \N{EN DASH} {kind.title}", **LOOK
+        )
         for preset in presets_of(name):
             for stream, reached in load_preset(name, preset).reaches.items():
                 table.add_row(preset, stream, reached.strip())

@@ -45,11 +45,13 @@ class Method(nn.Module, ABC):
 
     Attributes:
         Config: the dataclass of the knobs; its defaults are the paper's.
+        title: what the method is called in full, and where it was published.
         normalise: pixels to the network's input.
         seen: classes learnt so far.
     """
 
     Config: ClassVar[type[Any]]
+    title: ClassVar[str]
 
     def __init__(self, config: Any, image_size: tuple[int, int], seed: int) -> None:
         super().__init__()

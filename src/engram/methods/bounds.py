@@ -43,6 +43,7 @@ class Finetune(Method):
     """
 
     Config = FinetuneConfig
+    title = "Finetune: plain training on new images"
     config: FinetuneConfig
 
     def __init__(self, config: FinetuneConfig, image_size: tuple[int, int], seed: int) -> None:
@@ -82,6 +83,7 @@ class Joint(Finetune):
     """
 
     Config = JointConfig
+    title = "Joint: training on everything seen so far, anew at each task"
 
     def check(self, budget: Budget) -> None:
         if budget.kind != "all":

@@ -165,6 +165,7 @@ class DER(Method):
     """
 
     Config = DERConfig
+    title = "DER: Dynamically Expandable Representation (Yan et al., CVPR 2021)"
     config: DERConfig
 
     def __init__(self, config: DERConfig, image_size: tuple[int, int], seed: int) -> None:

@@ -93,6 +93,7 @@ class ICaRL(Method):
     """
 
     Config = ICaRLConfig
+    title = "iCaRL: Incremental Classifier and Representation Learning (Rebuffi et al., CVPR 2017)"
     config: ICaRLConfig
 
     def __init__(self, config: ICaRLConfig, image_size: tuple[int, int], seed: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from engram.config import as_mapping, from_mapping, leaves, load_preset
 from engram.errors import UserError
-from engram.methods import method_class
+from engram.methods import METHODS, method_class
 from engram.results.metrics import total_bytes
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Findings",
     "FoundRun",
     "Summary",
+    "changed_settings",
     "comparison_table",
     "find_runs",
     "format_bytes",
@@ -29,6 +30,7 @@ __all__ = [
     "format_seconds",
     "markdown",
     "markdown_table",
+    "method_title",
     "short_cells",
 ]
 
@@ -386,6 +388,16 @@ def _changed(summary: Summary, summaries: Sequence[Summary]) -> tuple[str, ...]:
             else any(value != other.get(name, value) for other in siblings)
         )
     )
+
+
+def changed_settings(summary: Summary) -> tuple[str, ...]:
+    """What of a run differs from its preset, as `name=value`."""
+    return _changed(summary, [summary])
+
+
+def method_title(name: str) -> str:
+    """A method's full name; as it stands where this installation does not know it."""
+    return METHODS[name].title if name in METHODS else name
 
 
 def _knobs(summary: Summary) -> dict[str, Any]:

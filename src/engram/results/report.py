@@ -22,6 +22,7 @@ from engram.results.comparison import (
     format_count,
     format_seconds,
     markdown_table,
+    method_title,
 )
 from engram.results.figures import MARKERS, Line, accuracy_chart, line_style, swatch
 from engram.results.markup import figure, legend, page, paragraph, section, signed, table
@@ -79,10 +80,11 @@ def _comparison_parts(findings: Findings, folder: Path) -> list[str]:
             range(len(rows)), key=lambda i: (rows[i].stream, rows[i].evaluate_on)
         )
     ]
-    methods = len({row.method for row in rows})
+    titles = [method_title(method) for method in dict.fromkeys(row.method for row in rows)]
     lead = (
-        f"{len(runs)} runs of {methods} {'method' if methods == 1 else 'methods'}. Only seeds are "
-        "averaged: ± is the sample standard deviation over them, and a single run has none. "
+        f"{len(runs)} runs of {len(titles)} {'method' if len(titles) == 1 else 'methods'} "
+        f"\N{EN DASH} {'; '.join(titles)}. Only seeds are averaged: ± is the sample standard "
+        "deviation over them, and a single run has none. "
         "Accuracies are in percent, over all classes seen, by the decision rule that counts."
     )
     return [

@@ -23,9 +23,11 @@ from engram.results.comparison import (
     ABSENT,
     FoundRun,
     Summary,
+    changed_settings,
     format_bytes,
     format_count,
     format_seconds,
+    method_title,
 )
 from engram.results.figures import (
     CONFUSION_STEPS,
@@ -79,7 +81,7 @@ def run_parts(run: FoundRun) -> list[str]:
 
 
 def _circumstances(summary: Summary) -> str:
-    """What was done, in three sentences."""
+    """What was done, in a few sentences."""
     sizes = summary["task_sizes"]
     tasks = "1 task" if len(sizes) == 1 else f"{len(sizes)} tasks"
     if summary["evaluate_on"] == "test":
@@ -89,9 +91,10 @@ def _circumstances(summary: Summary) -> str:
             "Evaluated on validation images that were cut out of the training set; the test set "
             "was not looked at, and test results do not compare with these."
         )
+    preset = " with ".join(filter(None, [summary["preset"], ", ".join(changed_settings(summary))]))
     return (
-        f"{sum(sizes)} classes in {tasks} ({_sizes(sizes)}), class order {summary['order']}, "
-        f"seed {summary['seed']}, preset {summary['preset']}, memory budget "
+        f"{method_title(summary['method'])}. {sum(sizes)} classes in {tasks} ({_sizes(sizes)}), class order {summary['order']}, "
+        f"seed {summary['seed']}, preset {preset}, memory budget "
         f"{summary['config'].get('budget', 'unknown')}, codec {summary['codec']}. {evaluated}"
     )
 
