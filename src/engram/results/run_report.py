@@ -93,8 +93,8 @@ def _circumstances(summary: Summary) -> str:
         )
     preset = " with ".join(filter(None, [summary["preset"], ", ".join(changed_settings(summary))]))
     return (
-        f"{method_title(summary['method'])}. {sum(sizes)} classes in {tasks} ({_sizes(sizes)}), class order {summary['order']}, "
-        f"seed {summary['seed']}, preset {preset}, memory budget "
+        f"{method_title(summary['method'])}. {sum(sizes)} classes in {tasks} ({_sizes(sizes)}), "
+        f"class order {summary['order']}, seed {summary['seed']}, preset {preset}, memory budget "
         f"{summary['config'].get('budget', 'unknown')}, codec {summary['codec']}. {evaluated}"
     )
 
