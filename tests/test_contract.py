@@ -15,8 +15,8 @@ from conftest import VARIANTS, InterruptionError, Silent, StopAfter, tiny
 from engram.bench import Execution, run
 from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, Task, create_stream
-from engram.engine.snapshot import load_tensors, save_tensors
 from engram.errors import UserError
+from engram.files import load_tensors, save_tensors
 from engram.learner import Learner
 from engram.memory import DamagedExemplar
 from engram.methods import METHODS

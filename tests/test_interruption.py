@@ -18,7 +18,7 @@ import torch
 
 from conftest import InterruptionError, Silent, tiny
 from engram.bench import Execution, run
-from engram.engine.snapshot import load_tensors
+from engram.files import load_tensors
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

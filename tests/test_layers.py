@@ -16,6 +16,7 @@ LAYERS: dict[str, int] = {
     "errors": 0,
     "seeding": 0,
     "config": 0,
+    "files": 0,
     "data.images": 0,
     "models": 0,
     "results.metrics": 0,
@@ -112,7 +113,7 @@ def test_each_other_package_is_known_in_few_places() -> None:
                 places.setdefault(package, set()).add(module)
     assert places["sklearn"] == {"data.benchmarks"}
     assert places["PIL"] <= {"data.folders", "data.codecs.files", "results.figures"}
-    assert places["safetensors"] == {"engine.snapshot"}
+    assert places["safetensors"] == {"files"}
     assert places["tyro"] == {"commands"}
     assert places["yaml"] == {"config"}
     assert places["rich"] == {"console", "data.benchmarks", "data.folders"}

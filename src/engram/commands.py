@@ -13,8 +13,8 @@ import tyro
 from engram.bench import Execution, check, run
 from engram.config import difference, load_preset
 from engram.console import RunProgress, print_comparison, print_diagnosis, print_methods
-from engram.engine.snapshot import write_atomically
 from engram.errors import UserError
+from engram.files import write_atomically
 from engram.methods import METHODS, method_class
 from engram.results.report import write_report
 from engram.runs import RunConfig, configured, folder_name, preset_settings, read_grid

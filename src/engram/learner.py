@@ -20,8 +20,8 @@ from engram.data.images import ImageSet
 from engram.data.stream import Task
 from engram.engine.device import Precision, resolve_device, resolve_precision
 from engram.engine.fit import Effort, EpochReport, Trainer
-from engram.engine.snapshot import load_tensors, save_tensors, write_atomically
 from engram.errors import UserError
+from engram.files import load_tensors, save_tensors, write_atomically
 from engram.memory import Budget, ExemplarMemory
 from engram.methods import method_class
 from engram.models.normalise import mean_image

@@ -21,8 +21,8 @@ from engram.config import as_mapping, from_mapping, load_preset
 from engram.data.codecs import create_codec
 from engram.data.images import ImageSet
 from engram.data.stream import Task
-from engram.engine.snapshot import save_tensors
 from engram.errors import UserError
+from engram.files import save_tensors
 from engram.memory import Budget, ExemplarMemory
 from engram.methods import method_class
 from engram.results import metrics

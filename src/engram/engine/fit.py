@@ -21,13 +21,9 @@ from torch import Tensor, nn
 from engram import seeding
 from engram.config import Schedule, as_mapping
 from engram.data.batches import Loss, Source, Step
-from engram.engine.snapshot import (
-    load_tensors,
-    optimizer_state,
-    restore_optimizer,
-    save_tensors,
-)
+from engram.engine.optimizer import create_optimizer, optimizer_state, restore_optimizer
 from engram.errors import UserError
+from engram.files import load_tensors, save_tensors
 
 __all__ = ["Effort", "EpochReport", "Plan", "Trainer", "learning_rate", "plan_of"]
 
@@ -144,7 +140,7 @@ class Trainer:
             schedule=schedule,
             plan=plan_of(schedule, len(data)),
             names=names,
-            optimizer=_optimizer(names, schedule),
+            optimizer=create_optimizer(names, schedule),
             identity={
                 "seed": self.seed,
                 "precision": self.precision,
@@ -292,18 +288,3 @@ def learning_rate(schedule: Schedule, plan: Plan, epoch: int, batch: int) -> flo
         case "cosine":
             falling = (progress - schedule.warmup) / (1 - schedule.warmup)
             return schedule.learning_rate * (1 + math.cos(math.pi * falling)) / 2
-
-
-def _optimizer(names: dict[nn.Parameter, str], schedule: Schedule) -> torch.optim.Optimizer:
-    """SGD in two groups: what is not called `weight`, above all biases, has no weight decay."""
-    weights = [parameter for parameter, name in names.items() if name.endswith("weight")]
-    others = [parameter for parameter, name in names.items() if not name.endswith("weight")]
-    return torch.optim.SGD(
-        [
-            {"params": weights, "weight_decay": schedule.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=schedule.learning_rate,
-        momentum=schedule.momentum,
-        nesterov=schedule.nesterov,
-    )

@@ -32,8 +32,8 @@ from filelock import FileLock, Timeout
 
 from engram.config import as_mapping, difference, read_yaml, to_yaml
 from engram.data.images import ImageSet
-from engram.engine.snapshot import load_tensors, save_tensors, write_atomically
 from engram.errors import UserError
+from engram.files import load_tensors, save_tensors, write_atomically
 
 __all__ = ["RunRecord", "environment"]
 

@@ -9,7 +9,7 @@ from itertools import accumulate, groupby
 from pathlib import Path
 from urllib.parse import quote
 
-from engram.engine.snapshot import write_atomically
+from engram.files import write_atomically
 from engram.results.comparison import (
     ABSENT,
     ComparisonRow,

@@ -15,8 +15,8 @@ import numpy as np
 from engram.config import to_yaml
 from engram.data.codecs import create_codec
 from engram.data.images import ImageSet
-from engram.engine.snapshot import load_tensors
 from engram.errors import UserError
+from engram.files import load_tensors
 from engram.memory import Budget, ExemplarMemory
 from engram.results import metrics
 from engram.results.comparison import (

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from engram.engine.snapshot import load_tensors, save_tensors, write_atomically
 from engram.errors import UserError
+from engram.files import load_tensors, save_tensors, write_atomically
 
 
 def test_tensors_of_every_kind_come_back(tmp_path: Path) -> None:

@@ -1,24 +1,25 @@
-"""Snapshots: one safetensors file, written whole or not at all."""
+"""Files that are written whole or not at all, and tensors in them."""
 
 from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from engram.errors import UserError
 
 __all__ = [
     "load_tensors",
-    "optimizer_state",
-    "restore_optimizer",
+    "read_weights",
     "save_tensors",
     "write_atomically",
 ]
@@ -62,28 +63,17 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{path} cannot be read as a snapshot ({error}). Remove it.") from error
 
 
-def optimizer_state(
-    optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]
-) -> dict[str, Tensor]:
-    """The optimiser's tensors (momenta, step counts) as `<parameter>/<entry>`."""
-    return {
-        f"{name}/{entry}": value
-        for parameter, name in names.items()
-        for entry, value in optimizer.state[parameter].items()
-        if isinstance(value, Tensor)
-    }
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of any safetensors file, or of a NumPy archive (`.npz`).
 
-
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer,
-    names: Mapping[nn.Parameter, str],
-    state: Mapping[str, Tensor],
-) -> None:
-    """Put what `optimizer_state` gave into a fresh optimiser over parameters of the same names."""
-    parameters = {name: parameter for parameter, name in names.items()}
-    for key, value in state.items():
-        name, entry = key.rsplit("/", 1)
-        parameter = parameters[name]
-        if value.shape == parameter.shape:
-            value = torch.empty_like(parameter).copy_(value)
-        optimizer.state[parameter][entry] = value
+    Raises:
+        UserError: the file is missing or neither.
+    """
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: torch.from_numpy(archive[name]) for name in archive.files}
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read as weights ({error}).") from error
