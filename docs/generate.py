@@ -153,8 +153,10 @@ def equal_bytes(summaries: Summaries) -> str:
     """Average accuracy by exemplars and parameters together, in steps of EQUAL_BYTES."""
     rows: dict[tuple[str, ...], dict[int, str]] = {}
     for row in comparison_table([s for s in summaries if s["evaluate_on"] == "test"]):
-        step = next((step for step in EQUAL_BYTES if 0.98 * step <= row.total_bytes <= step), None)
-        if step and row.stream == "cifar100/b0-inc10":
+        if not row.budget.endswith("B") or row.stream != "cifar100/b0-inc10":
+            continue
+        allowed = Budget.parse(row.budget).amount + 4 * row.parameters
+        if step := next((step for step in EQUAL_BYTES if 0.95 * step <= allowed <= step), None):
             name = (row.preset, " ".join([row.method, *row.changed]), row.codec)
             cell = f"{row.average.mean:.2f} / {row.last.mean:.2f} ({len(row.seeds)})"
             rows.setdefault(name, {})[step] = cell

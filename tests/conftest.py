@@ -28,6 +28,7 @@ settings.load_profile("engram")
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "der, pruned": ("der", {"keep": 0.5}),
     "der, bounded": ("der", {"max_parameters": "120k"}),
+    "der, bounded to one extractor": ("der", {"max_parameters": "4k", "least_channels": 3}),
 }
 """Methods with settings under which they do something else: they promise the same."""
 

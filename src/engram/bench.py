@@ -155,7 +155,9 @@ def _learner(
         strict_memory=execution.strict_memory,
         infer_through_codec=config.infer_through_codec,
         seed=config.seed,
-        input_mean=mean_image(stream.train_pixels()) if config.input_mean == "dataset" else None,
+        input_mean=(
+            (lambda: mean_image(stream.train_pixels())) if config.input_mean == "dataset" else None
+        ),
         device=config.device,
         precision=config.precision,
         snapshots=snapshots,

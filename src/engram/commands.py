@@ -73,7 +73,7 @@ class BenchOptions(Generic[S]):
     input_mean: Literal["dataset", "first-task"] = "dataset"
     """Whose mean image is subtracted from every input; the paper takes the whole data set's."""
     image_size: int | None = None
-    """Side in pixels that a folder's photographs are brought to. Default: 64."""
+    """Side in pixels that a folder's photographs are brought to. Default: 64, of ImageNet 224."""
     device: str = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of training. auto takes bf16 where the hardware has instructions for it."""

@@ -7,6 +7,7 @@ its folder as `config.yaml`.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import types
 import typing
@@ -54,8 +55,9 @@ class Schedule:
     weight_decay: float = 2e-5
     """On weights and BatchNorm scales; biases and BatchNorm shifts have none."""
     decay: Literal["steps", "cosine", "constant"] = "steps"
-    milestones: tuple[int, ...] = (49, 63)
-    """Epochs after which `steps` multiplies the learning rate by `factor`."""
+    milestones: tuple[float, ...] = (49, 63)
+    """Epochs after which `steps` multiplies the learning rate by `factor`; those below 1 are shares
+    of all epochs."""
     factor: float = 0.2
     warmup: float = 0.0
     """Share of the updates in which the learning rate rises linearly from zero; with `cosine` this
@@ -72,6 +74,11 @@ class Schedule:
             raise UserError(
                 f"Give epochs or updates, not both or neither: epochs is {self.epochs}, updates is "
                 f"{self.updates}. On the command line, --epochs None or --updates None drops one."
+            )
+        if self.decay == "steps" and max((0, *self.milestones)) > (self.epochs or math.inf):
+            raise UserError(
+                f"Milestones {', '.join(f'{m:g}' for m in self.milestones)} lie beyond the "
+                f"{self.epochs} epochs. Give --milestones too; below 1 they are shares of them."
             )
         if self.epochs is None and self.decay == "steps":
             raise UserError("The milestones of decay steps count epochs, so it goes with epochs.")

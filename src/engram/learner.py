@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from engram.models.normalise import mean_image
 __all__ = ["Learner", "TaskEffort"]
 
 FORMAT = 2
+
+CHUNK = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +59,8 @@ class Learner:
         strict_memory: decode exemplars a batch at a time instead of once a task.
         infer_through_codec: classify images as the codec would give them back.
         seed: of everything random.
-        input_mean: (H, W, 3) in [0, 1], subtracted from every image; the mean of the first task's
-            images where None.
+        input_mean: gives what is subtracted from every image, (H, W, 3) in [0, 1], when the first
+            task is learnt; the mean of that task's images where None.
         device: `auto`, `cpu`, `cuda`, ...
         precision: of training; everything else is float32.
         snapshots: folder for snapshots during training, so that it can go on after an
@@ -80,7 +83,7 @@ class Learner:
         strict_memory: bool = False,
         infer_through_codec: bool = False,
         seed: int = 0,
-        input_mean: Tensor | None = None,
+        input_mean: Callable[[], Tensor] | None = None,
         device: str = "auto",
         precision: Precision = "auto",
         snapshots: Path | None = None,
@@ -123,10 +126,8 @@ class Learner:
         """
         started = time.perf_counter()
         if not self.task_sizes:
-            mean = self._input_mean
-            if mean is None:
-                mean = mean_image(task.train.pixels.split(1000))
-            self.method.normalise.mean.copy_(mean)
+            own = partial(mean_image, task.train.pixels.split(CHUNK))
+            self.method.normalise.mean.copy_((self._input_mean or own)())
         self._trainer.begin(task.index, self.method)
         self.method.learn(task, self.memory, self._trainer)
         self.task_sizes.append(len(task.new))
@@ -159,9 +160,9 @@ class Learner:
         """
         if folder.exists():
             raise UserError(f"{folder} exists. Choose another folder, or remove it.")
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        unfinished = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
         state = {
             "format": FORMAT,
             "method": self.name,
@@ -169,12 +170,12 @@ class Learner:
             "seed": self.seed,
             "task_sizes": self.task_sizes,
         }
-        save_tensors(partial / "weights.safetensors", self.method.state_dict(), {})
-        save_tensors(partial / "memory.safetensors", *self.memory.state())
-        write_atomically(partial / "learner.json", json.dumps(state, indent=2).encode())
+        save_tensors(unfinished / "weights.safetensors", self.method.state_dict(), {})
+        save_tensors(unfinished / "memory.safetensors", *self.memory.state())
+        write_atomically(unfinished / "learner.json", json.dumps(state, indent=2).encode())
         settings = to_yaml(as_mapping(self.config))
-        write_atomically(partial / "config.yaml", settings.encode())
-        partial.rename(folder)
+        write_atomically(unfinished / "config.yaml", settings.encode())
+        unfinished.rename(folder)
 
     def restore(self, folder: Path, *, strict: bool = False) -> None:
         """Take over what `save` wrote, by a learner of the same method and settings.

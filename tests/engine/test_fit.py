@@ -30,7 +30,7 @@ class Points:
         return len(self.y)
 
     def batches(
-        self, batch_size: int, generator: torch.Generator
+        self, batch_size: int, generator: torch.Generator, epoch: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         for chosen in torch.randperm(len(self), generator=generator).split(batch_size):
             yield self.x[chosen], self.y[chosen]
@@ -116,7 +116,8 @@ def test_weight_decay_spares_biases_and_batchnorm_shifts() -> None:
     before = copy.deepcopy(model.state_dict())
     loop = trainer()
     loop.begin(0, model)
-    schedule = Schedule(epochs=1, batch_size=10, learning_rate=1, weight_decay=0.1, momentum=0)
+    schedule = replace(SCHEDULE, epochs=1, batch_size=10, learning_rate=1, weight_decay=0.1)
+    schedule = replace(schedule, momentum=0)
 
     def nothing(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
         return {"nothing": 0 * sum(parameter.sum() for parameter in model.parameters())}

@@ -42,7 +42,7 @@ class Source(Protocol):
         ...
 
     def batches(
-        self, batch_size: int, generator: torch.Generator
+        self, batch_size: int, generator: torch.Generator, epoch: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of (inputs, labels); the last batch may be smaller."""
         ...
@@ -72,9 +72,9 @@ class AugmentedImages:
         return len(self.images)
 
     def batches(
-        self, batch_size: int, generator: torch.Generator
+        self, batch_size: int, generator: torch.Generator, epoch: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch of ((B, 3, H, W) float, (B,) labels) in an order drawn from `generator`."""
+        """((B, 3, H, W) float, (B,) labels) in an order drawn from `generator`, in any epoch."""
         order = torch.randperm(len(self), generator=generator).to(self.images.labels.device)
         for chosen in order.split(batch_size):
             yield self._batch(chosen, generator)
@@ -119,10 +119,10 @@ class FeatureDraws:
         return self.labels.shape[1]
 
     def batches(
-        self, batch_size: int, generator: torch.Generator
+        self, batch_size: int, generator: torch.Generator, epoch: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch of ((B, dim), (B,) labels), of a version drawn from `generator`."""
-        draw = int(torch.randint(len(self.labels), (), generator=generator))
+        """One epoch of ((B, dim), (B,) labels); the versions take turns."""
+        draw = epoch % len(self.labels)
         order = torch.randperm(len(self), generator=generator).to(self.labels.device)
         for chosen in order.split(batch_size):
             yield self.features[draw, chosen], self.labels[draw, chosen]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -117,9 +118,11 @@ class _Split:
                 "have it prepared again."
             )
         shape = (len(self.files), image_size, image_size, 3)
-        # Copy on write: tensors know no read-only memory. Nobody writes.
-        pixels = np.memmap(folder / f"{self.folder.name}.uint8", np.uint8, "c", shape=shape)
-        return ImageSet(torch.from_numpy(pixels), torch.tensor(self.labels))
+        pixels = np.memmap(folder / f"{self.folder.name}.uint8", np.uint8, "r", shape=shape)
+        with warnings.catch_warnings():
+            # Tensors know no read-only memory, and a writable mapping would count as memory in use.
+            warnings.filterwarnings("ignore", message=".*not writable")
+            return ImageSet(torch.from_numpy(pixels), torch.tensor(self.labels))
 
     def _listing(self) -> list[str]:
         return [path.relative_to(self.folder).as_posix() for path in self.files]

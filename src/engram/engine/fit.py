@@ -196,7 +196,7 @@ class Trainer:
     def _batches(self, run: _Stage, epoch: int, data: Source) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch, as many as the plan has."""
         generator = seeding.generator(self.seed, "task", self._task, run.name, "epoch", epoch)
-        drawn = data.batches(run.schedule.batch_size, generator)
+        drawn = data.batches(run.schedule.batch_size, generator, epoch)
         return itertools.islice(drawn, run.plan.batches_in(epoch))
 
     def _path(self, run: _Stage) -> Path | None:
@@ -283,7 +283,8 @@ def learning_rate(schedule: Schedule, plan: Plan, epoch: int, batch: int) -> flo
         case "constant":
             return schedule.learning_rate
         case "steps":
-            passed = sum(epoch >= milestone for milestone in schedule.milestones)
+            epochs = [m if m >= 1 else round(m * plan.epochs) for m in schedule.milestones]
+            passed = sum(epoch >= milestone for milestone in epochs)
             return schedule.learning_rate * schedule.factor**passed
         case "cosine":
             falling = (progress - schedule.warmup) / (1 - schedule.warmup)

@@ -7,6 +7,7 @@ confused with Dark Experience Replay, which others call DER.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Mapping
@@ -48,6 +49,11 @@ __all__ = ["DER", "DERConfig", "balanced"]
 LEAST_OF_A_CLASS = 20
 """Images that a class has in the balanced subset, however few the smallest class has."""
 
+BATCH = 500
+"""Images that go through the extractors at a time where nothing is trained."""
+CHECKED = 16
+"""Images on which a cut extractor is compared with the whole one."""
+
 SHARE_OF_ROOM = 1 / 8
 """What an extractor may take of the parameters that `max_parameters` still allows: whatever the
 number of tasks, there is something left for the next."""
@@ -69,8 +75,8 @@ class DERConfig:
     keep: float | None = None
     """Share of its convolution weights that an extractor may keep, in (0, 1]."""
     max_parameters: str | None = None
-    """Bound of the whole network for any number of tasks: 6M, 500k or 6000000. An extractor gets an
-    eighth of what is left; when that is too little for one, only the classifier learns."""
+    """Bound of extractors and classifier together, for any number of tasks: 6M, 500k or 6000000. An
+    extractor gets an eighth of what is left; if that is too little, only the classifier learns."""
     sparsity_weight: float | None = None
     """Of the sparsity loss, given instead of either; then sizes are what comes of it."""
     mask_gradient: GradientRule = "hat"
@@ -91,7 +97,7 @@ class DERConfig:
             epochs=170,
             learning_rate=0.1,
             weight_decay=5e-4,
-            milestones=(110, 130),
+            milestones=(110 / 170, 130 / 170),
             factor=0.1,
             warmup=10 / 170,
             warmup_by="epoch",
@@ -107,7 +113,7 @@ class DERConfig:
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} must be above 0, not {getattr(self, name)}.")
         for name in ("auxiliary_weight", "sparsity_weight"):
-            if (getattr(self, name) or 0) < 0:
+            if not (getattr(self, name) or 0) >= 0:
                 raise UserError(f"{name} must not be negative, but is {getattr(self, name)}.")
         if self.keep is not None and not 0 < self.keep <= 1:
             raise UserError(
@@ -120,8 +126,11 @@ class DERConfig:
 
     @property
     def prunes(self) -> bool:
-        """Whether extractors are made smaller."""
-        return (self.keep, self.max_parameters, self.sparsity_weight) != (None, None, None)
+        """Whether extractors are made smaller; to keep all of one is not to prune it."""
+        return (self.keep, self.max_parameters, self.sparsity_weight) not in (
+            (None, None, None),
+            (1.0, None, None),
+        )
 
     @property
     def parameter_limit(self) -> int | None:
@@ -147,7 +156,7 @@ class DERConfig:
             drop_last=False,
             learning_rate=0.1,
             weight_decay=5e-4,
-            milestones=(max(1, self.head_epochs // 2),),
+            milestones=(0.5,),
             factor=0.1,
         )
 
@@ -157,7 +166,7 @@ class DER(Method):
 
     Attributes:
         extractors: of the tasks learnt; their convolutions have taken over their BatchNorm.
-        dense: the extractor of the newest task as it was trained; the next one starts from it.
+        dense: the extractor of the newest task before anything is cut; the next one starts from it.
         masks: of the extractor that is being learnt, where it is to become smaller.
         control: of the weight of their sparsity loss, where a size is given.
         head: the classifier on the features of all extractors, without bias.
@@ -176,7 +185,7 @@ class DER(Method):
         self.control: SparsityControl | None = None
         self.head = UniformHead(0, 0, bias=False)
         self.auxiliary = UniformHead(0, 0, bias=True)
-        self.has_room()
+        self.refuse_impossible_sizes(self.allowance)
 
     @property
     def classifier(self) -> str:
@@ -186,7 +195,7 @@ class DER(Method):
         """The two stages of section 3: a new extractor, then a classifier on balanced data."""
         self.grow(len(task.new))
         images = memory + task.train
-        if self.has_room():
+        if self.has_room(self.allowance):
             self.expand(len(task.new))
             trainer.fit(
                 "representation",
@@ -211,7 +220,7 @@ class DER(Method):
         self.seen += new
 
     def expand(self, new: int) -> None:
-        """Draw both classifiers, and open all masks half. The extractor goes on from the last."""
+        """Draw both classifiers, and open all masks. The extractor goes on from the last."""
         inherited = self.head.weight.data
         self.head = UniformHead(self.dim + self.dense.dim, self.seen, bias=False)
         self.auxiliary = UniformHead(self.dense.dim, new + 1, bias=True)
@@ -237,10 +246,13 @@ class DER(Method):
             return self.dense
         kept = self.masks.kept(self.allowance)
         source = self.augmented(images, self.config.augmentation)
-        batches = [x for x, _ in source.batches(500, trainer.generator("norms"))]
+        size = -(-len(source) // -(-len(source) // BATCH))
+        batches = (x for x, _ in source.batches(size, trainer.generator("norms")))
         reestimate_norms(self.dense, kept, batches)
         smaller = shrunk(self.dense, kept)
-        check_cut(self.dense, kept, smaller, batches[0])
+        check_cut(
+            self.dense, kept, smaller, self.normalise(images[:CHECKED].pixels.to(self.device))
+        )
         old = torch.ones(self.dim, dtype=torch.bool, device=self.device)
         self.head.keep_features(torch.cat([old, kept[self.dense.features]]))
         return smaller
@@ -264,46 +276,74 @@ class DER(Method):
 
     @property
     def allowance(self) -> Allowance:
-        """How large the next extractor may be."""
+        """How large the next extractor may be.
+
+        Of a bound for the whole network, as much as the classifier takes stays free for it, so that
+        as many classes again can come when no more extractors fit.
+        """
         room = None
         if (limit := self.config.parameter_limit) is not None:
-            taken = sum(p.numel() for p in self.extractors.parameters()) + self.dim * self.seen
+            extractors = sum(parameter.numel() for parameter in self.extractors.parameters())
+            taken = extractors + 2 * self.dim * self.seen
             room = max(0, int((limit - taken) * SHARE_OF_ROOM))
         return Allowance(
             network=self.dense,
             floor=Floor(stream=self.config.least_channels, multiple=self.config.round_channels),
             share=self.config.keep or 1.0,
             parameters=room,
-            classes=self.seen,
+            classes=2 * self.seen,
         )
 
-    def has_room(self) -> bool:
-        """Whether a new extractor fits; if not, says so.
+    def has_room(self, allowance: Allowance) -> bool:
+        """Whether a new extractor fits; where only the classifier can learn, says so.
 
         Raises:
-            UserError: it is the first, without which nothing can be learnt.
+            UserError: the extractor is the first, or not even the classifier fits.
         """
-        allowance = self.allowance
         smallest = allowance.smallest()
         if allowance.fits(smallest):
             return True
-        channels = f"{self.config.least_channels} channels in every residual stream"
+        self.refuse_impossible_sizes(allowance)
+        limit, needed = self.config.parameter_limit, self.dim * self.seen
+        needed += sum(parameter.numel() for parameter in self.extractors.parameters())
+        if limit is not None and needed > limit:
+            raise UserError(
+                f"With {self.seen} classes the network has {needed:,} parameters; max_parameters "
+                f"is {self.config.max_parameters}. Begin anew with more, or stop here."
+            )
+        warnings.warn(
+            f"Of max_parameters {self.config.max_parameters}, the next extractor may take "
+            f"{allowance.parameters:,}, and the smallest takes {allowance.size(smallest):,}: only "
+            "the classifier learns.",
+            stacklevel=2,
+        )
+        return False
+
+    def refuse_impossible_sizes(self, allowance: Allowance) -> None:
+        """Refuse a size in which there is no first extractor.
+
+        Raises:
+            UserError: with the smallest size that there can be.
+        """
+        smallest = allowance.smallest()
+        if self.extractors or allowance.fits(smallest):
+            return
+        floor = (
+            f"with least_channels {self.config.least_channels} and round_channels "
+            f"{self.config.round_channels}, {self.config.backbone}"
+        )
         if allowance.parameters is None:
             share = float(weight_share(self.dense, binary(smallest)))
+            least = math.ceil(share * 10_000) / 10_000
             raise UserError(
-                f"keep {self.config.keep} is below the floor: with {channels}, "
-                f"{self.config.backbone} keeps {share:.2g}. Keep more, or lower least_channels."
+                f"keep {self.config.keep} is too little: {floor} keeps {least:g} of its weights at "
+                "least. Keep more, or lower these two."
             )
-        found = (
-            f"Of max_parameters {self.config.max_parameters}, the next extractor may have "
-            f"{allowance.parameters:,} parameters; with {channels} it has "
-            f"{allowance.size(smallest):,}"
+        needed = math.ceil(allowance.size(smallest) / SHARE_OF_ROOM)
+        raise UserError(
+            f"max_parameters {self.config.max_parameters} is too little: {floor} and a classifier "
+            f"of {self.seen} classes need {needed:,}. Allow more, or lower these two."
         )
-        if not self.extractors:
-            least = allowance.size(smallest) / SHARE_OF_ROOM
-            raise UserError(f"{found}. Allow at least {least:,.0f}, or lower least_channels.")
-        warnings.warn(f"{found}: only the classifier learns.", stacklevel=2)
-        return False
 
     @property
     def dim(self) -> int:
@@ -360,16 +400,20 @@ class DER(Method):
         if self.config.head_init == "reset" and warm and (step.epoch, step.batch) == (warm, 0):
             self.draw_heads()
 
+    @torch.no_grad()
     def feature_draws(self, images: ImageSet, trainer: Trainer) -> FeatureDraws:
         """Features of several augmented versions of the images."""
         source = self.augmented(images, self.config.augmentation)
-        features, labels = [], []
-        for draw in range(self.config.draws):
-            with torch.no_grad():
-                batches = list(source.batches(500, trainer.generator(f"draw {draw}")))
-                features.append(torch.cat([self.features(x) for x, _ in batches]))
-            labels.append(torch.cat([y for _, y in batches]))
-        return FeatureDraws(torch.stack(features), torch.stack(labels))
+        shape = (min(self.config.draws, self.config.head_epochs), len(source))
+        features = torch.empty(*shape, self.dim, device=self.device)
+        labels = torch.empty(shape, dtype=torch.int64, device=self.device)
+        for draw in range(len(labels)):
+            done = 0
+            for x, y in source.batches(BATCH, trainer.generator(f"draw {draw}")):
+                there = slice(done, done + len(y))
+                features[draw, there], labels[draw, there] = self.features(x), y
+                done += len(y)
+        return FeatureDraws(features, labels)
 
     def balanced_loss(self, features: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
         """The loss of the second stage (section 3.5)."""
