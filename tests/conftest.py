@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -97,3 +98,16 @@ def cifar100_folder() -> Path:
 @pytest.fixture(scope="session")
 def cifar100(cifar100_folder: Path) -> Any:
     return load_dataset("cifar100")
+
+
+@pytest.fixture(scope="session")
+def timm() -> Any:
+    """timm, which wants torchvision: beside a CPU build of torch, that lacks two operators."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import timm
+
+        yield timm

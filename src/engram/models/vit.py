@@ -1,0 +1,265 @@
+"""Vision transformers under timm's parameter names, and the weights that others trained for them.
+
+Shapes: B images, N tokens (the class token first, then patches row by row), D dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engram.errors import UserError, unknown
+
+__all__ = ["VisionTransformer", "create_vit", "fitted_weights", "join_heads", "split_heads"]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Dimensions of the tokens, blocks, and heads of each attention."""
+
+    dim: int
+    depth: int
+    heads: int
+
+
+SIZES = {
+    "tiny": Size(192, 12, 3),
+    "small": Size(384, 12, 6),
+    "base": Size(768, 12, 12),
+    "large": Size(1024, 24, 16),
+}
+
+LAYER_NORM_EPS = 1e-6
+
+
+class PatchEmbedding(nn.Module):
+    """Square patches to tokens, by one convolution.
+
+    Attributes:
+        grid_size: rows and columns of patches.
+    """
+
+    def __init__(self, patch_size: int, image_size: int, dim: int) -> None:
+        super().__init__()
+        self.grid_size = (image_size // patch_size, image_size // patch_size)
+        self.proj = nn.Conv2d(3, dim, patch_size, patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) to (B, N - 1, D)."""
+        tokens: Tensor = self.proj(x)
+        return tokens.flatten(2).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with queries, keys and values from one product."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) to (B, N, D)."""
+        attended = F.scaled_dot_product_attention(*split_heads(self.qkv(x), self.num_heads))
+        out: Tensor = self.proj(join_heads(attended))
+        return out
+
+
+def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, N, 3 D) to queries, keys and values (B, heads, N, D / heads)."""
+    batch, tokens, width = qkv.shape
+    parts = qkv.reshape(batch, tokens, 3, num_heads, width // (3 * num_heads))
+    queries, keys, values = parts.permute(2, 0, 3, 1, 4).unbind(0)
+    return queries, keys, values
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """(B, heads, N, D / heads) to (B, N, D)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between them, four times as wide inside."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.fc2 = nn.Linear(4 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) to (B, N, D)."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a LayerNorm and added to what came in."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.attn = Attention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.mlp = Mlp(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) to (B, N, D)."""
+        x = x + self.attn(self.norm1(x))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+
+class VisionTransformer(nn.Module):
+    """A ViT (Dosovitskiy et al., ICLR 2021) without classifier; its feature is the class token.
+
+    Args:
+        size: of the tokens and blocks.
+        patch_size: side of a patch in pixels.
+        image_size: side of an image in pixels, a multiple of it.
+
+    Attributes:
+        num_prefix_tokens: tokens before those of patches: the class token.
+    """
+
+    num_prefix_tokens = 1
+
+    def __init__(self, size: Size, patch_size: int, image_size: int) -> None:
+        super().__init__()
+        if image_size % patch_size:
+            raise UserError(
+                f"An image of {image_size} pixels cannot be cut into patches of {patch_size}. The "
+                f"nearest size is {max(1, round(image_size / patch_size)) * patch_size}."
+            )
+        self.dim = size.dim
+        self.image_size = image_size
+        self.patch_embed = PatchEmbedding(patch_size, image_size, size.dim)
+        tokens = math.prod(self.patch_embed.grid_size) + self.num_prefix_tokens
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, size.dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, tokens, size.dim))
+        self.blocks = nn.Sequential(*(Block(size.dim, size.heads) for _ in range(size.depth)))
+        self.norm = nn.LayerNorm(size.dim, eps=LAYER_NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised images to (B, D), the class token behind the last LayerNorm."""
+        tokens = self.patch_embed(x)
+        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), tokens], dim=1)
+        tokens = self.blocks(tokens + self.pos_embed)
+        features: Tensor = self.norm(tokens[:, 0])
+        return features
+
+    @torch.no_grad()
+    def draw(self, generator: torch.Generator) -> None:
+        """Random weights: normal with deviation 0.02, biases 0, LayerNorms as they are."""
+        for name, parameter in self.named_parameters():
+            if "norm" not in name:
+                parameter.zero_()
+            if "norm" not in name and not name.endswith("bias"):
+                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+
+
+def create_vit(name: str, image_size: int | None = None) -> VisionTransformer:
+    """The ViT that a timm name such as `vit_tiny_patch16_224` describes, its weights all zero.
+
+    Args:
+        name: `vit_<size>_patch<pixels>_<pixels of the image>`; what follows a dot names weights.
+        image_size: side in pixels; the name's where None.
+
+    Raises:
+        UserError: there is no such network, or patches do not fit the image.
+    """
+    match = re.fullmatch(r"vit_([a-z]+)_patch(\d+)_(\d+)", name.partition(".")[0])
+    if match is None or match[1] not in SIZES:
+        raise unknown("vision transformer", name, [f"vit_{size}_patch16_224" for size in SIZES])
+    patch_size, own_size = int(match[2]), int(match[3])
+    return VisionTransformer(SIZES[match[1]], patch_size, image_size or own_size)
+
+
+def fitted_weights(vit: VisionTransformer, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under the names and in the shapes of `vit`: ready for its `load_state_dict`.
+
+    Position embeddings of another image size are interpolated; a classifier is left out.
+
+    Args:
+        weights: of the same architecture, under timm's names or those of Google's archives.
+
+    Raises:
+        UserError: they are of another architecture, with the first difference.
+    """
+    if "embedding/kernel" in weights:
+        weights = _from_google(weights)
+    weights = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
+    expected = vit.state_dict()
+    if missing := [name for name in expected if name not in weights]:
+        raise UserError(f"The weights have no {missing[0]}: they are of another architecture.")
+    if strange := [name for name in weights if name not in expected]:
+        raise UserError(
+            f"The weights have {strange[0]}, which this network has not: they are of another "
+            "architecture."
+        )
+    fitted = {name: weights[name].float() for name in expected}
+    fitted["pos_embed"] = _resized(fitted["pos_embed"], vit.patch_embed.grid_size)
+    for name, tensor in fitted.items():
+        if tensor.shape != expected[name].shape:
+            raise UserError(
+                f"The weights' {name} is {tuple(tensor.shape)}, this network's "
+                f"{tuple(expected[name].shape)}: they are of another architecture."
+            )
+    return fitted
+
+
+def _resized(positions: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Position embeddings (1, 1 + patches, D) of a square grid for another grid, bicubic."""
+    own = math.isqrt(positions.shape[1] - 1)
+    if (own, own) == grid or own * own != positions.shape[1] - 1:
+        return positions
+    patches = positions[:, 1:].reshape(1, own, own, -1).permute(0, 3, 1, 2)
+    patches = F.interpolate(patches, grid, mode="bicubic", antialias=True)
+    return torch.cat([positions[:, :1], patches.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+
+
+GOOGLE_BLOCK = {
+    "LayerNorm_0/scale": "norm1.weight",
+    "LayerNorm_0/bias": "norm1.bias",
+    "MultiHeadDotProductAttention_1/out/kernel": "attn.proj.weight",
+    "MultiHeadDotProductAttention_1/out/bias": "attn.proj.bias",
+    "LayerNorm_2/scale": "norm2.weight",
+    "LayerNorm_2/bias": "norm2.bias",
+    "MlpBlock_3/Dense_0/kernel": "mlp.fc1.weight",
+    "MlpBlock_3/Dense_0/bias": "mlp.fc1.bias",
+    "MlpBlock_3/Dense_1/kernel": "mlp.fc2.weight",
+    "MlpBlock_3/Dense_1/bias": "mlp.fc2.bias",
+}
+
+
+def _from_google(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of Google's archives (`.npz`) under timm's names; kernels are (in, out) there."""
+    found = {
+        "cls_token": weights["cls"],
+        "pos_embed": weights["Transformer/posembed_input/pos_embedding"],
+        "patch_embed.proj.weight": weights["embedding/kernel"].permute(3, 2, 0, 1),
+        "patch_embed.proj.bias": weights["embedding/bias"],
+        "norm.weight": weights["Transformer/encoder_norm/scale"],
+        "norm.bias": weights["Transformer/encoder_norm/bias"],
+    }
+    blocks = {name.split("/")[1] for name in weights if "/encoderblock_" in name}
+    for block in blocks:
+        here = f"blocks.{block.removeprefix('encoderblock_')}"
+        for theirs, ours in GOOGLE_BLOCK.items():
+            tensor = weights[f"Transformer/{block}/{theirs}"]
+            if theirs.endswith("kernel"):
+                tensor = tensor.flatten(0, -2).T
+            found[f"{here}.{ours}"] = tensor
+        attention = f"Transformer/{block}/MultiHeadDotProductAttention_1"
+        parts = [f"{attention}/{part}" for part in ("query", "key", "value")]
+        kernels = [weights[f"{part}/kernel"].flatten(1).T for part in parts]
+        found[f"{here}.attn.qkv.weight"] = torch.cat(kernels)
+        biases = [weights[f"{part}/bias"].flatten() for part in parts]
+        found[f"{here}.attn.qkv.bias"] = torch.cat(biases)
+    return found
