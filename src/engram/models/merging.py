@@ -1,0 +1,241 @@
+"""Merging modules that were trained one after the other into one, weight by weight.
+
+A module is a mapping of names to tensors. Operators that pick among entries (TIES, DARE, magnitude,
+max-abs) work on the difference to a reference, the module's initial values, of all weight matrices
+together as one vector; scales and biases are averaged, since trimming would set most of them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from engram.errors import UserError
+
+__all__ = [
+    "Dare",
+    "Ema",
+    "Magnitude",
+    "MaxAbs",
+    "Merge",
+    "Module",
+    "RunningMean",
+    "Ties",
+    "average",
+    "decay_of_a_step",
+    "dropped",
+    "max_abs",
+    "ties",
+    "trimmed",
+]
+
+Module = Mapping[str, Tensor]
+"""Parameters by name."""
+
+
+class Merge(Protocol):
+    """How the offline module takes in the online one at the end of a task."""
+
+    def __call__(
+        self, reference: Module, offline: Module, online: Module, task: int
+    ) -> dict[str, Tensor]:
+        """The new offline module.
+
+        Args:
+            reference: the module at its initialisation.
+            offline: what has been accumulated over `task` tasks.
+            online: as it is after one task more.
+            task: index of that task, 1 or more.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ema:
+    """Exponential moving average, by the share of itself that the offline module retains a task.
+
+    LAE (Gao et al., ICCV 2023) averages after every step with a decay of 0.9999, which ties the
+    retention to the number of steps: `decay_of_a_step` gives the decay that has this retention.
+    """
+
+    retention: float
+
+    def __post_init__(self) -> None:
+        _check_share("retention", self.retention)
+
+    def __call__(
+        self, reference: Module, offline: Module, online: Module, task: int
+    ) -> dict[str, Tensor]:
+        return _blend(offline, online, self.retention)
+
+
+def decay_of_a_step(retention: float, steps: int) -> float:
+    """The decay of each of `steps` averages that together retain a share: retention^(1 / steps)."""
+    return float(retention ** (1 / steps))
+
+
+@dataclass(frozen=True, slots=True)
+class RunningMean:
+    """The plain mean of the modules after every task."""
+
+    def __call__(
+        self, reference: Module, offline: Module, online: Module, task: int
+    ) -> dict[str, Tensor]:
+        return _blend(offline, online, task / (task + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Ties:
+    """Trim, elect sign, disjoint merge (Yadav et al., NeurIPS 2023).
+
+    Attributes:
+        density: share of the entries of each difference that is kept, the largest ones.
+        strength: factor of the merged difference, lambda in the paper.
+    """
+
+    density: float = 0.5
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_share("density", self.density)
+
+    def __call__(
+        self, reference: Module, offline: Module, online: Module, task: int
+    ) -> dict[str, Tensor]:
+        differences = _differences(reference, [offline, online])
+        merged = self.strength * ties(differences, self.density)
+        return _put_back(reference, merged, [offline, online])
+
+
+@dataclass(frozen=True, slots=True)
+class Dare:
+    """Drop entries at random and scale the others up, then average (Yu et al., ICML 2024).
+
+    Attributes:
+        density: share of the entries that is kept.
+        seed: of the choice, together with the task.
+    """
+
+    density: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_share("density", self.density)
+
+    def __call__(
+        self, reference: Module, offline: Module, online: Module, task: int
+    ) -> dict[str, Tensor]:
+        source = torch.Generator().manual_seed(1_000_003 * self.seed + task)
+        differences = dropped(_differences(reference, [offline, online]), self.density, source)
+        return _put_back(reference, average(differences), [offline, online])
+
+
+@dataclass(frozen=True, slots=True)
+class Magnitude:
+    """Keep the largest entries of each difference, then average.
+
+    Attributes:
+        density: share of the entries that is kept.
+    """
+
+    density: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_share("density", self.density)
+
+    def __call__(
+        self, reference: Module, offline: Module, online: Module, task: int
+    ) -> dict[str, Tensor]:
+        differences = trimmed(_differences(reference, [offline, online]), self.density)
+        return _put_back(reference, average(differences), [offline, online])
+
+
+@dataclass(frozen=True, slots=True)
+class MaxAbs:
+    """Of each entry, the difference that is largest in magnitude (Marczak et al., ECCV 2024)."""
+
+    def __call__(
+        self, reference: Module, offline: Module, online: Module, task: int
+    ) -> dict[str, Tensor]:
+        merged = max_abs(_differences(reference, [offline, online]))
+        return _put_back(reference, merged, [offline, online])
+
+
+def ties(vectors: Tensor, density: float) -> Tensor:
+    """TIES of differences (K, n): (n,).
+
+    An entry's sign is that of the sum of what is left of it, or the majority's where that is zero;
+    its value is the mean of those that are not zero and have that sign.
+    """
+    left = trimmed(vectors, density)
+    signs = left.sum(dim=0).sign()
+    signs = torch.where(signs == 0, signs.sum().sign(), signs)
+    agreeing = (left.sign() == signs) & (left != 0)
+    return (left * agreeing).sum(dim=0) / agreeing.sum(dim=0).clamp_min(1)
+
+
+def trimmed(vectors: Tensor, density: float) -> Tensor:
+    """Differences (K, n) with all but the largest entries of each set to zero."""
+    count = int(density * vectors.shape[1])
+    if count == vectors.shape[1]:
+        return vectors
+    places = vectors.abs().topk(count, dim=1).indices
+    kept = torch.zeros_like(vectors, dtype=torch.bool).scatter_(1, places, value=True)
+    return vectors * kept
+
+
+def dropped(vectors: Tensor, density: float, generator: torch.Generator) -> Tensor:
+    """Differences (K, n) with entries set to zero at random, the others divided by `density`."""
+    kept = torch.rand(vectors.shape, generator=generator).to(vectors.device) < density
+    return vectors * kept / density
+
+
+def average(vectors: Tensor) -> Tensor:
+    """Differences (K, n) to their mean (n,)."""
+    return vectors.mean(dim=0)
+
+
+def max_abs(vectors: Tensor) -> Tensor:
+    """Differences (K, n) to the largest in magnitude of each entry (n,); the first of equals."""
+    return vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))[0]
+
+
+def _blend(first: Module, second: Module, share: float) -> dict[str, Tensor]:
+    return {name: share * tensor + (1 - share) * second[name] for name, tensor in first.items()}
+
+
+def _is_matrix(tensor: Tensor) -> bool:
+    return tensor.dim() > 1
+
+
+def _differences(reference: Module, modules: Sequence[Module]) -> Tensor:
+    """(K, n) differences of all weight matrices to the reference's."""
+    names = [name for name, tensor in reference.items() if _is_matrix(tensor)]
+    flat = [
+        torch.cat([(module[name] - reference[name]).flatten() for name in names])
+        for module in modules
+    ]
+    return torch.stack(flat)
+
+
+def _put_back(reference: Module, merged: Tensor, modules: Sequence[Module]) -> dict[str, Tensor]:
+    """The reference plus a merged difference of its matrices; of the rest, the modules' mean."""
+    found: dict[str, Tensor] = {}
+    done = 0
+    for name, tensor in reference.items():
+        if _is_matrix(tensor):
+            part = merged[done : done + tensor.numel()]
+            found[name] = tensor + part.reshape(tensor.shape)
+            done += tensor.numel()
+        else:
+            found[name] = torch.stack([module[name] for module in modules]).mean(dim=0)
+    return found
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 < value <= 1:
+        raise UserError(f"{name} must be above 0 and at most 1, not {value}.")
