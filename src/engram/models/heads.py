@@ -6,7 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["LinearHead", "UniformHead"]
+__all__ = ["RIDGE_PATH", "LinearHead", "RidgeHead", "UniformHead"]
+
+RIDGE_PATH = tuple(10.0**exponent for exponent in range(-8, 9))
+"""Ridge weights that are tried, those of RanPAC."""
+LARGEST_EIGENBASIS = 2048
+"""Dimensions up to which one eigendecomposition is cheaper than a solve for every ridge weight."""
 
 
 class LinearHead(nn.Module):
@@ -63,3 +68,123 @@ class UniformHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, dim) features to (B, classes) logits."""
         return F.linear(features, self.weight, self.bias)
+
+
+class RidgeHead(nn.Module):
+    """A classifier in closed form: ridge regression on randomly projected features.
+
+    RanPAC (McDonnell et al., NeurIPS 2023): h = ReLU(f P) with a fixed random P, sums of h^T h and
+    h^T y over all images, and weights that solve the regression. Sums do not depend on the order
+    of images or on how they were cut into tasks, so nothing is forgotten. The ridge weight is the
+    one that predicts images best which are set aside from its choice; sums are kept for these and
+    for the others apart, and the weights are solved from both together.
+
+    Args:
+        dim: length of the features.
+        projected: random dimensions M, or None for the features themselves.
+        generator: source of the projection.
+
+    Attributes:
+        gram: (2, M, M) float64, sums of h^T h of images to fit and of those set aside.
+        targets: (2, M, classes) float64, sums of h^T y likewise.
+        counts: (2,) images likewise.
+        weight: (classes, M), solved; zeros before the first `solve`.
+        ridge: the weight of the penalty that was chosen.
+    """
+
+    def __init__(self, dim: int, projected: int | None, generator: torch.Generator) -> None:
+        super().__init__()
+        width = projected or dim
+        drawn = torch.randn(dim, projected, generator=generator) if projected else None
+        self.register_buffer("projection", drawn)
+        self.register_buffer("gram", torch.zeros(2, width, width, dtype=torch.float64))
+        self.register_buffer("targets", torch.zeros(2, width, 0, dtype=torch.float64))
+        self.register_buffer("counts", torch.zeros(2, dtype=torch.int64))
+        self.register_buffer("weight", torch.zeros(0, width))
+        self.register_buffer("ridge", torch.zeros((), dtype=torch.float64))
+        self.projection: Tensor | None
+        self.gram: Tensor
+        self.targets: Tensor
+        self.counts: Tensor
+        self.weight: Tensor
+        self.ridge: Tensor
+
+    def project(self, features: Tensor) -> Tensor:
+        """(B, dim) features to (B, M)."""
+        return features if self.projection is None else F.relu(features @ self.projection)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, dim) features to (B, classes) regression scores."""
+        return self.project(features) @ self.weight.T
+
+    def grow(self, classes: int) -> None:
+        """Make room for `classes` more; scores of the old ones stay until the next `solve`."""
+        columns = self.targets.new_zeros(*self.targets.shape[:2], classes)
+        self.targets = torch.cat([self.targets, columns], dim=2)
+        self.weight = torch.cat([self.weight, self.weight.new_zeros(classes, len(self.gram[0]))])
+
+    @torch.no_grad()
+    def add(self, features: Tensor, labels: Tensor, aside: Tensor) -> None:
+        """Take images into the sums.
+
+        Args:
+            features: (B, dim).
+            labels: (B,).
+            aside: (B,) bool, those by which the ridge weight is chosen. To be a property of the
+                image, so that it depends neither on order nor on tasks.
+        """
+        h = self.project(features).double()
+        y = F.one_hot(labels, self.targets.shape[2]).double()
+        for part, chosen in enumerate((~aside, aside)):
+            self.gram[part] += h[chosen].T @ h[chosen]
+            self.targets[part] += h[chosen].T @ y[chosen]
+            self.counts[part] += int(chosen.sum())
+
+    @torch.no_grad()
+    def solve(self) -> None:
+        """Choose the ridge weight, and solve the regression with it, in float64."""
+        if len(self.gram[0]) <= LARGEST_EIGENBASIS:
+            errors = self._errors_by_eigenbasis()
+        else:
+            errors = self._errors_by_solves()
+        self.ridge = self.ridge.new_tensor(RIDGE_PATH[int(torch.stack(errors).argmin())])
+        self.weight = self._solved(
+            self.gram.sum(0), self.targets.sum(0), float(self.ridge)
+        ).T.float()
+
+    def _errors_by_eigenbasis(self) -> list[Tensor]:
+        """Squared errors on the images set aside, but for a constant, for every ridge weight.
+
+        In the eigenbasis of the Gram matrix, a solve is a division.
+        """
+        values, basis = torch.linalg.eigh(self.gram[0])
+        fit, aside = basis.T @ self.targets[0], basis.T @ self.targets[1]
+        gram = basis.T @ self.gram[1] @ basis
+        return [
+            _squared_error(fit / (values.clamp_min(0) + ridge)[:, None], gram, aside)
+            for ridge in RIDGE_PATH
+        ]
+
+    def _errors_by_solves(self) -> list[Tensor]:
+        """The same, with a Cholesky factorisation for every ridge weight."""
+        return [
+            _squared_error(
+                self._solved(self.gram[0], self.targets[0], ridge), self.gram[1], self.targets[1]
+            )
+            for ridge in RIDGE_PATH
+        ]
+
+    @staticmethod
+    def _solved(gram: Tensor, targets: Tensor, ridge: float) -> Tensor:
+        """(M, classes): (G + ridge I)^-1 Q; the least-norm solution where rounding makes G + ridge I
+        indefinite."""
+        regular = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        factor, failed = torch.linalg.cholesky_ex(regular)
+        if failed:
+            return torch.linalg.pinv(regular, hermitian=True) @ targets
+        return torch.cholesky_solve(targets, factor)
+
+
+def _squared_error(weight: Tensor, gram: Tensor, targets: Tensor) -> Tensor:
+    """Sum of squared errors of h W on images with these sums, without the constant sum of y^2."""
+    return (weight * (gram @ weight)).sum() - 2 * (weight * targets).sum()
