@@ -147,10 +147,9 @@ class RidgeHead(nn.Module):
             errors = self._errors_by_eigenbasis()
         else:
             errors = self._errors_by_solves()
-        self.ridge = self.ridge.new_tensor(RIDGE_PATH[int(torch.stack(errors).argmin())])
-        self.weight = self._solved(
-            self.gram.sum(0), self.targets.sum(0), float(self.ridge)
-        ).T.float()
+        ridge = RIDGE_PATH[int(torch.stack(errors).argmin())]
+        self.ridge = self.ridge.new_tensor(ridge)
+        self.weight = _solved(self.gram.sum(0), self.targets.sum(0), ridge).T.float()
 
     def _errors_by_eigenbasis(self) -> list[Tensor]:
         """Squared errors on the images set aside, but for a constant, for every ridge weight.
@@ -169,20 +168,21 @@ class RidgeHead(nn.Module):
         """The same, with a Cholesky factorisation for every ridge weight."""
         return [
             _squared_error(
-                self._solved(self.gram[0], self.targets[0], ridge), self.gram[1], self.targets[1]
+                _solved(self.gram[0], self.targets[0], ridge), self.gram[1], self.targets[1]
             )
             for ridge in RIDGE_PATH
         ]
 
-    @staticmethod
-    def _solved(gram: Tensor, targets: Tensor, ridge: float) -> Tensor:
-        """(M, classes): (G + ridge I)^-1 Q; the least-norm solution where rounding makes G + ridge I
-        indefinite."""
-        regular = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        factor, failed = torch.linalg.cholesky_ex(regular)
-        if failed:
-            return torch.linalg.pinv(regular, hermitian=True) @ targets
-        return torch.cholesky_solve(targets, factor)
+
+def _solved(gram: Tensor, targets: Tensor, ridge: float) -> Tensor:
+    """(M, classes): (G + ridge I)^-1 Q. Where rounding makes G + ridge I indefinite, the solution
+    of least norm."""
+    regular = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    factor, failed = torch.linalg.cholesky_ex(regular)
+    if failed:
+        pseudo_inverse: Tensor = torch.linalg.pinv(regular, hermitian=True)
+        return pseudo_inverse @ targets
+    return torch.cholesky_solve(targets, factor)
 
 
 def _squared_error(weight: Tensor, gram: Tensor, targets: Tensor) -> Tensor:
