@@ -276,6 +276,24 @@ def test_two_processes_do_not_share_a_run(engram: Command, tmp_path: Path) -> No
     assert "Another process is at work" in text
 
 
+def test_processes_share_the_runs_of_grids(engram: Command, tmp_path: Path) -> None:
+    for name, seeds in (("one", "[0, 1]"), ("other", "[1, 2]")):
+        Path(f"{name}.yaml").write_text(
+            f"runs: [{{method: finetune, stream: 'digits/2,2', preset: demo, updates: 3, "
+            f"seed: {seeds}}}]"
+        )
+    folder = tmp_path / "runs" / "finetune-digits-2,2-demo-s1-updates=3"
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"):
+        code, text = engram("bench", "--grid", "one.yaml", "other.yaml")
+    assert code == 0
+    assert text.count("Another process is at work") == 1
+    assert len(list(tmp_path.glob("runs/*/summary.json"))) == 2
+    _, text = engram("bench", "--grid", "one.yaml", "other.yaml")
+    assert text.count("finished already") == 2
+    assert len(list(tmp_path.glob("runs/*/summary.json"))) == 3
+
+
 def test_epochs_and_updates_exclude_each_other(engram: Command, tmp_path: Path) -> None:
     code, text = engram("bench", "icarl", "digits/3,2", "--preset", "demo", "--epochs", "3")
     assert code == 2

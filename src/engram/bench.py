@@ -78,8 +78,8 @@ def run(
         The folder, and the summary as it stands in `summary.json`.
 
     Raises:
-        UserError: what `check` raises, and then nothing is written; or training diverges, or
-            another process is at work in the folder.
+        OccupiedError: another process is at work in the folder.
+        UserError: what `check` raises, and then nothing is written; or training diverges.
     """
     record = RunRecord(out / folder_name(config))
     if finished := record.finished(config):

@@ -16,6 +16,7 @@ from engram.console import RunProgress, print_comparison, print_diagnosis, print
 from engram.errors import UserError
 from engram.files import write_atomically
 from engram.methods import METHODS, method_class
+from engram.results.record import OccupiedError
 from engram.results.report import write_report
 from engram.runs import RunConfig, configured, folder_name, preset_settings, read_grid
 
@@ -92,9 +93,10 @@ class BenchOptions(Generic[S]):
 
 @dataclass(frozen=True, kw_only=True)
 class GridOptions:
-    """All runs that a file lists; what is finished is skipped."""
+    """All runs that files list; what is finished is skipped, and so is what another process does:
+    start the same command several times to do several runs at once."""
 
-    grid: Path
+    grid: tuple[Path, ...]
     """YAML with `runs`, a list of mappings: method, stream, preset and whatever differs from it.
     A list as value stands for one run with each of its items."""
     out: Path = Path("runs")
@@ -111,7 +113,7 @@ def bench(words: Sequence[str]) -> None:
     if any(word.split("=")[0] == "--grid" for word in words):
         grid_options = tyro.cli(GridOptions, args=words, prog="engram bench")
         _run_all(
-            read_grid(grid_options.grid),
+            _all_of(grid_options.grid),
             grid_options.out,
             _execution(grid_options),
             grid_options.publish,
@@ -146,6 +148,12 @@ def bench(words: Sequence[str]) -> None:
         for seed in options.seed
     ]
     _run_all(configs, options.out, _execution(options), options.publish)
+
+
+def _all_of(grids: Sequence[Path]) -> list[RunConfig]:
+    """The runs of all grids, each once."""
+    runs = [config for grid in grids for config in read_grid(grid)]
+    return list({folder_name(config): config for config in runs}.values())
 
 
 def _bench_options(method: str, words: Sequence[str]) -> BenchOptions[Any]:
@@ -189,7 +197,11 @@ def _run_all(
     execution: Execution | None = None,
     publish: Path | None = None,
 ) -> None:
-    """Check all runs, do them under one progress bar, print their table, and write reports."""
+    """Check all runs, do them under one progress bar, print their table, and write reports.
+
+    Raises:
+        OccupiedError: other processes are at work on all of these runs.
+    """
     if publish is not None:
         configs = [
             config for config in configs if not _published(config, _copy_of(config, publish))
@@ -199,10 +211,16 @@ def _run_all(
             return
     for config in configs:
         check(config, out)
-    summaries = []
+    summaries: list[dict[str, Any]] = []
     with RunProgress(len(configs)) as progress:
         for config in configs:
-            folder, summary = run(config, out, progress, execution)
+            try:
+                folder, summary = run(config, out, progress, execution)
+            except OccupiedError as error:
+                if config is configs[-1] and not summaries:
+                    raise
+                progress.skip(str(error))
+                continue
             report_path = write_report(folder)
             summaries.append(summary)
             if publish is not None:

@@ -79,6 +79,13 @@ class RunProgress:
         self._bar.console.print(f"[bold]{name}[/bold]{state}", highlight=False)
         self._show("", share)
 
+    def skip(self, reason: str) -> None:
+        """The next run is not done here."""
+        self._runs -= 1
+        self._bar.start()
+        self._bar.update(self._line, total=self._runs)
+        self._bar.console.print(reason, highlight=False)
+
     def epoch(self, report: EpochReport, share: float) -> None:
         """An epoch has ended."""
         place = f"task {report.task + 1}/{self._tasks}, {report.stage}"

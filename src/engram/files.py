@@ -27,7 +27,7 @@ __all__ = [
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path` by `content` in one step: after a crash it is the old file or the new one."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with partial.open("wb") as file:
         file.write(content)
         file.flush()

@@ -35,11 +35,15 @@ from engram.data.images import ImageSet
 from engram.errors import UserError
 from engram.files import load_tensors, save_tensors, write_atomically
 
-__all__ = ["RunRecord", "environment"]
+__all__ = ["OccupiedError", "RunRecord", "environment"]
 
 ORIGINALS = "originals.safetensors"
 
 PACKAGES = ("engram", "torch", "numpy", "pillow", "safetensors")
+
+
+class OccupiedError(UserError):
+    """Another process is at work in a run's folder."""
 
 
 class RunRecord:
@@ -75,7 +79,8 @@ class RunRecord:
         """Work in the folder, alone; it is made for `config` where it does not exist yet.
 
         Raises:
-            UserError: it holds something else, or another process is at work there.
+            OccupiedError: another process is at work there.
+            UserError: it holds something else.
         """
         exists = self.matches(config)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +88,7 @@ class RunRecord:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise UserError(f"Another process is at work in {self.folder}.") from error
+            raise OccupiedError(f"Another process is at work in {self.folder}.") from error
         with lock:
             if not exists:
                 self._write("config.yaml", to_yaml(as_mapping(config)))
