@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from engram.memory import Budget
+from engram.results.comparison import changed_settings
 
 Summaries = Sequence[dict[str, Any]]
 Curves = dict[str, tuple[list[float], list[float]]]
@@ -50,8 +51,7 @@ def as_published(summaries: Summaries) -> Summaries:
         for summary in summaries
         if (summary["method"], summary["preset"]) == ("icarl", "quick")
         and summary["config"]["budget"].endswith("B")
-        and summary["config"]["settings"].get("codec_augmentation", 0) == 0
-        and not summary["config"].get("infer_through_codec")
+        and not changed_settings(summary)
     ]
 
 

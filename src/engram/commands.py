@@ -51,7 +51,22 @@ def demo(words: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions(Generic[S]):
+class ExecutionOptions:
+    """Where runs go, and how they are carried out."""
+
+    out: Path = Path("runs")
+    """Folder for run folders. A run that is finished is skipped, an interrupted one goes on."""
+    strict_memory: bool = False
+    """Decode exemplars a batch at a time instead of once a task: less memory, more time, the same
+    result."""
+    strict: bool = False
+    """Stop at a damaged exemplar instead of going on without it."""
+    publish: Path | None = None
+    """Folder for copies of the summaries, <method>/<run>.json; a run that has one is skipped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(ExecutionOptions, Generic[S]):
     """One method on one stream of classes, once for each seed."""
 
     stream: tyro.conf.Positional[str]
@@ -78,34 +93,18 @@ class BenchOptions(Generic[S]):
     device: str = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of training. auto takes bf16 where the hardware has instructions for it."""
-    out: Path = Path("runs")
-    """Folder for run folders. A run that is finished is skipped, an interrupted one goes on."""
-    strict_memory: bool = False
-    """Decode exemplars a batch at a time instead of once a task: less memory, more time, the same
-    result."""
-    strict: bool = False
-    """Stop at a damaged exemplar instead of going on without it."""
-    publish: Path | None = None
-    """Folder for copies of the summaries, <method>/<run>.json; a run that has one is skipped."""
     settings: S
     """Knobs of the method."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GridOptions:
+class GridOptions(ExecutionOptions):
     """All runs that files list; what is finished is skipped, and so is what another process does:
     start the same command several times to do several runs at once."""
 
     grid: tuple[Path, ...]
     """YAML with `runs`, a list of mappings: method, stream, preset and whatever differs from it.
     A list as value stands for one run with each of its items."""
-    out: Path = Path("runs")
-    strict_memory: bool = False
-    """Decode exemplars a batch at a time instead of once a task."""
-    strict: bool = False
-    """Stop at a damaged exemplar instead of going on without it."""
-    publish: Path | None = None
-    """Folder for copies of the summaries, <method>/<run>.json; a run that has one is skipped."""
 
 
 def bench(words: Sequence[str]) -> None:
@@ -187,7 +186,7 @@ def _value_of(option: str, words: Sequence[str]) -> str | None:
     return None
 
 
-def _execution(options: BenchOptions[Any] | GridOptions) -> Execution:
+def _execution(options: ExecutionOptions) -> Execution:
     return Execution(strict_memory=options.strict_memory, strict=options.strict)
 
 

@@ -7,7 +7,6 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +125,9 @@ class Learner:
         """
         started = time.perf_counter()
         if not self.task_sizes:
-            own = partial(mean_image, task.train.pixels.split(CHUNK))
-            self.method.normalise.mean.copy_((self._input_mean or own)())
+            given = self._input_mean
+            mean = given() if given else mean_image(task.train.pixels.split(CHUNK))
+            self.method.normalise.mean.copy_(mean)
         self._trainer.begin(task.index, self.method)
         self.method.learn(task, self.memory, self._trainer)
         self.task_sizes.append(len(task.new))
@@ -160,9 +160,9 @@ class Learner:
         """
         if folder.exists():
             raise UserError(f"{folder} exists. Choose another folder, or remove it.")
-        unfinished = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
         state = {
             "format": FORMAT,
             "method": self.name,
@@ -170,12 +170,12 @@ class Learner:
             "seed": self.seed,
             "task_sizes": self.task_sizes,
         }
-        save_tensors(unfinished / "weights.safetensors", self.method.state_dict(), {})
-        save_tensors(unfinished / "memory.safetensors", *self.memory.state())
-        write_atomically(unfinished / "learner.json", json.dumps(state, indent=2).encode())
+        save_tensors(partial / "weights.safetensors", self.method.state_dict(), {})
+        save_tensors(partial / "memory.safetensors", *self.memory.state())
+        write_atomically(partial / "learner.json", json.dumps(state, indent=2).encode())
         settings = to_yaml(as_mapping(self.config))
-        write_atomically(unfinished / "config.yaml", settings.encode())
-        unfinished.rename(folder)
+        write_atomically(partial / "config.yaml", settings.encode())
+        partial.rename(folder)
 
     def restore(self, folder: Path, *, strict: bool = False) -> None:
         """Take over what `save` wrote, by a learner of the same method and settings.

@@ -225,19 +225,19 @@ def test_to_keep_everything_is_not_to_prune() -> None:
 
 
 @pytest.mark.parametrize("images", [501, 1000, 7])
-def test_statistics_are_of_batches_of_one_size(images: int) -> None:
+def test_statistics_are_of_batches_of_one_size(
+    images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A last batch of one image would count as much as one of 500."""
     der = fresh(**PRUNED)
     sizes = []
-    monkey = pytest.MonkeyPatch()
-    monkey.setattr(
+    monkeypatch.setattr(
         "engram.methods.der.reestimate_norms",
         lambda network, kept, batches: sizes.extend(len(x) for x in batches),
     )
     pixels = torch.randint(256, (images, 8, 8, 3), generator=generator(0), dtype=torch.uint8)
     trainer = Trainer(seed=0, device=torch.device("cpu"))
     der.pruned(ImageSet(pixels, torch.zeros(images, dtype=torch.int64)), trainer)
-    monkey.undo()
     assert sum(sizes) == images
     assert max(sizes) - min(sizes) <= 1
     assert max(sizes) <= 500

@@ -34,7 +34,6 @@ from engram.models.masks import (
     Floor,
     GradientRule,
     SparsityControl,
-    binary,
     check_cut,
     reestimate_norms,
     shrunk,
@@ -246,7 +245,7 @@ class DER(Method):
             return self.dense
         kept = self.masks.kept(self.allowance)
         source = self.augmented(images, self.config.augmentation)
-        size = -(-len(source) // -(-len(source) // BATCH))
+        size = math.ceil(len(source) / math.ceil(len(source) / BATCH))
         batches = (x for x, _ in source.batches(size, trainer.generator("norms")))
         reestimate_norms(self.dense, kept, batches)
         smaller = shrunk(self.dense, kept)
@@ -271,8 +270,12 @@ class DER(Method):
     @property
     def parameter_count(self) -> int:
         """Of the extractors and the classifier; the dense copy of the last one seeds the next."""
-        parts = (*self.extractors.parameters(), *self.head.parameters())
-        return sum(parameter.numel() for parameter in parts)
+        return self.extractor_parameters + self.head.weight.numel()
+
+    @property
+    def extractor_parameters(self) -> int:
+        """Of the extractors alone."""
+        return sum(parameter.numel() for parameter in self.extractors.parameters())
 
     @property
     def allowance(self) -> Allowance:
@@ -283,8 +286,7 @@ class DER(Method):
         """
         room = None
         if (limit := self.config.parameter_limit) is not None:
-            extractors = sum(parameter.numel() for parameter in self.extractors.parameters())
-            taken = extractors + 2 * self.dim * self.seen
+            taken = self.extractor_parameters + 2 * self.dim * self.seen
             room = max(0, int((limit - taken) * SHARE_OF_ROOM))
         return Allowance(
             network=self.dense,
@@ -304,8 +306,8 @@ class DER(Method):
         if allowance.fits(smallest):
             return True
         self.refuse_impossible_sizes(allowance)
-        limit, needed = self.config.parameter_limit, self.dim * self.seen
-        needed += sum(parameter.numel() for parameter in self.extractors.parameters())
+        limit = self.config.parameter_limit
+        needed = self.extractor_parameters + self.dim * self.seen
         if limit is not None and needed > limit:
             raise UserError(
                 f"With {self.seen} classes the network has {needed:,} parameters; max_parameters "
@@ -333,8 +335,7 @@ class DER(Method):
             f"{self.config.round_channels}, {self.config.backbone}"
         )
         if allowance.parameters is None:
-            share = float(weight_share(self.dense, binary(smallest)))
-            least = math.ceil(share * 10_000) / 10_000
+            least = math.ceil(allowance.share_of(smallest) * 10_000) / 10_000
             raise UserError(
                 f"keep {self.config.keep} is too little: {floor} keeps {least:g} of its weights at "
                 "least. Keep more, or lower these two."

@@ -216,7 +216,11 @@ class Allowance:
         """Whether the network with these channels is small enough."""
         if self.parameters is not None and self.size(kept) > self.parameters:
             return False
-        return self.share >= 1 or float(weight_share(self.network, binary(kept))) <= self.share
+        return self.share >= 1 or self.share_of(kept) <= self.share
+
+    def share_of(self, kept: Kept) -> float:
+        """The share of the convolution weights that these channels have."""
+        return float(weight_share(self.network, binary(kept)))
 
     def size(self, kept: Kept) -> int:
         """Parameters of the network with these channels, and of its classifier."""
@@ -239,8 +243,11 @@ class Allowance:
         """The share of convolution weights to aim at."""
         if self.parameters is None:
             return self.share
-        everything = {group: mask | True for group, mask in self.smallest().items()}
-        return min(self.share, self.parameters / self.size(everything))
+        whole = {
+            group: torch.ones(width, dtype=torch.bool)
+            for group, width in widths(self.network).items()
+        }
+        return min(self.share, self.parameters / self.size(whole))
 
 
 class SparsityControl(nn.Module):

@@ -7,14 +7,15 @@ together as one vector; scales and biases are averaged, since trimming would set
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from engram.errors import UserError
+from engram.seeding import generator
 
 __all__ = [
     "Dare",
@@ -25,7 +26,6 @@ __all__ = [
     "Module",
     "RunningMean",
     "Ties",
-    "average",
     "decay_of_a_step",
     "dropped",
     "max_abs",
@@ -37,9 +37,10 @@ Module = Mapping[str, Tensor]
 """Parameters by name."""
 
 
-class Merge(Protocol):
+class Merge(ABC):
     """How the offline module takes in the online one at the end of a task."""
 
+    @abstractmethod
     def __call__(
         self, reference: Module, offline: Module, online: Module, task: int
     ) -> dict[str, Tensor]:
@@ -51,11 +52,24 @@ class Merge(Protocol):
             online: as it is after one task more.
             task: index of that task, 1 or more.
         """
-        ...
+
+
+class MergeOfDifferences(Merge):
+    """A merge of what modules differ from the reference by."""
+
+    def __call__(
+        self, reference: Module, offline: Module, online: Module, task: int
+    ) -> dict[str, Tensor]:
+        differences = _differences(reference, [offline, online])
+        return _put_back(reference, self.merged(differences, task), [offline, online])
+
+    @abstractmethod
+    def merged(self, differences: Tensor, task: int) -> Tensor:
+        """Differences (K, n) of all weight matrices to one (n,)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ema:
+class Ema(Merge):
     """Exponential moving average, by the share of itself that the offline module retains a task.
 
     LAE (Gao et al., ICCV 2023) averages after every step with a decay of 0.9999, which ties the
@@ -79,7 +93,7 @@ def decay_of_a_step(retention: float, steps: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class RunningMean:
+class RunningMean(Merge):
     """The plain mean of the modules after every task."""
 
     def __call__(
@@ -89,7 +103,7 @@ class RunningMean:
 
 
 @dataclass(frozen=True, slots=True)
-class Ties:
+class Ties(MergeOfDifferences):
     """Trim, elect sign, disjoint merge (Yadav et al., NeurIPS 2023).
 
     Attributes:
@@ -103,16 +117,12 @@ class Ties:
     def __post_init__(self) -> None:
         _check_share("density", self.density)
 
-    def __call__(
-        self, reference: Module, offline: Module, online: Module, task: int
-    ) -> dict[str, Tensor]:
-        differences = _differences(reference, [offline, online])
-        merged = self.strength * ties(differences, self.density)
-        return _put_back(reference, merged, [offline, online])
+    def merged(self, differences: Tensor, task: int) -> Tensor:
+        return self.strength * ties(differences, self.density)
 
 
 @dataclass(frozen=True, slots=True)
-class Dare:
+class Dare(MergeOfDifferences):
     """Drop entries at random and scale the others up, then average (Yu et al., ICML 2024).
 
     Attributes:
@@ -126,16 +136,13 @@ class Dare:
     def __post_init__(self) -> None:
         _check_share("density", self.density)
 
-    def __call__(
-        self, reference: Module, offline: Module, online: Module, task: int
-    ) -> dict[str, Tensor]:
-        source = torch.Generator().manual_seed(1_000_003 * self.seed + task)
-        differences = dropped(_differences(reference, [offline, online]), self.density, source)
-        return _put_back(reference, average(differences), [offline, online])
+    def merged(self, differences: Tensor, task: int) -> Tensor:
+        source = generator(self.seed, "dare", task)
+        return dropped(differences, self.density, source).mean(dim=0)
 
 
 @dataclass(frozen=True, slots=True)
-class Magnitude:
+class Magnitude(MergeOfDifferences):
     """Keep the largest entries of each difference, then average.
 
     Attributes:
@@ -147,22 +154,16 @@ class Magnitude:
     def __post_init__(self) -> None:
         _check_share("density", self.density)
 
-    def __call__(
-        self, reference: Module, offline: Module, online: Module, task: int
-    ) -> dict[str, Tensor]:
-        differences = trimmed(_differences(reference, [offline, online]), self.density)
-        return _put_back(reference, average(differences), [offline, online])
+    def merged(self, differences: Tensor, task: int) -> Tensor:
+        return trimmed(differences, self.density).mean(dim=0)
 
 
 @dataclass(frozen=True, slots=True)
-class MaxAbs:
+class MaxAbs(MergeOfDifferences):
     """Of each entry, the difference that is largest in magnitude (Marczak et al., ECCV 2024)."""
 
-    def __call__(
-        self, reference: Module, offline: Module, online: Module, task: int
-    ) -> dict[str, Tensor]:
-        merged = max_abs(_differences(reference, [offline, online]))
-        return _put_back(reference, merged, [offline, online])
+    def merged(self, differences: Tensor, task: int) -> Tensor:
+        return max_abs(differences)
 
 
 def ties(vectors: Tensor, density: float) -> Tensor:
@@ -192,11 +193,6 @@ def dropped(vectors: Tensor, density: float, generator: torch.Generator) -> Tens
     """Differences (K, n) with entries set to zero at random, the others divided by `density`."""
     kept = torch.rand(vectors.shape, generator=generator).to(vectors.device) < density
     return vectors * kept / density
-
-
-def average(vectors: Tensor) -> Tensor:
-    """Differences (K, n) to their mean (n,)."""
-    return vectors.mean(dim=0)
 
 
 def max_abs(vectors: Tensor) -> Tensor:
