@@ -30,6 +30,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "der, pruned": ("der", {"keep": 0.5}),
     "der, bounded": ("der", {"max_parameters": "120k"}),
     "der, bounded to one extractor": ("der", {"max_parameters": "4k", "least_channels": 3}),
+    "lae, several merges": (
+        "lae",
+        {"merge": ("ties", "ema", "mean"), "experts": ("offline", "ridge")},
+    ),
+    "ranpac, adapted": ("ranpac", {"adapt": True}),
 }
 """Methods with settings under which they do something else: they promise the same."""
 
@@ -49,15 +54,28 @@ class InterruptionError(Exception):
 
 
 class StopAfter(Silent):
-    """Ends the run after a number of epochs."""
+    """Ends the run after a number of epochs and tasks, counted together."""
 
-    def __init__(self, epochs: int) -> None:
-        self.left = epochs
+    def __init__(self, events: int) -> None:
+        self.left = events
 
     def epoch(self, report: EpochReport, share: float) -> None:
+        self._count()
+
+    def task(self, index: int, results: Mapping[str, Any], share: float) -> None:
+        self._count()
+
+    def _count(self) -> None:
         self.left -= 1
         if self.left == 0:
             raise InterruptionError
+
+
+class StopAtTask(Silent):
+    """Ends the run when the first task has been learnt."""
+
+    def task(self, index: int, results: Mapping[str, Any], share: float) -> None:
+        raise InterruptionError
 
 
 @pytest.fixture

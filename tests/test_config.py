@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from engram.data.codecs import create_codec
 from engram.errors import UserError
 from engram.memory import Budget
 from engram.methods import METHODS
+from engram.methods.lae import LAEConfig
 from engram.runs import folder_name, preset_settings, read_grid
 
 PRESETS = [(method, preset) for method in METHODS for preset in presets_of(method)]
@@ -115,3 +116,21 @@ def test_studies_are_valid(grid: str) -> None:
         assert len({folder_name(run) for run in runs}) == len(runs), "a run is listed twice"
         for run in runs:
             create_codec(run.codec, (32, 32))
+
+
+def test_what_a_preset_leaves_out_is_the_method_s_own_default() -> None:
+    found = from_mapping(LAEConfig, {"schedule": {"epochs": 2}, "modules": {"size": 7}}, "here")
+    assert found.schedule == replace(LAEConfig().schedule, epochs=2)
+    assert found.modules == replace(LAEConfig().modules, size=7)
+    assert found.schedule.optimizer == "adam"
+
+
+def test_a_schedule_is_split_by_epochs_or_by_updates() -> None:
+    first, rest = Schedule(epochs=5, decay="constant").split(0.6)
+    assert first is not None
+    assert (first.epochs, rest.epochs) == (3, 2)
+    first, rest = Schedule(epochs=None, updates=100, decay="cosine").split(0.25)
+    assert first is not None
+    assert (first.updates, rest.updates, rest.epochs) == (25, 75, None)
+    assert Schedule(epochs=1, decay="constant").split(0.9)[0] is None
+    assert Schedule(epochs=5, decay="constant").split(0.0)[0] is None

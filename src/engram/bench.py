@@ -121,6 +121,7 @@ def _stream(config: RunConfig) -> ClassStream:
         order=config.order,
         evaluate_on=config.evaluate_on,
         image_size=config.image_size,
+        images_per_class=config.images_per_class,
     )
     _memory(config, stream).check(len(stream.class_names), _examples(stream))
     return stream
@@ -234,6 +235,7 @@ def _results(
     one_image = images[:1].pixels.to(learner.method.device)
     return {
         "classes": len(task.seen),
+        "classifier": learner.method.classifier,
         "accuracy": rows,
         "accuracy_seen": {
             name: metrics.accuracy_per_task([row], stream.evaluation_images_per_task())[0]
@@ -308,6 +310,7 @@ def _summary(
             for name in ("parameters", "multiply_adds", "latency_ms")
         },
         "model_bytes": tasks[-1]["model_bytes"],
+        **learner.method.facts,
         "seconds": {"total": round(sum(seconds.values()), 1), **seconds},
         "updates": sum(task["updates"] for task in tasks),
         "images_per_second": round(trained / max(seconds["train"], 1e-9), 1),

@@ -90,6 +90,8 @@ class BenchOptions(ExecutionOptions, Generic[S]):
     """Whose mean image is subtracted from every input; the paper takes the whole data set's."""
     image_size: int | None = None
     """Side in pixels that a folder's photographs are brought to. Default: 64, of ImageNet 224."""
+    images_per_class: int | None = None
+    """Training images of a class that are used, the first ones. Default: the preset's, or all."""
     device: str = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of training. auto takes bf16 where the hardware has instructions for it."""
@@ -140,6 +142,7 @@ def bench(words: Sequence[str]) -> None:
             infer_through_codec=options.infer_through_codec,
             input_mean=options.input_mean,
             image_size=options.image_size,
+            images_per_class=options.images_per_class,
             device=options.device,
             precision=options.precision,
             settings=options.settings,

@@ -31,6 +31,7 @@ __all__ = [
     "load_preset",
     "presets_of",
     "read_yaml",
+    "setting",
     "to_yaml",
 ]
 
@@ -39,7 +40,7 @@ D = TypeVar("D")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
-    """How long a stage trains, and at which learning rates. SGD with momentum."""
+    """How long a stage trains, with which optimiser, and at which learning rates."""
 
     epochs: int | None = 70
     """Passes over the data. Either this or `updates` is given, and the other is None."""
@@ -48,9 +49,11 @@ class Schedule:
     batch_size: int = 128
     drop_last: bool = True
     """Leave out an epoch's last batch where it is smaller than the others."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = 2.0
     """The highest learning rate."""
     momentum: float = 0.9
+    """Of SGD; Adam has its usual constants."""
     nesterov: bool = False
     weight_decay: float = 2e-5
     """On weights and BatchNorm scales; biases and BatchNorm shifts have none."""
@@ -88,6 +91,23 @@ class Schedule:
         if self.weight_decay < 0:
             raise UserError(f"weight_decay must not be negative, but is {self.weight_decay}.")
 
+    def split(self, share: float) -> tuple[Schedule | None, Schedule]:
+        """The beginning of the schedule, `share` of its epochs or updates, and the rest of it.
+
+        Both are rounded; the rest is never empty, and a beginning that would be is None.
+        """
+        whole = self.updates if self.epochs is None else self.epochs
+        first = min(round(share * (whole or 0)), (whole or 0) - 1)
+        if first < 1:
+            return None, self
+        return self._lasting(first), self._lasting((whole or 0) - first)
+
+    def _lasting(self, amount: int) -> Schedule:
+        """The same schedule with other epochs, or updates where it counts those."""
+        if self.epochs is None:
+            return dataclasses.replace(self, updates=amount)
+        return dataclasses.replace(self, epochs=amount)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preset:
@@ -96,12 +116,14 @@ class Preset:
     Attributes:
         reaches: what a run with it must show, on which stream.
         budget: of the exemplar memory.
+        images_per_class: training images of a class that are used; all where None.
         settings: fields of the method's configuration that differ from its defaults.
     """
 
     reaches: Mapping[str, str]
     budget: str
     codec: str = "raw"
+    images_per_class: int | None = None
     settings: Mapping[str, Any]
 
 
@@ -124,6 +146,8 @@ def _plain(value: Any) -> Any:
 def from_mapping(kind: type[D], mapping: Mapping[str, Any], where: str) -> D:
     """A dataclass from plain values; what the mapping leaves out has its default.
 
+    Of a dataclass within it, that is what the outer one has there by default.
+
     Args:
         where: names the source in messages.
 
@@ -139,6 +163,8 @@ def from_mapping(kind: type[D], mapping: Mapping[str, Any], where: str) -> D:
             close = nearest(str(key), fields)
             hint = f' Perhaps you meant "{close}".' if close else f" Known: {', '.join(fields)}."
             raise UserError(f'{where}: unknown key "{key}".{hint}')
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(hints[key]):
+            value = {**_default_of(fields[key]), **value}
         values[key] = converted(hints[key], value, f"{where}: {key}")
     missing = [
         name
@@ -150,6 +176,13 @@ def from_mapping(kind: type[D], mapping: Mapping[str, Any], where: str) -> D:
     if missing:
         raise UserError(f"{where}: {', '.join(missing)} missing.")
     return kind(**values)
+
+
+def _default_of(field: dataclasses.Field[Any]) -> dict[str, Any]:
+    """What a field that holds a dataclass has by default; nothing where it has no default."""
+    if field.default_factory is dataclasses.MISSING:
+        return {}
+    return as_mapping(field.default_factory())
 
 
 def converted(hint: Any, value: Any, where: str) -> Any:
@@ -191,6 +224,12 @@ def leaves(mapping: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in mapping.items():
         found |= leaves(value) if isinstance(value, Mapping) else {key: value}
     return found
+
+
+def setting(name: str, value: Any) -> str:
+    """How a knob with its value is written: `name=value`, without spaces."""
+    text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return f"{name}={text}".replace(" ", "")
 
 
 @dataclass(frozen=True, slots=True)

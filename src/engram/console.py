@@ -18,9 +18,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from engram.config import load_preset, presets_of
-from engram.data.benchmarks import data_folder
 from engram.engine.device import resolve_device, resolve_precision
 from engram.engine.fit import EpochReport
+from engram.files import data_folder
 from engram.methods import METHODS
 from engram.results.comparison import SHORT_COLUMNS, comparison_table, short_cells
 from engram.results.record import environment
@@ -34,6 +34,10 @@ LOOK: dict[str, Any] = {
     "title_justify": "left",
     "title_style": "bold",
 }
+
+
+RULES_SHOWN = 3
+"""Decision rules whose accuracies stand in a line; of more, the one that counts."""
 
 
 class RunProgress:
@@ -93,8 +97,10 @@ class RunProgress:
 
     def task(self, index: int, results: Mapping[str, Any], share: float) -> None:
         """A task has been learnt."""
-        rows = results["accuracy_seen"].items()
-        accuracies = "  ".join(f"{name} {accuracy:5.1f} %" for name, accuracy in rows)
+        rows = results["accuracy_seen"]
+        if len(rows) > RULES_SHOWN:
+            rows = {results["classifier"]: rows[results["classifier"]]}
+        accuracies = "  ".join(f"{name} {accuracy:5.1f} %" for name, accuracy in rows.items())
         self._bar.console.print(
             f"  task {index + 1:2}/{self._tasks}  {results['classes']:3} classes  {accuracies}  "
             f"{results['exemplars']} exemplars",

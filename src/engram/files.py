@@ -1,7 +1,8 @@
-"""Files that are written whole or not at all, and tensors in them."""
+"""Files that are written whole or not at all, tensors in them, and the folder with data."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zipfile
@@ -18,11 +19,26 @@ from torch import Tensor
 from engram.errors import UserError
 
 __all__ = [
+    "data_folder",
     "load_tensors",
     "read_weights",
     "save_tensors",
+    "sha256",
     "write_atomically",
 ]
+
+
+def data_folder() -> Path:
+    """The folder that `ENGRAM_DATA` names, or `engram` in the user's cache folder."""
+    if named := os.environ.get("ENGRAM_DATA"):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "engram"
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

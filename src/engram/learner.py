@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class Learner:
         input_mean: gives what is subtracted from every image, (H, W, 3) in [0, 1], when the first
             task is learnt; the mean of that task's images where None.
         device: `auto`, `cpu`, `cuda`, ...
-        precision: of training; everything else is float32.
+        precision: of training, and of pretrained networks; everything else is float32.
         snapshots: folder for snapshots during training, so that it can go on after an
             interruption; None keeps none.
         snapshot_every: least seconds between two of them; a stage's end is always saved.
@@ -103,10 +104,11 @@ class Learner:
         self.method.check(self.memory.budget)
         self.method.eval().to(place)
         self._input_mean = input_mean
+        self.method.precision = resolve_precision(precision, place)
         self._trainer = Trainer(
             seed=seed,
             device=place,
-            precision=resolve_precision(precision, place),
+            precision=self.method.precision,
             folder=snapshots,
             snapshot_every=snapshot_every,
             on_epoch=on_epoch,
@@ -125,9 +127,8 @@ class Learner:
         """
         started = time.perf_counter()
         if not self.task_sizes:
-            given = self._input_mean
-            mean = given() if given else mean_image(task.train.pixels.split(CHUNK))
-            self.method.normalise.mean.copy_(mean)
+            of_task = partial(mean_image, task.train.pixels.split(CHUNK))
+            self.method.normalise.adopt(self._input_mean or of_task)
         self._trainer.begin(task.index, self.method)
         self.method.learn(task, self.memory, self._trainer)
         self.task_sizes.append(len(task.new))
@@ -160,9 +161,9 @@ class Learner:
         """
         if folder.exists():
             raise UserError(f"{folder} exists. Choose another folder, or remove it.")
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        unfinished = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
         state = {
             "format": FORMAT,
             "method": self.name,
@@ -170,12 +171,12 @@ class Learner:
             "seed": self.seed,
             "task_sizes": self.task_sizes,
         }
-        save_tensors(partial / "weights.safetensors", self.method.state_dict(), {})
-        save_tensors(partial / "memory.safetensors", *self.memory.state())
-        write_atomically(partial / "learner.json", json.dumps(state, indent=2).encode())
+        save_tensors(unfinished / "weights.safetensors", self.method.state_dict(), {})
+        save_tensors(unfinished / "memory.safetensors", *self.memory.state())
+        write_atomically(unfinished / "learner.json", json.dumps(state, indent=2).encode())
         settings = to_yaml(as_mapping(self.config))
-        write_atomically(partial / "config.yaml", settings.encode())
-        partial.rename(folder)
+        write_atomically(unfinished / "config.yaml", settings.encode())
+        unfinished.rename(folder)
 
     def restore(self, folder: Path, *, strict: bool = False) -> None:
         """Take over what `save` wrote, by a learner of the same method and settings.

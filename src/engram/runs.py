@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from engram.config import as_mapping, converted, from_mapping, leaves, load_preset, read_yaml
+from engram.config import (
+    as_mapping,
+    converted,
+    from_mapping,
+    leaves,
+    load_preset,
+    read_yaml,
+    setting,
+)
 from engram.data.stream import Evaluation
 from engram.engine.device import Precision, resolve_device, resolve_precision
 from engram.errors import UserError, unknown
@@ -32,6 +40,7 @@ class RunConfig:
         input_mean: "dataset" subtracts the mean image of all training images, as the paper does,
             future classes included; "first-task" that of the first task's.
         image_size: side in pixels that a folder's photographs are brought to.
+        images_per_class: training images of a class that are used; all where None.
         settings: the method's own configuration.
     """
 
@@ -46,6 +55,7 @@ class RunConfig:
     infer_through_codec: bool = False
     input_mean: InputMean = "dataset"
     image_size: int | None = None
+    images_per_class: int | None = None
     device: str
     precision: Precision
     settings: Any
@@ -64,6 +74,7 @@ def configured(
     infer_through_codec: bool = False,
     input_mean: InputMean = "dataset",
     image_size: int | None = None,
+    images_per_class: int | None = None,
     device: str = "auto",
     precision: Precision = "auto",
     settings: Any = None,
@@ -72,7 +83,7 @@ def configured(
 
     Args:
         order: the one that `seed` gives where None.
-        budget: the preset's where None; `codec` likewise.
+        budget: the preset's where None; `codec` and `images_per_class` likewise.
         settings: the method's own configuration; the preset's where None.
 
     Raises:
@@ -92,6 +103,7 @@ def configured(
         infer_through_codec=infer_through_codec,
         input_mean=input_mean,
         image_size=image_size,
+        images_per_class=images_per_class or given.images_per_class,
         device=str(place),
         precision=resolve_precision(precision, place),
         settings=settings or preset_settings(method, preset),
@@ -127,12 +139,14 @@ def folder_name(config: RunConfig) -> str:
         parts.append(config.input_mean)
     if config.image_size is not None:
         parts.append(f"{config.image_size}px")
+    if config.images_per_class != preset.images_per_class:
+        parts.append(f"{config.images_per_class}-images-a-class")
     if config.precision != resolve_precision("auto", resolve_device(config.device)):
         parts.append(config.precision)
     chosen = leaves(as_mapping(config.settings))
     usual = leaves(as_mapping(preset_settings(config.method, config.preset)))
     changed = {name: value for name, value in chosen.items() if value != usual[name]}
-    parts += [f"{name}={value}".replace(" ", "") for name, value in changed.items()]
+    parts += [setting(name, value) for name, value in changed.items()]
     name = "-".join(parts)
     if len(name) > LONGEST_NAME:
         digest = hashlib.sha256(name.encode()).hexdigest()[:12]

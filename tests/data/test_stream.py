@@ -132,6 +132,16 @@ def test_validation_is_cut_out_of_training(dataset: Dataset) -> None:
     assert torch.equal(other.of(4).pixels, aside.of(0).pixels)
 
 
+def test_only_the_first_images_of_a_class_may_be_used() -> None:
+    everything = create_stream("digits/3,2", order="seed0")
+    few = create_stream("digits/3,2", order="seed0", images_per_class=7)
+    for whole, part in zip(everything, few, strict=True):
+        for label in whole.new:
+            assert torch.equal(part.train.of(label).pixels, whole.train.of(label).pixels[:7])
+    assert few.images_per_task() == [21, 14]
+    assert len(few.evaluation(range(5))) == len(everything.evaluation(range(5)))
+
+
 def test_digits_come_whole() -> None:
     stream = create_stream("digits/b0-inc2", order="seed0")
     assert len(stream) == 5

@@ -156,7 +156,7 @@ def test_the_parts_of_the_loss_are_summed_and_reported() -> None:
     loop.fit("training", Points(8), loss, model.named_parameters(), SCHEDULE)
     assert [report.losses for report in reports] == [{"one": 1, "two": 0}, {"one": 1, "two": 2}]
     assert [report.task for report in reports] == [3, 3]
-    assert steps == [Step(0, 2, 0, 2), Step(0, 2, 1, 2), Step(1, 2, 0, 2), Step(1, 2, 1, 2)]
+    assert steps == [Step(epoch, 2, batch, 2, 4) for epoch in (0, 1) for batch in (0, 1)]
 
 
 def test_a_loss_that_explodes_is_named() -> None:

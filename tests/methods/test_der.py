@@ -61,7 +61,7 @@ def batch() -> tuple[Tensor, Tensor]:
     return torch.randn(6, 3, 8, 8, generator=generator(0)), torch.tensor([0, 1, 2, 3, 4, 4])
 
 
-LATER = Step(epoch=5, epochs=10, batch=1, batches=4)
+LATER = Step(epoch=5, epochs=10, batch=1, batches=4, updates=40)
 
 
 def test_old_extractors_are_untouched_to_the_bit() -> None:
@@ -117,9 +117,9 @@ def test_the_classifiers_are_drawn_anew_when_the_warm_up_is_over() -> None:
         der.head.weight.zero_()
         der.auxiliary.weight.zero_()
     for epoch, number in ((9, 0), (10, 1), (11, 0)):
-        der.reset_heads(Step(epoch, 170, number, 50))
+        der.reset_heads(Step(epoch, 170, number, 50, 8500))
         assert not der.head.weight.any()
-    der.reset_heads(Step(10, 170, 0, 50))
+    der.reset_heads(Step(10, 170, 0, 50, 8500))
     assert torch.equal(der.head.weight, drawn)
     assert der.auxiliary.weight.all()
 
@@ -133,7 +133,7 @@ def test_heads_may_inherit_instead() -> None:
     der.expand(2)
     assert (der.head.weight[:4, :128] == 7).all()
     assert (der.head.weight[4:].abs() < 1).all()
-    der.reset_heads(Step(10, 170, 0, 50))
+    der.reset_heads(Step(10, 170, 0, 50, 8500))
     assert (der.head.weight[:4, :128] == 7).all()
 
 

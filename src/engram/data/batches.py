@@ -12,17 +12,26 @@ from torch import Tensor
 from engram.data.augment import Augmentation, brighten, crop_and_flip, cut_and_scale
 from engram.data.images import Images, ImageSet
 
-__all__ = ["AugmentedImages", "FeatureDraws", "Loss", "Source", "Step", "apply"]
+__all__ = ["BATCH", "AugmentedImages", "FeatureDraws", "Loss", "Source", "Step", "apply"]
+
+
+BATCH = 500
+"""Images at a time where nothing is trained."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Where a batch stands in its stage; both counts start at 0."""
+    """Where a batch stands in its stage; both counts start at 0.
+
+    Attributes:
+        updates: batches of the whole stage.
+    """
 
     epoch: int
     epochs: int
     batch: int
     batches: int
+    updates: int
 
     @property
     def progress(self) -> float:
@@ -115,6 +124,40 @@ class FeatureDraws:
     features: Tensor
     labels: Tensor
 
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls,
+        function: Callable[[Tensor], Tensor],
+        source: Source,
+        draws: int,
+        generator: Callable[[str], torch.Generator],
+        dim: int,
+        device: torch.device,
+    ) -> FeatureDraws:
+        """The features of `draws` epochs of a source.
+
+        Args:
+            function: inputs to features (B, dim).
+            generator: of random numbers, for a name.
+            dim: of the features.
+            device: where they are kept.
+        """
+        features = torch.empty(draws, len(source), dim, device=device)
+        labels = torch.empty(draws, len(source), dtype=torch.int64, device=device)
+        for draw in range(draws):
+            done = 0
+            for x, y in source.batches(BATCH, generator(f"draw {draw}"), draw):
+                there = slice(done, done + len(y))
+                features[draw, there], labels[draw, there] = function(x), y
+                done += len(y)
+        return cls(features, labels)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the features take."""
+        return self.features.nbytes
+
     def __len__(self) -> int:
         return self.labels.shape[1]
 
@@ -134,7 +177,7 @@ def apply(
     images: Images,
     *,
     device: torch.device,
-    batch_size: int = 500,
+    batch_size: int = BATCH,
 ) -> Tensor:
     """`function` over all images, a batch at a time and without gradients.
 

@@ -26,15 +26,9 @@ from rich.progress import wrap_file
 from engram.data.folders import imagenet, photographs
 from engram.data.images import Dataset, ImageSet
 from engram.errors import UserError, unknown
+from engram.files import data_folder
 
-__all__ = ["DATASETS", "IMAGENETS", "data_folder", "load_dataset"]
-
-
-def data_folder() -> Path:
-    """The folder that `ENGRAM_DATA` names, or `engram` in the user's cache folder."""
-    if named := os.environ.get("ENGRAM_DATA"):
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "engram"
+__all__ = ["DATASETS", "IMAGENETS", "load_dataset"]
 
 
 def load_dataset(name: str, image_size: int | None = None) -> Dataset:

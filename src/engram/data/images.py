@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Dataset", "ImageSet", "Images", "Joined"]
+__all__ = ["Dataset", "ImageSet", "Images", "Joined", "hashed_share"]
 
 
 class Images(Protocol):
@@ -133,3 +134,16 @@ class Joined:
 
     def to(self, device: torch.device) -> Joined:
         return Joined(self.first.to(device), self.second.to(device))
+
+
+def hashed_share(pixels: Tensor, one_in: int) -> Tensor:
+    """Every `one_in`-th image, chosen by what it shows: whatever its position and company.
+
+    Args:
+        pixels: (B, H, W, 3) uint8.
+
+    Returns:
+        (B,) bool.
+    """
+    checksums = [zlib.crc32(image.tobytes()) for image in pixels.cpu().numpy()]
+    return torch.tensor([checksum % one_in == 0 for checksum in checksums], dtype=torch.bool)

@@ -87,6 +87,7 @@ class ClassStream:
         sizes: classes of each task.
         evaluate_on: "validation" cuts images out of training and evaluates on those, so that
             settings can be chosen without a look at the test set.
+        images_per_class: training images of a class that are used, the first ones; all where None.
 
     Attributes:
         class_names: in order of arrival.
@@ -101,6 +102,7 @@ class ClassStream:
         order: tuple[int, ...],
         sizes: tuple[int, ...],
         evaluate_on: Evaluation = "test",
+        images_per_class: int | None = None,
     ) -> None:
         self.order = order[: sum(sizes)]
         self.sizes = sizes
@@ -116,6 +118,8 @@ class ClassStream:
                 _Part.of(images, torch.ones(len(images), dtype=torch.bool), arrival)
                 for images in (dataset.train, dataset.test)
             )
+        if images_per_class is not None:
+            self._train = self._train.first(images_per_class)
         for images, purpose in ((self._train, "train"), (self._test, "evaluate")):
             counts = torch.bincount(images.labels, minlength=len(self.order))
             if missing := [self.class_names[label] for label in (counts == 0).nonzero()]:
@@ -187,6 +191,13 @@ class _Part:
         """The images of some classes."""
         chosen = (self.labels >= classes.start) & (self.labels < classes.stop)
         return ImageSet(self.source.pixels[self.positions[chosen]], self.labels[chosen])
+
+    def first(self, count: int) -> _Part:
+        """The first `count` images of every class."""
+        chosen = torch.zeros(len(self.labels), dtype=torch.bool)
+        for label in self.labels.unique():
+            chosen[(self.labels == label).nonzero()[:count, 0]] = True
+        return _Part(self.source, self.positions[chosen], self.labels[chosen])
 
     def chunks(self) -> Iterator[Tensor]:
         """The pixels of all images, some at a time."""
@@ -268,6 +279,7 @@ def create_stream(
     order: str,
     evaluate_on: Evaluation = "test",
     image_size: int | None = None,
+    images_per_class: int | None = None,
 ) -> ClassStream:
     """The stream called `<data set>/<increments>`, as in `cifar100/b0-inc10`.
 
@@ -284,5 +296,9 @@ def create_stream(
     dataset = load_dataset(dataset_name, image_size)
     classes = len(dataset.class_names)
     return ClassStream(
-        dataset, class_order(order, classes), increments(steps, classes), evaluate_on
+        dataset,
+        class_order(order, classes),
+        increments(steps, classes),
+        evaluate_on,
+        images_per_class,
     )

@@ -120,6 +120,7 @@ class Trainer:
         loss: Loss,
         parameters: Iterable[tuple[str, nn.Parameter]],
         schedule: Schedule,
+        after_step: Callable[[Step], None] = lambda step: None,
     ) -> None:
         """Train `parameters` for the whole schedule, from the last snapshot where there is one.
 
@@ -128,6 +129,8 @@ class Trainer:
             data: drawn anew every epoch.
             loss: the named parts of the loss of a batch; their sum is minimised.
             parameters: with their names, which tell what has no weight decay.
+            after_step: called behind every step of the optimiser, without gradients; what it
+                changes belongs to the method, and is saved with it.
 
         Raises:
             UserError: the loss is no longer a finite number, or the snapshot is not of this fit.
@@ -154,7 +157,7 @@ class Trainer:
         saved_at = time.perf_counter()
         self._method.train()
         for epoch in range(done, run.plan.epochs):
-            report = self._epoch(run, epoch, data, loss)
+            report = self._epoch(run, epoch, data, loss, after_step)
             used = Effort(report.seconds, run.plan.batches_in(epoch), report.images)
             self.effort += used
             spent += used
@@ -165,7 +168,14 @@ class Trainer:
                 saved_at = time.perf_counter()
         self._method.eval()
 
-    def _epoch(self, run: _Stage, epoch: int, data: Source, loss: Loss) -> EpochReport:
+    def _epoch(
+        self,
+        run: _Stage,
+        epoch: int,
+        data: Source,
+        loss: Loss,
+        after_step: Callable[[Step], None],
+    ) -> EpochReport:
         started = time.perf_counter()
         rate, images, batches = 0.0, 0, run.plan.batches_in(epoch)
         sums: dict[str, Tensor] = {}
@@ -173,11 +183,14 @@ class Trainer:
             rate = learning_rate(run.schedule, run.plan, epoch, batch)
             for group in run.optimizer.param_groups:
                 group["lr"] = rate
+            step = Step(epoch, run.plan.epochs, batch, batches, run.plan.updates)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                parts = loss(x, y, Step(epoch, run.plan.epochs, batch, batches))
+                parts = loss(x, y, step)
             run.optimizer.zero_grad()
             torch.stack(list(parts.values())).sum().backward()
             run.optimizer.step()
+            with torch.no_grad():
+                after_step(step)
             images += len(y)
             for name, part in parts.items():
                 sums[name] = sums.get(name, 0) + part.detach()

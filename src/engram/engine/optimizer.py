@@ -15,14 +15,17 @@ __all__ = ["create_optimizer", "optimizer_state", "restore_optimizer"]
 def create_optimizer(
     names: Mapping[nn.Parameter, str], schedule: Schedule
 ) -> torch.optim.Optimizer:
-    """SGD in two groups: what is not called `weight`, above all biases, has no weight decay."""
+    """In two groups: what is not called `weight`, above all biases, has no weight decay."""
     weights = [parameter for parameter, name in names.items() if name.endswith("weight")]
     others = [parameter for parameter, name in names.items() if not name.endswith("weight")]
+    groups = [
+        {"params": weights, "weight_decay": schedule.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    if schedule.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=schedule.learning_rate)
     return torch.optim.SGD(
-        [
-            {"params": weights, "weight_decay": schedule.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
+        groups,
         lr=schedule.learning_rate,
         momentum=schedule.momentum,
         nesterov=schedule.nesterov,

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from engram.config import Schedule
 from engram.data.augment import Augmentation
-from engram.data.batches import AugmentedImages, Loss, Source
+from engram.data.batches import AugmentedImages, Loss, Source, Step
 from engram.data.images import Images, ImageSet
 from engram.data.stream import Task
 from engram.memory import Budget, ExemplarMemory
-from engram.models.normalise import Normalise
+from engram.models.normalise import Normalise, Standardise
 
 __all__ = ["Method", "Trainer"]
 
@@ -30,6 +30,7 @@ class Trainer(Protocol):
         loss: Loss,
         parameters: Iterable[tuple[str, nn.Parameter]],
         schedule: Schedule,
+        after_step: Callable[[Step], None] = ...,
     ) -> None: ...
 
     def generator(self, name: str) -> torch.Generator: ...
@@ -47,6 +48,8 @@ class Method(nn.Module, ABC):
         Config: the dataclass of the knobs; its defaults are the paper's.
         title: what the method is called in full, and where it was published.
         normalise: pixels to the network's input.
+        precision: of training. Where nothing is trained, methods compute in float32, but for those
+            that say otherwise.
         seen: classes learnt so far.
     """
 
@@ -56,7 +59,8 @@ class Method(nn.Module, ABC):
     def __init__(self, config: Any, image_size: tuple[int, int], seed: int) -> None:
         super().__init__()
         self.config = config
-        self.normalise = Normalise(image_size)
+        self.normalise: Normalise | Standardise = Normalise(image_size)
+        self.precision: Literal["bf16", "fp32"] = "fp32"
         self.image_size = image_size
         self.seed = seed
         self.seen = 0
@@ -87,6 +91,11 @@ class Method(nn.Module, ABC):
     def parameter_count(self) -> int:
         """Parameters that classification needs; what only training needs is left out."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a result depends on beside the configuration, by name."""
+        return {}
 
     def check(self, budget: Budget) -> None:
         """Refuse a budget that the method cannot work with.

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from engram import models
 from engram.config import Schedule
 from engram.data.augment import Augmentation
-from engram.data.batches import FeatureDraws, Loss, Step, apply
+from engram.data.batches import BATCH, FeatureDraws, Loss, Step, apply
 from engram.data.images import Images, ImageSet
 from engram.data.stream import Task
 from engram.errors import UserError
@@ -48,8 +48,6 @@ __all__ = ["DER", "DERConfig", "balanced"]
 LEAST_OF_A_CLASS = 20
 """Images that a class has in the balanced subset, however few the smallest class has."""
 
-BATCH = 500
-"""Images that go through the extractors at a time where nothing is trained."""
 CHECKED = 16
 """Images on which a cut extractor is compared with the whole one."""
 
@@ -401,20 +399,13 @@ class DER(Method):
         if self.config.head_init == "reset" and warm and (step.epoch, step.batch) == (warm, 0):
             self.draw_heads()
 
-    @torch.no_grad()
     def feature_draws(self, images: ImageSet, trainer: Trainer) -> FeatureDraws:
         """Features of several augmented versions of the images."""
         source = self.augmented(images, self.config.augmentation)
-        shape = (min(self.config.draws, self.config.head_epochs), len(source))
-        features = torch.empty(*shape, self.dim, device=self.device)
-        labels = torch.empty(shape, dtype=torch.int64, device=self.device)
-        for draw in range(len(labels)):
-            done = 0
-            for x, y in source.batches(BATCH, trainer.generator(f"draw {draw}")):
-                there = slice(done, done + len(y))
-                features[draw, there], labels[draw, there] = self.features(x), y
-                done += len(y)
-        return FeatureDraws(features, labels)
+        draws = min(self.config.draws, self.config.head_epochs)
+        return FeatureDraws.of(
+            self.features, source, draws, trainer.generator, self.dim, self.device
+        )
 
     def balanced_loss(self, features: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
         """The loss of the second stage (section 3.5)."""

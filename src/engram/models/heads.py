@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +14,8 @@ RIDGE_PATH = tuple(10.0**exponent for exponent in range(-8, 9))
 """Ridge weights that are tried, those of RanPAC."""
 LARGEST_EIGENBASIS = 2048
 """Dimensions up to which one eigendecomposition is cheaper than a solve for every ridge weight."""
+SHORT_RIDGE_PATH = RIDGE_PATH[8::2]
+"""Ridge weights that are tried above that."""
 
 
 class LinearHead(nn.Module):
@@ -27,10 +31,17 @@ class LinearHead(nn.Module):
         self.weight = nn.Parameter(torch.empty(0, dim))
         self.bias = nn.Parameter(torch.empty(0))
 
-    def grow(self, classes: int, generator: torch.Generator) -> None:
-        """Append `classes` rows: He-normal with gain 1, standard deviation 1/sqrt(dim), bias 0."""
+    def grow(
+        self, classes: int, generator: torch.Generator, deviation: float | None = None
+    ) -> None:
+        """Append `classes` rows, normally distributed, with bias 0.
+
+        Args:
+            deviation: of the weights; 1/sqrt(dim) where None, which is He's with gain 1.
+        """
         dim = self.weight.shape[1]
-        rows = torch.randn(classes, dim, generator=generator).div_(dim**0.5)
+        scale = dim**-0.5 if deviation is None else deviation
+        rows = torch.randn(classes, dim, generator=generator).mul_(scale)
         self.weight = nn.Parameter(torch.cat([self.weight.data, rows.to(self.weight.device)]))
         self.bias = nn.Parameter(
             torch.cat([self.bias.data, torch.zeros(classes, device=self.bias.device)])
@@ -123,6 +134,11 @@ class RidgeHead(nn.Module):
         self.targets = torch.cat([self.targets, columns], dim=2)
         self.weight = torch.cat([self.weight, self.weight.new_zeros(classes, len(self.gram[0]))])
 
+    @property
+    def parameter_count(self) -> int:
+        """Numbers that classification needs: the projection and the weights."""
+        return self.weight.numel() + (0 if self.projection is None else self.projection.numel())
+
     @torch.no_grad()
     def add(self, features: Tensor, labels: Tensor, aside: Tensor) -> None:
         """Take images into the sums.
@@ -143,15 +159,20 @@ class RidgeHead(nn.Module):
     @torch.no_grad()
     def solve(self) -> None:
         """Choose the ridge weight, and solve the regression with it, in float64."""
-        if len(self.gram[0]) <= LARGEST_EIGENBASIS:
-            errors = self._errors_by_eigenbasis()
-        else:
-            errors = self._errors_by_solves()
-        ridge = RIDGE_PATH[int(torch.stack(errors).argmin())]
-        self.ridge = self.ridge.new_tensor(ridge)
-        self.weight = _solved(self.gram.sum(0), self.targets.sum(0), ridge).T.float()
+        self.ridge.fill_(self._best_ridge())
+        self.weight = _solved(self.gram.sum(0), self.targets.sum(0), float(self.ridge)).T.float()
 
-    def _errors_by_eigenbasis(self) -> list[Tensor]:
+    def _best_ridge(self) -> float:
+        """Where there is nothing to choose by, the mean square of a projected feature."""
+        if not self.counts.all():
+            return float(self.gram.sum(0).diagonal().mean() / self.counts.sum().clamp_min(1))
+        if len(self.gram[0]) <= LARGEST_EIGENBASIS:
+            path, errors = RIDGE_PATH, self._errors_by_eigenbasis(RIDGE_PATH)
+        else:
+            path, errors = SHORT_RIDGE_PATH, self._errors_by_solves(SHORT_RIDGE_PATH)
+        return path[int(torch.stack(errors).argmin())]
+
+    def _errors_by_eigenbasis(self, path: Sequence[float]) -> list[Tensor]:
         """Squared errors on the images set aside, but for a constant, for every ridge weight.
 
         In the eigenbasis of the Gram matrix, a solve is a division.
@@ -161,16 +182,16 @@ class RidgeHead(nn.Module):
         gram = basis.T @ self.gram[1] @ basis
         return [
             _squared_error(fit / (values.clamp_min(0) + ridge)[:, None], gram, aside)
-            for ridge in RIDGE_PATH
+            for ridge in path
         ]
 
-    def _errors_by_solves(self) -> list[Tensor]:
+    def _errors_by_solves(self, path: Sequence[float]) -> list[Tensor]:
         """The same, with a Cholesky factorisation for every ridge weight."""
         return [
             _squared_error(
                 _solved(self.gram[0], self.targets[0], ridge), self.gram[1], self.targets[1]
             )
-            for ridge in RIDGE_PATH
+            for ridge in path
         ]
 
 

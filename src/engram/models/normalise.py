@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Normalise", "mean_image"]
+__all__ = ["Normalise", "Standardise", "mean_image"]
 
 
 class Normalise(nn.Module):
@@ -25,9 +26,45 @@ class Normalise(nn.Module):
         self.register_buffer("mean", torch.zeros(*image_size, 3))
         self.mean: Tensor
 
+    def adopt(self, mean: Callable[[], Tensor]) -> None:
+        """Subtract what `mean` gives, from now on."""
+        self.mean.copy_(mean())
+
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 to (B, 3, H, W) float32, channels last in memory."""
         return pixels.float().div_(255).sub_(self.mean).permute(0, 3, 1, 2)
+
+
+class Standardise(nn.Module):
+    """Pixels to the input of a pretrained network: scaled to its size, then by its constants.
+
+    Attributes:
+        size: height and width of the network's input; images of another size are scaled to it,
+            bicubic.
+        mean: (3,) of the channels, in [0, 1]; subtracted.
+        deviation: (3,) divided by.
+    """
+
+    def __init__(
+        self, size: tuple[int, int], mean: tuple[float, ...], deviation: tuple[float, ...]
+    ) -> None:
+        super().__init__()
+        self.size = size
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("deviation", torch.tensor(deviation))
+        self.mean: Tensor
+        self.deviation: Tensor
+
+    def adopt(self, mean: Callable[[], Tensor]) -> None:
+        """Nothing: the network was trained with other constants than this data's mean."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8 to (B, 3, *size) float32, channels last in memory."""
+        x = pixels.permute(0, 3, 1, 2).float().div_(255)
+        if x.shape[2:] != self.size:
+            x = F.interpolate(x, self.size, mode="bicubic", antialias=True).clamp_(0, 1)
+        x = (x - self.mean[:, None, None]) / self.deviation[:, None, None]
+        return x.contiguous(memory_format=torch.channels_last)
 
 
 def mean_image(chunks: Iterable[Tensor]) -> Tensor:

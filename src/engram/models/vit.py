@@ -29,6 +29,7 @@ class Size:
 
 
 SIZES = {
+    "micro": Size(32, 2, 2),
     "tiny": Size(192, 12, 3),
     "small": Size(384, 12, 6),
     "base": Size(768, 12, 12),
@@ -176,7 +177,11 @@ def create_vit(name: str, image_size: int | None = None) -> VisionTransformer:
     """
     match = re.fullmatch(r"vit_([a-z]+)_patch(\d+)_(\d+)", name.partition(".")[0])
     if match is None or match[1] not in SIZES:
-        raise unknown("vision transformer", name, [f"vit_{size}_patch16_224" for size in SIZES])
+        raise unknown(
+            "vision transformer",
+            name,
+            [f"vit_{size}_patch16_224" for size in SIZES if size != "micro"],
+        )
     patch_size, own_size = int(match[2]), int(match[3])
     return VisionTransformer(SIZES[match[1]], patch_size, image_size or own_size)
 

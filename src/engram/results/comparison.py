@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram.config import as_mapping, from_mapping, leaves, load_preset
+from engram.config import as_mapping, from_mapping, leaves, load_preset, setting
 from engram.errors import UserError
 from engram.methods import METHODS, method_class
 from engram.results.metrics import total_bytes
@@ -43,7 +43,7 @@ ABSENT = "\N{EN DASH}"
 SIGN = "accuracy_matrix"
 TEXTS = ("method", "stream", "preset", "order", "evaluate_on", "codec", "classifier")
 NUMBERS = ("average_incremental_accuracy", "last_accuracy", "memory_bytes", "exemplars")
-GENERAL = ("input_mean", "image_size", "infer_through_codec", "precision")
+GENERAL = ("input_mean", "image_size", "images_per_class", "infer_through_codec", "precision")
 NUMBERS_OR_NONE = (
     "average_without_first_task",
     "forgetting",
@@ -380,7 +380,7 @@ def _changed(summary: Summary, summaries: Sequence[Summary]) -> tuple[str, ...]:
     siblings = [_knobs(run) for run in summaries if (run["method"], run["preset"]) == named]
     usual = _usual(*named)
     return tuple(
-        f"{name}={value}"
+        setting(name, value)
         for name, value in _knobs(summary).items()
         if (
             value != usual[name]
@@ -408,12 +408,17 @@ def _knobs(summary: Summary) -> dict[str, Any]:
 
 def _usual(method: str, preset: str) -> dict[str, Any]:
     """The settings that a preset stands for, as far as this installation knows it."""
-    general = {"input_mean": "dataset", "image_size": None, "infer_through_codec": False}
+    general: dict[str, Any] = {
+        "input_mean": "dataset",
+        "image_size": None,
+        "infer_through_codec": False,
+    }
     try:
-        kind = method_class(method).Config
-        settings = from_mapping(kind, load_preset(method, preset).settings, preset)
+        given = load_preset(method, preset)
+        settings = from_mapping(method_class(method).Config, given.settings, preset)
     except UserError:
         return general
+    general["images_per_class"] = given.images_per_class
     return {**general, **leaves(as_mapping(settings))}
 
 

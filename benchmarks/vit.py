@@ -1,0 +1,141 @@
+"""Training a frozen ViT's adapters in engram, as a ratio to timm's ViT in a bare loop.
+
+    python benchmarks/vit.py [--size 112] [--batch 24] [--steps 10] [--rounds 3] [--device auto]
+
+The baseline is timm's own network with the same adapters attached and the same optimiser, fed one
+batch that is ready: no sampling, no augmentation, no record of losses. Ours is `Trainer.fit` on
+augmented images, as LAE calls it. Weights are random, precision is what the device trains in. Both
+are measured in turn, and the median over the rounds is reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engram.config import Schedule
+from engram.data.augment import Augmentation
+from engram.data.batches import AugmentedImages, Step
+from engram.data.images import ImageSet
+from engram.engine.device import resolve_device, resolve_precision
+from engram.engine.fit import Trainer
+from engram.models.adapters import ModuleConfig, attach
+from engram.models.pretrained import BackboneConfig, load_backbone
+from engram.seeding import generator
+
+CLASSES = 10
+NAME = "vit_tiny_patch16_224"
+
+
+def network_of(name: str, size: int) -> tuple[nn.Module, Any, nn.Linear]:
+    """A frozen backbone with LAE's adapters, what normalises its input, and a classifier."""
+    config = BackboneConfig(backbone=name, weights="random", input_size=size)
+    found = load_backbone(config, generator(0))
+    attach(found.network, ModuleConfig(), generator(1))
+    return found.network, found.normalise, nn.Linear(found.dim, CLASSES)
+
+
+def ours(
+    images: ImageSet, size: int, batch: int, device: torch.device, precision: str
+) -> Callable[[], None]:
+    """One call trains on every image once, as LAE does."""
+    backbone, normalise, head = network_of(NAME, size)
+    whole = nn.ModuleList([backbone, normalise, head]).to(device)
+    trainer = Trainer(seed=0, device=device, precision=precision)
+    schedule = Schedule(
+        epochs=1, batch_size=batch, optimizer="adam", learning_rate=1e-3, decay="constant"
+    )
+    source = AugmentedImages(
+        images.to(device), normalise, Augmentation(padding=0.0, least_area=0.08)
+    )
+
+    def loss(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
+        return {"classification": F.cross_entropy(head(backbone(x)).float(), y)}
+
+    def train() -> None:
+        trainer.begin(0, whole)
+        trainer.fit("modules", source, loss, whole.named_parameters(), schedule)
+
+    return train
+
+
+def bare(
+    steps: int, size: int, batch: int, device: torch.device, precision: str
+) -> Callable[[], None]:
+    """One call makes as many steps on one batch that is there already."""
+    backbone, _, head = network_of(f"timm/{NAME}", size)
+    backbone.to(device).train()
+    head.to(device)
+    trained = [p for p in [*backbone.parameters(), *head.parameters()] if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=1e-3)
+    x = torch.randn(batch, 3, size, size, device=device)
+    y = torch.arange(batch, device=device) % CLASSES
+
+    def train() -> None:
+        for _ in range(steps):
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                loss = F.cross_entropy(head(backbone(x)).float(), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+
+    return train
+
+
+def seconds(function: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def allow_torchvision_to_be_absent() -> torch.library.Library:
+    """timm imports torchvision, which beside a CPU build of torch lacks two operators."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=112)
+    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    device = resolve_device(options.device)
+    precision = resolve_precision("auto", device)
+    count = options.steps * options.batch
+    pixels = torch.randint(256, (count, 32, 32, 3), generator=generator(2), dtype=torch.uint8)
+    images = ImageSet(pixels, torch.arange(count) % CLASSES)
+    library = allow_torchvision_to_be_absent()
+    runs = {
+        "timm, bare loop": bare(options.steps, options.size, options.batch, device, precision),
+        "engram": ours(images, options.size, options.batch, device, precision),
+    }
+    del library
+    for run in runs.values():
+        run()
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(options.rounds):
+        for name, run in runs.items():
+            rates[name].append(count / seconds(run))
+    medians = {name: statistics.median(found) for name, found in rates.items()}
+    for name, rate in medians.items():
+        print(f"{name:16} {rate:8.1f} images/s")
+    ratio = medians["engram"] / medians["timm, bare loop"]
+    print(f"engram / timm: {ratio:.3f} ({options.size} pixels, {precision}, {device})")
+
+
+if __name__ == "__main__":
+    main()

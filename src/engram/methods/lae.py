@@ -1,0 +1,348 @@
+"""LAE: Learning, Accumulation, Ensemble (Gao et al., "A Unified Continual Learning Framework with
+General Parameter-Efficient Tuning", ICCV 2023).
+
+Modules beside a frozen transformer learn online; what they have learnt is accumulated offline; both
+vote. How modules accumulate is a choice (the paper's moving average, a plain mean, TIES, ...), and
+since online learning does not depend on it, one run yields several. A third expert is ours: ridge
+regression in closed form, on the backbone as it is after the first task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engram.config import Schedule
+from engram.data.augment import Augmentation
+from engram.data.batches import FeatureDraws, Loss, Step
+from engram.data.stream import Task
+from engram.errors import UserError, unknown
+from engram.memory import ExemplarMemory
+from engram.methods.base import Trainer
+from engram.methods.pretrained import PretrainedMethod
+from engram.models.adapters import ModuleConfig, attach
+from engram.models.heads import LinearHead, RidgeHead
+from engram.models.merging import (
+    Dare,
+    Ema,
+    Magnitude,
+    MaxAbs,
+    Merge,
+    RunningMean,
+    Ties,
+    decay_of_a_step,
+)
+from engram.models.pretrained import BackboneConfig
+from engram.seeding import generator
+
+__all__ = ["LAE", "LAEConfig"]
+
+Expert = Literal["online", "offline", "ridge"]
+
+HEAD_DEVIATION = 1e-3
+"""Of the initial weights of a task's classifier, as in the authors' code."""
+
+EMA = "ema"
+"""The moving average after every step, as published; others merge at the end of a task."""
+MERGES = (EMA, "ema-per-task", "mean", "ties", "dare", "magnitude", "max-abs")
+WITH_DENSITY = ("ties", "dare", "magnitude")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LAEConfig:
+    """The knobs of LAE; the defaults are the paper's for CIFAR-100."""
+
+    pretrained: BackboneConfig = field(default_factory=lambda: BackboneConfig(normalisation="none"))
+    modules: ModuleConfig = field(default_factory=ModuleConfig)
+    merge: tuple[str, ...] = (EMA,)
+    """How the offline module takes in the online one: ema (after every step), ema-per-task, mean,
+    ties, dare, magnitude or max-abs; ties:0.2 gives another density than `density`. Several are
+    kept beside the same online module and all reported; the first one decides."""
+    retention: float = 0.9
+    """The share of itself that a moving average retains over a task, whatever the number of steps:
+    0.9999 a step over the 1,040 steps that the paper has on CIFAR-100."""
+    density: float = 0.5
+    """The share of entries that ties, dare and magnitude keep."""
+    strength: float = 1.0
+    """Factor of what TIES merges."""
+    experts: tuple[Expert, ...] = ("online", "offline")
+    """Who votes: the online module, the offline one, and a ridge regression on features that do not
+    change after the first task."""
+    vote: Literal["max", "mean"] = "max"
+    """Of the experts' probabilities."""
+    frozen_share: float = 0.6
+    """From the second task on, the share of the schedule, its beginning, in which only the new
+    classifier learns: 3 of 5 epochs in the paper."""
+    draws: int = 3
+    """Augmented versions of the images whose features are extracted for that; it runs through the
+    backbone once a version and not once an epoch."""
+    projected: int = 2000
+    """Random dimensions of the ridge regression; 0 leaves features as they are."""
+    ridge_temperature: float = 0.05
+    """By which the ridge regression's scores are divided before a softmax makes them probabilities.
+    """
+    augmentation: Augmentation = field(
+        default_factory=lambda: Augmentation(padding=0.0, least_area=0.08)
+    )
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(
+            epochs=5,
+            batch_size=24,
+            optimizer="adam",
+            learning_rate=0.0028125,
+            weight_decay=0.0,
+            decay="constant",
+        )
+    )
+
+    def __post_init__(self) -> None:
+        if not self.merge or not self.experts:
+            raise UserError("merge and experts need one entry each at least.")
+        for name in ("merge", "experts"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise UserError(f"{name} names one twice: {', '.join(getattr(self, name))}.")
+        for name in ("draws", "ridge_temperature", "strength"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} must be above 0, not {getattr(self, name)}.")
+        if not 0 <= self.frozen_share < 1:
+            raise UserError(f"frozen_share must be in [0, 1), not {self.frozen_share}.")
+        if self.projected < 0:
+            raise UserError(f"projected must be 0 or more, not {self.projected}.")
+        self.merges(seed=0)
+
+    def merges(self, seed: int) -> dict[str, Merge]:
+        """The merges by what they are called in `merge`.
+
+        Raises:
+            UserError: there is no such merge, or its density is not in (0, 1].
+        """
+        return {name: self._merge(name, seed) for name in self.merge}
+
+    def _merge(self, text: str, seed: int) -> Merge:
+        name, _, number = text.partition(":")
+        try:
+            density = float(number) if number else self.density
+        except ValueError as error:
+            raise UserError(f"merge {text}: {number} is not a density.") from error
+        if number and name not in WITH_DENSITY:
+            raise UserError(f"merge {text}: only {', '.join(WITH_DENSITY)} have a density.")
+        match name:
+            case "ema" | "ema-per-task":
+                return Ema(self.retention)
+            case "mean":
+                return RunningMean()
+            case "ties":
+                return Ties(density, self.strength)
+            case "dare":
+                return Dare(density, seed)
+            case "magnitude":
+                return Magnitude(density)
+            case "max-abs":
+                return MaxAbs()
+        raise unknown("merge", name, MERGES)
+
+
+class LAE(PretrainedMethod):
+    """Modules that learn online beside a frozen transformer, and accumulations of them.
+
+    Attributes:
+        online: parameters of the modules, by their names in the backbone.
+        heads: a classifier of each task, for all experts but the ridge regression; all but the
+            newest are frozen.
+        reference: the modules at the start, as one vector.
+        first: the modules after the first task; the ridge regression's features are theirs.
+        offline: (merges, parameters), accumulated modules; no rows before the second task.
+        ridge: the third expert, where it is asked for.
+    """
+
+    Config = LAEConfig
+    title = "LAE: Learning, Accumulation, Ensemble (Gao et al., ICCV 2023)"
+    config: LAEConfig
+
+    def __init__(self, config: LAEConfig, image_size: tuple[int, int], seed: int) -> None:
+        super().__init__(config, image_size, seed)
+        attach(self.backbone, config.modules, generator(seed, "modules"))
+        self.heads = nn.ModuleList()
+        self.merges = config.merges(seed)
+        self.tasks = 0
+        start = flat(self.online)
+        self.register_buffer("reference", start)
+        self.register_buffer("first", start.clone())
+        self.register_buffer("offline", start.new_zeros(0, len(start)))
+        self.reference: Tensor
+        self.first: Tensor
+        self.offline: Tensor
+        self.ridge: RidgeHead | None = None
+        if "ridge" in config.experts:
+            self.ridge = RidgeHead(
+                self.dim, config.projected or None, generator(seed, "projection")
+            )
+
+    @property
+    def online(self) -> dict[str, Tensor]:
+        named = self.backbone.named_parameters()
+        return {name: parameter for name, parameter in named if parameter.requires_grad}
+
+    def learn(self, task: Task, memory: ExemplarMemory, trainer: Trainer) -> None:
+        """Section 3: learning and accumulation. The ensemble is in `scores_by_classifier`."""
+        self.grow(len(task.new))
+        share = self.config.frozen_share if self.tasks > 1 else 0.0
+        frozen, moving = self.config.schedule.split(share)
+        if self.tasks == 2:
+            self.offline.copy_(flat(self.online).expand_as(self.offline))
+        if frozen is None:
+            share = 0.0
+        else:
+            trainer.fit(
+                "classifier",
+                self.feature_draws(task, frozen, trainer),
+                self.loss(task, nn.Identity()),
+                self.heads.named_parameters(prefix="heads"),
+                frozen,
+            )
+        self.average(self.config.retention**share)
+        left = self.config.retention ** (1 - share)
+        trainer.fit(
+            "modules",
+            self.augmented(task.train, self.config.augmentation),
+            self.loss(task, self.features),
+            self.named_parameters(),
+            moving,
+            after_step=lambda step: self.average(decay_of_a_step(left, step.updates)),
+        )
+        self.accumulate()
+        self.regress(task)
+        memory.update(task)
+
+    def grow(self, new: int) -> None:
+        self.heads.requires_grad_(False)
+        head = LinearHead(self.dim)
+        head.grow(new, generator(self.seed, "head", self.seen), HEAD_DEVIATION)
+        self.heads.append(head.to(self.device))
+        if self.ridge is not None:
+            self.ridge.grow(new)
+        self.seen += new
+        self.tasks += 1
+        if self.tasks == 2:
+            self.offline = self.reference.new_zeros(len(self.merges), len(self.reference))
+
+    def feature_draws(self, task: Task, schedule: Schedule, trainer: Trainer) -> FeatureDraws:
+        """Features of several augmented versions of the images, while modules are frozen."""
+        source = self.augmented(task.train, self.config.augmentation)
+        draws = min(self.config.draws, schedule.epochs or self.config.draws)
+        return FeatureDraws.of(
+            self.features, source, draws, trainer.generator, self.dim, self.device
+        )
+
+    def loss(self, task: Task, features: Callable[[Tensor], Tensor]) -> Loss:
+        """Cross-entropy among the new classes alone (the paper's local loss)."""
+        first_new = task.new.start
+
+        def local(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
+            logits = self.heads[-1](features(x)).float()
+            return {"classification": F.cross_entropy(logits, y - first_new)}
+
+        return local
+
+    def average(self, retained: float) -> None:
+        """Equation 3 where a merge asks for it: the offline module retains that share of itself.
+
+        While modules are frozen, to average step by step is to average once.
+        """
+        if EMA in self.merges and len(self.offline):
+            row = list(self.merges).index(EMA)
+            self.offline[row].lerp_(flat(self.online), 1 - retained)
+
+    @torch.no_grad()
+    def accumulate(self) -> None:
+        """At the end of a task, merge the online module into the offline ones."""
+        if self.tasks == 1:
+            self.first.copy_(flat(self.online))
+            return
+        reference, online = self.named(self.reference), self.online
+        for row, (name, merge) in enumerate(self.merges.items()):
+            if name != EMA:
+                merged = merge(reference, self.named(self.offline[row]), online, self.tasks - 1)
+                self.offline[row] = flat(merged)
+
+    def regress(self, task: Task) -> None:
+        """Let the third expert learn, where there is one."""
+        if self.ridge is not None:
+            self.add_to(self.ridge, task.train, self.named(self.first))
+            self.ridge.solve()
+
+    def scores_by_classifier(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Probabilities of every expert, and votes: `online + offline ema` is the published one."""
+        experts = self.experts(self.normalise(pixels))
+        votes = {
+            " + ".join(names): self.vote([experts[name] for name in names])
+            for merge in self.merges
+            for names in self.voters(merge)
+        }
+        return experts | votes
+
+    @property
+    def classifier(self) -> str:
+        everybody, *_ = self.voters(next(iter(self.merges)))
+        return " + ".join(everybody)
+
+    def voters(self, merge: str) -> list[list[str]]:
+        """Who votes together: all experts; and all but the ridge regression."""
+        names = {"online": "online", "offline": f"offline {merge}", "ridge": "ridge"}
+        everybody = [names[expert] for expert in self.config.experts]
+        others = [name for name in everybody if name != "ridge"]
+        return [everybody, others] if others and others != everybody else [everybody]
+
+    def experts(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) normalised images to the probabilities (B, seen) that each expert gives."""
+        found: dict[str, Tensor] = {}
+        online = self.probabilities(self.features(x))
+        if "online" in self.config.experts:
+            found["online"] = online
+        if "offline" in self.config.experts:
+            for row, merge in enumerate(self.merges):
+                found[f"offline {merge}"] = online
+                if len(self.offline):
+                    features = self.features(x, self.named(self.offline[row]))
+                    found[f"offline {merge}"] = self.probabilities(features)
+        if self.ridge is not None:
+            scores = self.ridge(self.features(x, self.named(self.first)))
+            found["ridge"] = (scores / self.config.ridge_temperature).softmax(dim=1)
+        return found
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """(B, dim) features to (B, seen): a softmax over the classifiers of all tasks."""
+        return torch.cat([head(features) for head in self.heads], dim=1).softmax(dim=1)
+
+    def vote(self, probabilities: Sequence[Tensor]) -> Tensor:
+        """(B, seen), of several experts' probabilities."""
+        stacked = torch.stack(list(probabilities))
+        return stacked.amax(dim=0) if self.config.vote == "max" else stacked.mean(dim=0)
+
+    def named(self, vector: Tensor) -> dict[str, Tensor]:
+        """A vector as parameters of the modules."""
+        online = self.online
+        parts = vector.split([parameter.numel() for parameter in online.values()])
+        return {
+            name: part.view_as(parameter)
+            for (name, parameter), part in zip(online.items(), parts, strict=True)
+        }
+
+    @property
+    def parameter_count(self) -> int:
+        """Of the backbone, of every set of modules that votes, and of the classifiers."""
+        sets = 0 if self.ridge is None else 1
+        if "offline" in self.config.experts and self.tasks > 1:
+            sets += 1
+        ridge = 0 if self.ridge is None else self.ridge.parameter_count
+        return super().parameter_count + sets * len(self.reference) + ridge
+
+
+def flat(module: Mapping[str, Tensor]) -> Tensor:
+    """Parameters as one vector."""
+    return torch.cat([parameter.detach().flatten() for parameter in module.values()])

@@ -1,0 +1,74 @@
+"""What methods on a frozen pretrained backbone share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from engram.data.batches import BATCH
+from engram.data.images import ImageSet, hashed_share
+from engram.methods.base import Method
+from engram.models.heads import RidgeHead
+from engram.models.pretrained import load_backbone
+from engram.seeding import generator
+
+__all__ = ["SET_ASIDE", "PretrainedMethod"]
+
+SET_ASIDE = 5
+"""One image in this many chooses the ridge weight."""
+
+
+class PretrainedMethod(Method):
+    """A method on a backbone that never changes, and modules beside it that may.
+
+    Args:
+        config: with a `BackboneConfig` as `pretrained`.
+
+    Attributes:
+        backbone: the network; modules attached to it are all of it that has gradients.
+        dim: length of its features.
+        weights_sha256: of the file with its weights; None where they were drawn.
+    """
+
+    def __init__(self, config: Any, image_size: tuple[int, int], seed: int) -> None:
+        super().__init__(config, image_size, seed)
+        found = load_backbone(config.pretrained, generator(seed, "network"))
+        self.backbone = found.network
+        self.dim = found.dim
+        self.normalise = found.normalise
+        self.weights_sha256 = found.sha256
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"weights_sha256": self.weights_sha256}
+
+    def features(self, x: Tensor, modules: Mapping[str, Tensor] | None = None) -> Tensor:
+        """(B, 3, H, W) normalised images to (B, dim), in the precision of training.
+
+        Args:
+            modules: parameters of the backbone by name that stand in for its own.
+        """
+        reduced = self.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=reduced):
+            if modules is None:
+                return self.backbone(x).float()  # type: ignore[no-any-return]
+            return functional_call(self.backbone, dict(modules), (x,)).float()  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def add_to(
+        self, head: RidgeHead, images: ImageSet, modules: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Take images into the sums of a ridge head, in one pass over them.
+
+        Which images choose the ridge weight is a property of each, so the sums do not depend on how
+        images were cut into tasks.
+        """
+        for start in range(0, len(images), BATCH):
+            part = images[start : start + BATCH]
+            features = self.features(self.normalise(part.pixels.to(self.device)), modules)
+            aside = hashed_share(part.pixels, SET_ASIDE)
+            head.add(features, part.labels.to(self.device), aside.to(self.device))

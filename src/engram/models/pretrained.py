@@ -1,0 +1,209 @@
+"""Backbones with weights that others trained: by name, from a file, or from the hub.
+
+Weights are looked for in `weights/` of the data folder, as `<name>.safetensors` or `<name>.npz`.
+The packages `timm` and `huggingface_hub` are known here and nowhere else; files do not need them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from engram.errors import UserError, nearest
+from engram.files import data_folder, read_weights, sha256
+from engram.models.normalise import Standardise
+from engram.models.vit import create_vit, fitted_weights
+
+__all__ = ["BackboneConfig", "Pretrained", "load_backbone"]
+
+RANDOM = "random"
+TIMM = "timm/"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackboneConfig:
+    """Which pretrained network is used, and on what input."""
+
+    backbone: str = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    """A vision transformer under timm's name, with the tag of its weights; or timm/<name>, which
+    makes any network that timm has."""
+    weights: str | None = None
+    """A file of weights (safetensors, or Google's .npz). Default: those that the name tells, from
+    the data folder or the hub. "random" draws them."""
+    input_size: int = 224
+    """Side in pixels that images are scaled to. Position embeddings are interpolated."""
+    normalisation: Literal["backbone", "none"] = "backbone"
+    """The mean and deviation that the network was trained with, or pixels in [0, 1] as the authors
+    of LAE have them."""
+
+    def __post_init__(self) -> None:
+        if self.input_size < 1:
+            raise UserError(f"input_size must be 1 or more, not {self.input_size}.")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Pretrained:
+    """A network that does not change, and what it needs.
+
+    Attributes:
+        network: (B, 3, H, W) normalised images to (B, dim) features; without gradients, in
+            evaluation mode.
+        dim: length of the features.
+        normalise: pixels to the network's input.
+        sha256: of the file that the weights came from; None where there is none.
+    """
+
+    network: nn.Module
+    dim: int
+    normalise: Standardise
+    sha256: str | None
+
+
+def load_backbone(config: BackboneConfig, generator: torch.Generator) -> Pretrained:
+    """The network that `config` names, with its weights.
+
+    Args:
+        generator: source of random weights, where they are asked for.
+
+    Raises:
+        UserError: no network has that name, its weights are not there, or they are of another one.
+    """
+    if config.backbone.startswith(TIMM):
+        return _from_timm(config, generator)
+    vit = create_vit(config.backbone, config.input_size)
+    checksum = None
+    if config.weights == RANDOM:
+        vit.draw(generator)
+    else:
+        path = Path(config.weights) if config.weights else _weights_of(config.backbone)
+        vit.load_state_dict(fitted_weights(vit, read_weights(path)))
+        checksum = sha256(path)
+    return _frozen(vit, vit.dim, config, (0.5,) * 3, (0.5,) * 3, checksum)
+
+
+def _frozen(
+    network: nn.Module,
+    dim: int,
+    config: BackboneConfig,
+    mean: tuple[float, ...],
+    deviation: tuple[float, ...],
+    checksum: str | None,
+) -> Pretrained:
+    if config.normalisation == "none":
+        mean, deviation = (0.0,) * 3, (1.0,) * 3
+    side = (config.input_size, config.input_size)
+    network.eval().requires_grad_(False)
+    return Pretrained(network, dim, Standardise(side, mean, deviation), checksum)
+
+
+def _weights_of(name: str) -> Path:
+    """The file with the weights of that name, which is fetched where it is not in the data folder.
+
+    Raises:
+        UserError: it is nowhere, with the ways out.
+    """
+    folder = data_folder() / "weights"
+    for suffix in (".safetensors", ".npz"):
+        if (path := folder / f"{name}{suffix}").is_file():
+            return path
+    return _from_hub(name, folder / f"{name}.safetensors")
+
+
+def _from_hub(name: str, path: Path) -> Path:
+    """Fetch weights from timm's collection on the Hugging Face hub, and check what came.
+
+    Raises:
+        UserError: the hub cannot be asked, has no such weights, or the file was damaged on its way.
+    """
+    close = nearest(name, [found.stem for found in path.parent.glob("*.safetensors")])
+    missing = (
+        f"There are no weights {path}{f'; {close} are there' if close else ''}. Put them there, "
+        "name a file with --weights FILE, or be online with huggingface_hub installed "
+        "(pip install 'engram[hub]')."
+    )
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise UserError(missing) from error
+    place = f"timm/{name}", "model.safetensors"
+    try:
+        url = huggingface_hub.hf_hub_url(*place)
+        promised = huggingface_hub.get_hf_file_metadata(url).etag
+        fetched = Path(huggingface_hub.hf_hub_download(*place))
+    except Exception as error:  # which ones there are depends on the version and what is below it
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{missing} The hub gave none: {reason}") from error
+    if (found := sha256(fetched)) != promised:
+        raise UserError(
+            f"What the hub gave as {name} has checksum {found}, not {promised}. Try again."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    shutil.copyfile(fetched, partial)
+    partial.replace(path)
+    return path
+
+
+class _TimmFeatures(nn.Module):
+    """A network of timm's without its classifier. Modules are attached to what it wraps."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    @property
+    def blocks(self) -> Any:
+        return self.network.blocks
+
+    @property
+    def patch_embed(self) -> Any:
+        return self.network.patch_embed
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        return int(self.network.num_prefix_tokens)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.network.forward_features(x)
+        features: Tensor = self.network.forward_head(tokens, pre_logits=True)
+        return features
+
+
+def _from_timm(config: BackboneConfig, generator: torch.Generator) -> Pretrained:
+    """A network of timm's, with its weights.
+
+    Raises:
+        UserError: timm is not installed, has no such network, or cannot get its weights.
+    """
+    name = config.backbone.removeprefix(TIMM)
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(
+            f"{config.backbone} needs timm, which is not installed: pip install 'engram[timm]'."
+        ) from error
+    options: dict[str, Any] = {"img_size": config.input_size} if "vit" in name else {}
+    try:
+        network: Any = timm.create_model(
+            name,
+            pretrained=config.weights is None,
+            checkpoint_path="" if config.weights in (None, RANDOM) else config.weights,
+            num_classes=0,
+            **options,
+        )
+    except (RuntimeError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"timm cannot make {name}: {reason}") from error
+    if config.weights == RANDOM:
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+    given = network.pretrained_cfg
+    checksum = sha256(Path(config.weights)) if config.weights not in (None, RANDOM) else None
+    dim = int(network.num_features)
+    return _frozen(_TimmFeatures(network), dim, config, given["mean"], given["std"], checksum)

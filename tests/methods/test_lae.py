@@ -1,0 +1,211 @@
+"""LAE against the paper: what is trained when, what accumulates, who votes."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import tiny
+from engram.config import from_mapping, load_preset
+from engram.data.stream import ClassStream, create_stream
+from engram.engine.fit import EpochReport
+from engram.errors import UserError
+from engram.learner import Learner
+from engram.methods.lae import LAE, LAEConfig, flat
+from engram.models.merging import Ties
+
+ALL_MERGES = ("ema", "ema-per-task", "mean", "ties", "ties:0.2", "dare", "magnitude", "max-abs")
+
+
+def learner_of(reports: list[EpochReport] | None = None, **knobs: Any) -> Learner:
+    config = tiny("lae").settings
+    schedule = replace(config.schedule, **knobs.pop("schedule", {}))
+    return Learner(
+        "lae",
+        replace(config, schedule=schedule, **knobs),
+        image_size=(8, 8),
+        budget="0",
+        device="cpu",
+        on_epoch=(reports if reports is not None else []).append,
+    )
+
+
+def method_of(learner: Learner) -> LAE:
+    assert isinstance(learner.method, LAE)
+    return learner.method
+
+
+def stream() -> ClassStream:
+    return create_stream("digits/2,2,2", order="given")
+
+
+def after(tasks: int, **knobs: Any) -> LAE:
+    learner = learner_of(**knobs)
+    for index in range(tasks):
+        learner.learn(stream().task(index))
+    return method_of(learner)
+
+
+def images() -> Tensor:
+    return stream().evaluation(range(6)).pixels[:20]
+
+
+def test_the_defaults_are_the_paper_s() -> None:
+    preset = from_mapping(LAEConfig, load_preset("lae", "paper").settings, "paper")
+    own = replace(preset.pretrained, backbone=LAEConfig().pretrained.backbone)
+    assert replace(preset, pretrained=own) == LAEConfig()
+    assert LAEConfig().retention == pytest.approx(0.9999**1040, abs=2e-3)
+
+
+def test_there_is_no_offline_module_before_the_second_task() -> None:
+    lae = after(1)
+    assert len(lae.offline) == 0
+    scores = lae.scores_by_classifier(images())
+    assert torch.equal(scores["online + offline ema"], scores["online"])
+    assert len(after(2).offline) == 1
+
+
+def test_the_offline_module_begins_as_a_copy_of_the_online_one() -> None:
+    first, second = after(1), after(2, retention=1.0)
+    assert torch.equal(second.offline[0], flat(first.online))
+    assert not torch.equal(flat(second.online), flat(first.online))
+
+
+@pytest.mark.parametrize("batch_size", [16, 64])
+@pytest.mark.parametrize("frozen_share", [0.0, 0.5])
+def test_the_average_retains_the_same_share_whatever_the_batch_size(
+    batch_size: int, frozen_share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retained = 1.0
+    average = LAE.average
+
+    def counted(self: LAE, share: float) -> None:
+        nonlocal retained
+        retained *= share if len(self.offline) else 1
+        average(self, share)
+
+    monkeypatch.setattr(LAE, "average", counted)
+    schedule = {"epochs": 2, "updates": None, "batch_size": batch_size}
+    after(2, retention=0.8, frozen_share=frozen_share, schedule=schedule)
+    assert retained == pytest.approx(0.8)
+
+
+def test_modules_stand_still_while_only_the_classifier_learns() -> None:
+    reports: list[EpochReport] = []
+    learner = learner_of(reports, schedule={"epochs": 5, "updates": None})
+    seen: list[Tensor] = []
+    for index in range(2):
+        learner.learn(stream().task(index))
+        seen.append(flat(method_of(learner).online))
+    stages = [(report.task, report.stage) for report in reports]
+    assert stages == [(0, "modules")] * 5 + [(1, "classifier")] * 3 + [(1, "modules")] * 2
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_old_classifiers_stay_as_they_are() -> None:
+    first, second = after(1), after(2)
+    for name, parameter in first.heads[0].named_parameters():
+        assert torch.equal(second.heads[0].get_parameter(name), parameter)
+
+
+def test_the_backbone_never_changes() -> None:
+    lae, fresh = after(3), LAE(tiny("lae").settings, (8, 8), seed=0)
+    online = lae.online
+    for name, tensor in lae.backbone.state_dict().items():
+        if name not in online:
+            assert torch.equal(tensor, fresh.backbone.state_dict()[name]), name
+
+
+def test_online_learning_does_not_depend_on_how_it_accumulates() -> None:
+    several, one = after(3, merge=ALL_MERGES), after(3, merge=("ema",))
+    assert torch.equal(flat(several.online), flat(one.online))
+    assert all(map(torch.equal, several.heads.parameters(), one.heads.parameters()))
+    assert torch.equal(several.offline[0], one.offline[0])
+    assert len({tuple(row.tolist()) for row in several.offline}) == len(ALL_MERGES)
+
+
+def test_a_merge_zeroes_no_scale_and_no_bias() -> None:
+    lae = after(3, merge=("ties:0.2", "dare", "magnitude", "max-abs"))
+    for row in lae.offline:
+        offline = lae.named(row)
+        for name, parameter in lae.online.items():
+            if name.endswith(("scale", "bias")):
+                assert offline[name].all() or not parameter.any(), name
+
+
+def test_ties_works_on_differences_to_the_start() -> None:
+    two, three = after(2, merge=("ties",)), after(3, merge=("ties",))
+    expected = Ties(0.5)(three.named(three.reference), three.named(two.offline[0]), three.online, 2)
+    assert torch.equal(three.offline[0], flat(expected))
+    fresh = LAE(tiny("lae").settings, (8, 8), seed=0)
+    assert torch.equal(three.reference, flat(fresh.online))
+
+
+def test_a_vote_is_the_highest_probability_or_the_mean() -> None:
+    highest, mean = after(2), after(2, vote="mean")
+    x = highest.normalise(images())
+    experts = highest.experts(x)
+    assert list(experts) == ["online", "offline ema", "ridge"]
+    assert all(torch.allclose(p.sum(1), torch.ones(len(x)), atol=1e-5) for p in experts.values())
+    stacked = torch.stack(list(experts.values()))
+    assert torch.equal(highest.scores(images()), stacked.amax(0))
+    assert torch.equal(mean.scores(images()), stacked.mean(0))
+    published = highest.scores_by_classifier(images())["online + offline ema"]
+    assert torch.equal(published, stacked[:2].amax(0))
+
+
+def test_the_offline_expert_has_the_offline_module() -> None:
+    lae = after(2, merge=("ties",))
+    x = lae.normalise(images())
+    expected = lae.experts(x)["offline ties"]
+    other = copy.deepcopy(lae)
+    for name, value in lae.named(lae.offline[0]).items():
+        other.backbone.get_parameter(name).data.copy_(value)
+    assert torch.equal(other.experts(x)["online"], expected)
+    assert not torch.equal(lae.experts(x)["online"], expected)
+
+
+def test_the_ridge_expert_sees_the_modules_of_the_first_task() -> None:
+    one, three = after(1), after(3)
+    assert torch.equal(three.first, flat(one.online))
+    learner = learner_of()
+    whole = create_stream("digits/2,4", order="given")
+    for task in whole:
+        learner.learn(task)
+    joint = method_of(learner).ridge
+    assert joint is not None
+    assert three.ridge is not None
+    assert torch.allclose(three.ridge.gram, joint.gram, rtol=1e-9)
+
+
+def test_parameters_count_every_set_of_modules_that_votes() -> None:
+    modules = len(after(1).reference)
+    online, both = after(2, experts=("online",)), after(2, experts=("online", "offline"))
+    assert both.parameter_count == online.parameter_count + modules
+    assert after(1, experts=("online", "offline")).parameter_count == (
+        after(1, experts=("online",)).parameter_count
+    )
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"merge": ("tie",)}, 'Unknown merge "tie". Perhaps you meant "ties"'),
+        ({"merge": ("ties:2",)}, "density must be above 0 and at most 1, not 2"),
+        ({"merge": ("ties:half",)}, "merge ties:half: half is not a density"),
+        ({"merge": ("ema:0.5",)}, "only ties, dare, magnitude have a density"),
+        ({"merge": ("ema", "ema")}, "merge names one twice: ema, ema"),
+        ({"merge": ()}, "need one entry each at least"),
+        ({"retention": 0.0}, "retention must be above 0"),
+        ({"frozen_share": 1.0}, r"frozen_share must be in \[0, 1\), not 1.0"),
+        ({"ridge_temperature": 0.0}, "ridge_temperature must be above 0"),
+    ],
+)
+def test_bad_settings_are_refused(knobs: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        LAEConfig(**knobs)

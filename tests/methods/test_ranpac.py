@@ -1,0 +1,109 @@
+"""RanPAC: exact, whatever the order of classes and however they are cut into tasks."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import tiny
+from engram.data.images import hashed_share
+from engram.data.stream import ClassStream, create_stream
+from engram.errors import UserError
+from engram.learner import Learner
+from engram.methods.pretrained import SET_ASIDE
+from engram.methods.ranpac import RanPAC, RanPACConfig
+
+
+def learnt(steps: str, order: str = "given", **knobs: Any) -> tuple[Learner, ClassStream]:
+    stream = create_stream(f"digits/{steps}", order=order)
+    config = replace(tiny("ranpac").settings, **knobs)
+    learner = Learner("ranpac", config, image_size=(8, 8), budget="0", device="cpu")
+    for task in stream:
+        learner.learn(task)
+    return learner, stream
+
+
+def by_name(learner: Learner, stream: ClassStream) -> Tensor:
+    """Scores of ten images, classes in the order of their names."""
+    _, given = learnt("10")
+    columns = [stream.class_names.index(name) for name in given.class_names]
+    return learner.scores(given.evaluation(range(10))[::37])[:, columns]
+
+
+def method_of(learner: Learner) -> RanPAC:
+    assert isinstance(learner.method, RanPAC)
+    return learner.method
+
+
+@pytest.mark.parametrize("steps", ["2,2,2,2,2", "1,9", "5,4,1"])
+@pytest.mark.parametrize("order", ["given", "seed3"])
+@pytest.mark.parametrize("projected", [0, 200])
+def test_neither_tasks_nor_the_order_of_classes_matter(
+    steps: str, order: str, projected: int
+) -> None:
+    whole, cut = learnt("10", projected=projected), learnt(steps, order, projected=projected)
+    assert float(method_of(cut[0]).head.ridge) == float(method_of(whole[0]).head.ridge)
+    expected, found = by_name(*whole), by_name(*cut)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.equal(found.argmax(1), expected.argmax(1))
+
+
+def test_sums_are_exact_in_float64() -> None:
+    """The sums themselves, of one and the same features, agree to rounding."""
+    heads = [method_of(learnt(steps)[0]).head for steps in ("10", "3,3,4")]
+    assert torch.allclose(heads[0].gram, heads[1].gram, rtol=1e-12)
+    assert torch.allclose(heads[0].targets, heads[1].targets, rtol=1e-12)
+    assert torch.equal(heads[0].counts, heads[1].counts)
+
+
+def test_the_backbone_never_changes() -> None:
+    learner, _ = learnt("2,2", adapt=True)
+    fresh = RanPAC(learner.config, (8, 8), seed=0)
+    for name, parameter in method_of(learner).backbone.named_parameters():
+        if not parameter.requires_grad:
+            assert torch.equal(parameter, fresh.backbone.get_parameter(name)), name
+
+
+def test_modules_are_trained_on_the_first_task_alone() -> None:
+    learner, _ = learnt("2", adapt=True)
+    before = copy.deepcopy(method_of(learner).backbone.state_dict())
+    fresh = RanPAC(learner.config, (8, 8), seed=0).backbone.state_dict()
+    assert any(not torch.equal(before[name], fresh[name]) for name in before)
+    whole = create_stream("digits/2,3", order="given")
+    learner.learn(whole.task(1))
+    after = method_of(learner).backbone.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert method_of(learner).adaptation.weight.numel() == 0
+
+
+def test_without_adaptation_nothing_is_trained() -> None:
+    learner, _ = learnt("2,2")
+    assert not any(
+        parameter.requires_grad for parameter in method_of(learner).backbone.parameters()
+    )
+    assert learner._trainer.effort.updates == 0
+
+
+def test_what_is_set_aside_is_a_property_of_the_image() -> None:
+    _, stream = learnt("10")
+    pixels = stream.task(0).train.pixels
+    chosen = hashed_share(pixels, SET_ASIDE)
+    assert chosen.float().mean() == pytest.approx(1 / SET_ASIDE, abs=0.05)
+    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(hashed_share(pixels[order], SET_ASIDE), chosen[order])
+
+
+def test_parameters_include_what_is_not_trained() -> None:
+    learner, _ = learnt("2,2", projected=200)
+    backbone = sum(parameter.numel() for parameter in method_of(learner).backbone.parameters())
+    assert learner.method.parameter_count == backbone + 32 * 200 + 4 * 200
+
+
+def test_bad_numbers_are_refused() -> None:
+    with pytest.raises(UserError, match="projected must be 0 or more, not -1"):
+        RanPACConfig(projected=-1)

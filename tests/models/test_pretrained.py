@@ -1,0 +1,167 @@
+"""Pretrained backbones: which weights are taken, from where, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from engram.errors import UserError
+from engram.models.normalise import Standardise
+from engram.models.pretrained import BackboneConfig, Pretrained, load_backbone
+from engram.models.vit import create_vit
+from engram.seeding import generator
+
+NAME = "vit_micro_patch4_16.test"
+
+
+def weights(name: str = NAME) -> dict[str, Tensor]:
+    vit = create_vit(name)
+    vit.draw(generator(7))
+    return vit.state_dict()
+
+
+def load(**options: Any) -> Pretrained:
+    config = BackboneConfig(**{"backbone": NAME, "input_size": 16, **options})
+    return load_backbone(config, generator(0))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty data folder, and no way to the hub."""
+    monkeypatch.setenv("ENGRAM_DATA", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    (tmp_path / "weights").mkdir()
+    return tmp_path / "weights"
+
+
+def test_weights_by_name_from_the_data_folder(folder: Path) -> None:
+    path = folder / f"{NAME}.safetensors"
+    save_file(weights(), path)
+    found = load()
+    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert all(torch.equal(found.network.state_dict()[k], v) for k, v in weights().items())
+    assert not found.network.training
+    assert not any(parameter.requires_grad for parameter in found.network.parameters())
+
+
+def test_weights_from_a_file_and_at_another_size(folder: Path, tmp_path: Path) -> None:
+    save_file(weights(), tmp_path / "mine.safetensors")
+    found = load(weights=str(tmp_path / "mine.safetensors"), input_size=24)
+    pixels = torch.randint(256, (2, 16, 16, 3), dtype=torch.uint8)
+    assert found.network(found.normalise(pixels)).shape == (2, found.dim)
+
+
+def test_random_weights_depend_on_the_generator(folder: Path) -> None:
+    first, second = load(weights="random"), load(weights="random")
+    assert first.sha256 is None
+    assert torch.equal(
+        first.network.get_parameter("pos_embed"), second.network.get_parameter("pos_embed")
+    )
+
+
+def test_missing_weights_are_named_with_the_ways_out(folder: Path) -> None:
+    save_file(weights(), folder / "vit_micro_patch4_16.best.safetensors")
+    with pytest.raises(UserError) as refused:
+        load()
+    message = str(refused.value)
+    assert f"no weights {folder / NAME}.safetensors" in message
+    assert "vit_micro_patch4_16.best are there" in message
+    assert "--weights FILE" in message
+    assert "engram[hub]" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_the_hub_gives_is_checked(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    fetched = tmp_path / "fetched"
+    save_file(weights(), fetched)
+    promised = hashlib.sha256(fetched.read_bytes()).hexdigest()
+    if not whole:
+        fetched.write_bytes(fetched.read_bytes()[:-1])
+    asked: list[tuple[str, str]] = []
+
+    def download(repository: str, filename: str) -> str:
+        asked.append((repository, filename))
+        return str(fetched)
+
+    hub = types.SimpleNamespace(
+        hf_hub_url=lambda *place: "/".join(place),
+        get_hf_file_metadata=lambda url: types.SimpleNamespace(etag=promised),
+        hf_hub_download=download,
+    )
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    if whole:
+        assert load().sha256 == promised
+        assert load().sha256 == promised
+        assert asked == [(f"timm/{NAME}", "model.safetensors")], "asked once, then it is there"
+    else:
+        with pytest.raises(UserError, match=r"has checksum .* not .* Try again"):
+            load()
+        assert not list(folder.iterdir())
+
+
+def test_a_hub_out_of_reach_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(url: str) -> None:
+        raise ConnectionError("no route\nto the hub")
+
+    hub = types.SimpleNamespace(hf_hub_url=lambda *place: "", get_hf_file_metadata=unreachable)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    with pytest.raises(UserError, match=r"The hub gave none: no route$"):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backbone": "vit_tinny_patch16_224"}, 'Perhaps you meant "vit_tiny_patch16_224"'),
+        ({"input_size": 18}, "cannot be cut into patches of 4. The nearest size is 16"),
+        ({"input_size": 0}, "input_size must be 1 or more"),
+        ({"weights": "nowhere.safetensors"}, "nowhere.safetensors cannot be read as weights"),
+        ({"backbone": "timm/vit_nonesuch", "weights": "random"}, "timm cannot make vit_nonesuch"),
+    ],
+)
+def test_bad_input_is_one_line(
+    timm: Any, folder: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as refused:
+        load(**options)
+    assert "\n" not in str(refused.value)
+
+
+def test_weights_of_another_shape_are_refused(folder: Path, tmp_path: Path) -> None:
+    save_file(weights("vit_tiny_patch4_16"), tmp_path / "tiny.safetensors")
+    with pytest.raises(UserError, match="they are of another architecture"):
+        load(weights=str(tmp_path / "tiny.safetensors"))
+
+
+def test_any_network_of_timm_s(timm: Any) -> None:
+    found = load(backbone="timm/vit_tiny_patch16_224", weights="random", input_size=32)
+    assert found.dim == 192
+    assert found.network(torch.zeros(2, 3, 32, 32)).shape == (2, 192)
+    assert found.normalise.mean.tolist() == [0.5, 0.5, 0.5]
+
+
+def test_pixels_are_scaled_and_standardised() -> None:
+    standardise = Standardise((6, 6), (0.5, 0.5, 0.25), (0.5, 0.5, 0.25))
+    pixels = torch.full((2, 3, 3, 3), 255, dtype=torch.uint8)
+    x = standardise(pixels)
+    assert x.shape == (2, 3, 6, 6)
+    assert torch.allclose(x[:, :2], torch.ones(2, 2, 6, 6))
+    assert torch.allclose(x[:, 2], torch.full((2, 6, 6), 3.0))
+    assert standardise(torch.zeros(1, 6, 6, 3, dtype=torch.uint8)).min() == -1
+
+
+def test_the_mean_of_the_data_is_not_subtracted() -> None:
+    standardise = Standardise((2, 2), (0.5,) * 3, (0.5,) * 3)
+    standardise.adopt(lambda: torch.full((2, 2, 3), 0.1))
+    assert standardise.mean.tolist() == [0.5] * 3
