@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from engram.results.comparison import changed_settings
 
 Summaries = Sequence[dict[str, Any]]
 Curves = dict[str, tuple[list[float], list[float]]]
+
+PUBLISHED_VOTE = "online + offline ema"
 
 COLOURS = (
     *("#0067a8", "#c94f00", "#00805c", "#a64d8c", "#8a6d00"),
@@ -81,7 +84,7 @@ def byte_curves(summaries: Summaries) -> Curves:
     }
 
 
-def _draw_floats(axes: Axes) -> None:
+def _by_classes(axes: Axes) -> None:
     axes.set_xlabel("classes seen")
     axes.set_ylabel("accuracy over all classes seen, %")
 
@@ -94,9 +97,50 @@ def _draw_bytes(axes: Axes) -> None:
     axes.minorticks_off()
 
 
+def _lae_runs(summaries: Summaries) -> Summaries:
+    """Runs of LAE on CIFAR-100 in ten tasks, of the most demanding preset that there is."""
+    for preset in ("paper-tiny", "laptop", "quick"):
+        found = [
+            s
+            for s in summaries
+            if (s["method"], s["preset"]) == ("lae", preset) and s["stream"] == "cifar100/b0-inc10"
+        ]
+        if found:
+            return found
+    return []
+
+
+def _by_task(runs: Summaries, rule: str) -> tuple[list[float], list[float]]:
+    """Mean accuracy of a decision rule by classes seen."""
+    curves = [run["accuracy_by_classifier"][rule]["accuracy_per_task"] for run in runs]
+    seen = [float(n) for n in itertools.accumulate(runs[0]["task_sizes"])]
+    return seen, [statistics.fmean(values) for values in zip(*curves, strict=True)]
+
+
+def module_curves(summaries: Summaries) -> Curves:
+    """Accuracy of LAE as published but for its modules, by classes seen."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for run in _lae_runs(summaries):
+        groups.setdefault(", ".join(changed_settings(run)) or "as published", []).append(run)
+    return {name: _by_task(runs, PUBLISHED_VOTE) for name, runs in sorted(groups.items())}
+
+
+def merging_curves(summaries: Summaries) -> Curves:
+    """Accuracy of LAE with the published modules by classes seen, for every merge."""
+    runs = [run for run in _lae_runs(summaries) if not changed_settings(run)]
+    rules = runs[0]["accuracy_by_classifier"] if runs else ()
+    return {
+        rule.removeprefix("online + offline "): _by_task(runs, rule)
+        for rule in rules
+        if rule.startswith("online + offline") and "ridge" not in rule
+    }
+
+
 FIGURES: dict[str, tuple[Callable[[Summaries], Curves], Callable[[Axes], None]]] = {
-    "float16": (float_curves, _draw_floats),
+    "float16": (float_curves, _by_classes),
     "bytes": (byte_curves, _draw_bytes),
+    "modules": (module_curves, _by_classes),
+    "merging": (merging_curves, _by_classes),
 }
 
 

@@ -22,6 +22,7 @@ from engram.errors import UserError
 from engram.memory import Budget
 from engram.results.comparison import (
     SHORT_COLUMNS,
+    Estimate,
     comparison_table,
     find_runs,
     format_count,
@@ -56,11 +57,13 @@ def short_table(summaries: Summaries) -> str:
 
 
 def _usual_memory(summaries: Summaries) -> Summaries:
-    """Runs with their preset's memory: those of the memory study have tables of their own."""
+    """Test runs in ten tasks with their preset's memory: others have tables of their own."""
     return [
         summary
         for summary in summaries
-        if summary["codec"] == "raw" and not summary["config"]["budget"].endswith("B")
+        if (summary["stream"], summary["evaluate_on"]) == ("cifar100/b0-inc10", "test")
+        and summary["codec"] == "raw"
+        and not summary["config"]["budget"].endswith("B")
     ]
 
 
@@ -197,6 +200,44 @@ def der_inference(summaries: Summaries) -> str:
     return markdown(header, rows)
 
 
+def lae_votes(summaries: Summaries) -> str:
+    """Last accuracy of LAE by its modules, a column for each expert or vote."""
+    return _by_rule(summaries, _last)
+
+
+def lae_differences(summaries: Summaries) -> str:
+    """How much more a vote has than the published one, run by run, in points of last accuracy."""
+    return _by_rule(
+        summaries, lambda run, rule: _last(run, rule) - _last(run, figures.PUBLISHED_VOTE)
+    )
+
+
+def _last(run: dict[str, Any], rule: str) -> float:
+    return float(run["accuracy_by_classifier"][rule]["last_accuracy"])
+
+
+def _by_rule(summaries: Summaries, value: Callable[[dict[str, Any], str], float]) -> str:
+    found = [s for s in summaries if s["method"] == "lae" and "cifar100" in s["stream"]]
+    found = [s for s in found if figures.PUBLISHED_VOTE in s["accuracy_by_classifier"]]
+    if not found:
+        return NOTHING
+    rules = list(dict.fromkeys(rule for s in found for rule in s["accuracy_by_classifier"]))
+    header = ["Stream, preset", "Images", "Modules", "Orders", *rules]
+    rows = []
+    for row in comparison_table(found):
+        runs = [found[position] for position in row.runs]
+        cells = [
+            str(Estimate.of([value(run, rule) for run in runs]))
+            if all(rule in run["accuracy_by_classifier"] for run in runs)
+            else ""
+            for rule in rules
+        ]
+        modules = ", ".join(row.changed) or "as published"
+        where = f"{row.stream}, {row.preset}"
+        rows.append([where, row.evaluate_on, modules, str(len(runs)), *cells])
+    return markdown(header, rows, texts=3)
+
+
 TABLES: dict[str, Callable[[Summaries], str]] = {
     "short table": short_table,
     "table": markdown_table,
@@ -206,6 +247,8 @@ TABLES: dict[str, Callable[[Summaries], str]] = {
     "pruning": pruning,
     "equal bytes": equal_bytes,
     "der inference": der_inference,
+    "lae votes": lae_votes,
+    "lae differences": lae_differences,
 }
 
 

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from engram.cli import COMMANDS
+from engram.config import as_mapping
 from engram.methods.icarl import ICaRL
 from engram.results.comparison import find_runs
+from engram.runs import preset_settings
 
 ROOT = Path(__file__).parents[1]
 RESULTS = sorted((ROOT / "results").rglob("*.json"))
@@ -49,6 +51,42 @@ def test_figures_show_what_results_holds(generate: types.ModuleType, tmp_path: P
     assert "float32" in (tmp_path / "float16.svg").read_text()
     study[0]["average_incremental_accuracy"] += 1
     assert generate.figures.outdated(tmp_path, study) == ["bytes"]
+
+
+def test_figures_of_lae_average_over_orders(generate: types.ModuleType, tmp_path: Path) -> None:
+    runs = [lae_run(seed, place) for place in ("msa", "both") for seed in (0, 1)]
+    assert generate.figures.outdated(tmp_path, runs) == ["modules", "merging"]
+    modules = generate.figures.module_curves(runs)
+    assert modules == {
+        "as published": ([10.0, 20.0], [80.5, 60.5]),
+        "place=both": ([10.0, 20.0], [81.5, 61.5]),
+    }
+    assert generate.figures.merging_curves(runs) == {
+        "ema": ([10.0, 20.0], [80.5, 60.5]),
+        "ties:0.2": ([10.0, 20.0], [70.5, 50.5]),
+    }
+    for name in ("modules", "merging"):
+        generate.figures.draw(tmp_path, name, runs)
+    assert generate.figures.outdated(tmp_path, runs) == []
+
+
+def lae_run(seed: int, place: str) -> dict[str, Any]:
+    """What the figures read of a run of LAE."""
+    settings = as_mapping(preset_settings("lae", "quick"))
+    settings["modules"]["place"] = place
+    high = 80.0 + seed + (place == "both")
+    curves = {"online + offline ema": high, "online + offline ties:0.2": high - 10, "ridge": high}
+    return {
+        "method": "lae",
+        "preset": "quick",
+        "stream": "cifar100/b0-inc10",
+        "codec": "raw",
+        "config": {"budget": "0", "settings": settings},
+        "task_sizes": [10, 10],
+        "accuracy_by_classifier": {
+            rule: {"accuracy_per_task": [first, first - 20]} for rule, first in curves.items()
+        },
+    }
 
 
 def study_run(codec: str, megabytes: int) -> dict[str, Any]:

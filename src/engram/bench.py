@@ -248,6 +248,7 @@ def _results(
         "shared_bytes": len(memory.codec.shared) if len(memory) else 0,
         "memory_bytes": memory.most_bytes,
         "memory_budget_bytes": memory.budget_bytes(),
+        "feature_cache_bytes": learner.method.cache_bytes,
         "parameters": learner.method.parameter_count,
         "multiply_adds": multiply_adds(learner.method.scores, one_image),
         "latency_ms": round(1000 * latency(learner.method.scores, one_image), 3),
@@ -310,6 +311,7 @@ def _summary(
             for name in ("parameters", "multiply_adds", "latency_ms")
         },
         "model_bytes": tasks[-1]["model_bytes"],
+        "feature_cache_bytes": max(task["feature_cache_bytes"] for task in tasks),
         **learner.method.facts,
         "seconds": {"total": round(sum(seconds.values()), 1), **seconds},
         "updates": sum(task["updates"] for task in tasks),

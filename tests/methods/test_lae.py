@@ -107,6 +107,14 @@ def test_modules_stand_still_while_only_the_classifier_learns() -> None:
     assert not torch.equal(seen[0], seen[1])
 
 
+def test_features_are_cached_once_a_version_and_their_bytes_counted() -> None:
+    knobs: dict[str, Any] = {"schedule": {"epochs": 5, "updates": None}}
+    images = len(stream().task(1).train)
+    assert after(1, **knobs).cache_bytes == 0
+    assert after(2, **knobs).cache_bytes == 3 * images * 32 * 4
+    assert after(2, draws=2, **knobs).cache_bytes == 2 * images * 32 * 4
+
+
 def test_old_classifiers_stay_as_they_are() -> None:
     first, second = after(1), after(2)
     for name, parameter in first.heads[0].named_parameters():

@@ -51,6 +51,7 @@ class Method(nn.Module, ABC):
         precision: of training. Where nothing is trained, methods compute in float32, but for those
             that say otherwise.
         seen: classes learnt so far.
+        cache_bytes: of features that were kept while the last task was learnt.
     """
 
     Config: ClassVar[type[Any]]
@@ -64,6 +65,7 @@ class Method(nn.Module, ABC):
         self.image_size = image_size
         self.seed = seed
         self.seen = 0
+        self.cache_bytes = 0
 
     @abstractmethod
     def grow(self, new: int) -> None:

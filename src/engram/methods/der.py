@@ -403,9 +403,11 @@ class DER(Method):
         """Features of several augmented versions of the images."""
         source = self.augmented(images, self.config.augmentation)
         draws = min(self.config.draws, self.config.head_epochs)
-        return FeatureDraws.of(
+        found = FeatureDraws.of(
             self.features, source, draws, trainer.generator, self.dim, self.device
         )
+        self.cache_bytes = found.nbytes
+        return found
 
     def balanced_loss(self, features: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
         """The loss of the second stage (section 3.5)."""

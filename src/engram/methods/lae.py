@@ -235,9 +235,11 @@ class LAE(PretrainedMethod):
         """Features of several augmented versions of the images, while modules are frozen."""
         source = self.augmented(task.train, self.config.augmentation)
         draws = min(self.config.draws, schedule.epochs or self.config.draws)
-        return FeatureDraws.of(
+        found = FeatureDraws.of(
             self.features, source, draws, trainer.generator, self.dim, self.device
         )
+        self.cache_bytes = found.nbytes
+        return found
 
     def loss(self, task: Task, features: Callable[[Tensor], Tensor]) -> Loss:
         """Cross-entropy among the new classes alone (the paper's local loss)."""
