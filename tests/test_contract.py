@@ -205,6 +205,42 @@ def test_the_seed_decides(method: str) -> None:
     assert not same(first, learnt(1))
 
 
+def test_known_classes_are_learnt_further(method: str) -> None:
+    """New images of old classes alone, and beside a new class; the memory keeps the best of all."""
+    stream = digits("3,2,1")
+    learner = learner_of(tiny(method, updates=40))
+    first, second, third = stream
+    parts = [first.train[start::2] for start in (0, 1)]
+    learner.learn(replace(first, train=parts[0]))
+    learner.learn(second)
+    more = replace(second, index=2, train=parts[1] + second.train[:9], new=range(5, 5))
+    before = learner.memory.counts
+    learner.learn(more)
+    assert learner.memory.counts.keys() == before.keys()
+    limit = learner.memory.budget_bytes()
+    assert limit is None or learner.memory.nbytes <= limit
+    images = stream.evaluation(range(5))
+    assert learner.scores(images).shape == (len(images), 5)
+    learner.learn(replace(third, index=3, train=third.train + parts[1][:20]))
+    images = stream.evaluation(range(6))
+    assert learner.scores(images).isfinite().all()
+    assert learner.scores(images).shape == (len(images), 6)
+
+
+def test_a_learner_that_learnt_further_is_restored(method: str, tmp_path: Path) -> None:
+    stream = digits("3,2")
+    learner = learner_of(tiny(method))
+    first, second = stream
+    learner.learn(first)
+    learner.learn(replace(first, index=1, new=range(3, 3)))
+    learner.learn(replace(second, index=2))
+    learner.save(tmp_path / "saved")
+    loaded = learner_of(tiny(method))
+    loaded.restore(tmp_path / "saved")
+    assert loaded.task_sizes == [3, 0, 2]
+    assert same(everything(loaded), everything(learner))
+
+
 def test_one_class_at_a_time(method: str) -> None:
     learner = learner_of(tiny(method))
     stream = digits("1,1,1")

@@ -125,6 +125,30 @@ def test_the_best_ranked_are_kept_in_order_and_dropped_from_the_tail(
     assert torch.equal(held.of(1).pixels, images.of(1).pixels[order[:2]])
 
 
+@pytest.mark.parametrize("codec", ["raw", "jpeg:60", "zlib-uint8"])
+def test_new_images_of_a_known_class_are_ranked_with_its_exemplars(
+    random_images: Images, codec: str
+) -> None:
+    held = ExemplarMemory(Budget.parse("6"), create_codec(codec, (8, 8)))
+    first = random_images(6, 6, size=8)
+    held.update(task_of(first, 0, 2))
+    kept, stored = held.of(0), held.state()[0]["payloads.0"]
+    more = random_images(5, size=8, seed=1)
+    given: list[ImageSet] = []
+
+    def rank(images: ImageSet) -> list[int]:
+        given.append(images)
+        return [5, 2, 0, 1, 3, 4, 6, 7]
+
+    held.update(Task(1, more, range(2, 2), range(2)), rank)
+    assert torch.equal(given[0].pixels, torch.cat([kept.pixels, more.pixels]))
+    assert held.counts == {0: 3, 1: 3}
+    expected = torch.cat([held.recode(more[2:3]).pixels, kept.pixels[2:3], kept.pixels[:1]])
+    assert torch.equal(held.of(0).pixels, expected), "exemplars are not encoded a second time"
+    assert held.origins == {}
+    assert not torch.equal(held.state()[0]["payloads.0"], stored)
+
+
 def test_classes_smaller_than_their_share_are_kept_whole(random_images: Images) -> None:
     held = memory("30")
     held.update(task_of(random_images(1, 3, 50), 0, 3))

@@ -107,8 +107,8 @@ class ExemplarMemory:
     Attributes:
         most_bytes: the most that was ever held at once.
         lost: exemplars that were left out because they were damaged.
-        origins: of each class of the last update, the positions of its exemplars among that task's
-            images of the class, best first. Not saved.
+        origins: of each class that was new in the last update, the positions of its exemplars among
+            that task's images of the class, best first. Not saved.
     """
 
     def __init__(self, budget: Budget, codec: Codec, *, batchwise: bool = False) -> None:
@@ -201,6 +201,8 @@ class ExemplarMemory:
     def update(self, task: Task, rank: Rank | None = None) -> None:
         """Make room for the task's new classes, then keep the best-ranked images of each.
 
+        Of a class that was known before, new images are ranked with the exemplars that are kept.
+
         Args:
             rank: positions of a class's images, best first; order of arrival where None.
                 Algorithms 4 and 5 of iCaRL with `herding` as rank.
@@ -214,11 +216,13 @@ class ExemplarMemory:
         classes = len(self._classes) + len(task.new)
         updated = {label: self._fitting(kept, classes) for label, kept in self._classes.items()}
         origins = {}
-        for label in task.new:
-            images = task.train.of(label)
+        for label in task.classes:
+            kept = self._classes.get(label, [])
+            images = self._read({label: kept})[:] + task.train.of(label)
             order = range(len(images)) if rank is None else rank(images)
-            updated[label] = self._fitting(self._encoded(images, order), classes)
-            origins[label] = list(order[: len(updated[label])])
+            updated[label] = self._fitting(self._encoded(kept, images, order), classes)
+            if not kept:
+                origins[label] = list(order[: len(updated[label])])
         self._classes, self.origins = updated, origins
         self.most_bytes = max(self.most_bytes, self.nbytes)
 
@@ -228,10 +232,18 @@ class ExemplarMemory:
             self.codec.prepare(images.pixels)
             self._prepared = True
 
-    def _encoded(self, images: ImageSet, order: Sequence[int]) -> Iterator[bytes]:
-        """Payloads in the given order, made as they are asked for."""
+    def _encoded(
+        self, kept: Sequence[bytes], images: ImageSet, order: Sequence[int]
+    ) -> Iterator[bytes]:
+        """Payloads in the given order, made as they are asked for.
+
+        Args:
+            kept: payloads of the first images, which are not encoded a second time.
+        """
         for positions in torch.as_tensor(order, dtype=torch.int64).split(ENCODED_AT_ONCE):
-            yield from self.codec.encode(images.pixels[positions])
+            fresh = iter(self.codec.encode(images.pixels[positions[positions >= len(kept)]]))
+            for position in positions.tolist():
+                yield kept[position] if position < len(kept) else next(fresh)
 
     def _fitting(self, payloads: Iterable[bytes], classes: int) -> list[bytes]:
         """The longest prefix of a class's payloads that fits one of `classes` equal shares."""

@@ -67,8 +67,8 @@ class Task:
 
     Attributes:
         index: 0 for the first task.
-        train: this task's training images, labelled with `new`.
-        new: labels that arrive with this task.
+        train: this task's training images.
+        new: labels that arrive with this task; none where it only has more images of known ones.
         seen: labels of this and all earlier tasks.
     """
 
@@ -76,6 +76,11 @@ class Task:
     train: ImageSet
     new: range
     seen: range
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Labels that the images have, ascending: `new`, and known ones that are learnt further."""
+        return tuple(self.train.labels.unique().tolist())
 
 
 class ClassStream:

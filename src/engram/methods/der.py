@@ -193,7 +193,9 @@ class DER(Method):
         self.grow(len(task.new))
         images = memory + task.train
         if self.has_room(self.allowance):
-            self.expand(len(task.new))
+            if not task.new:
+                self.reopen()
+            self.expand(len(task.classes))
             trainer.fit(
                 "representation",
                 self.augmented(images, self.config.augmentation),
@@ -216,11 +218,16 @@ class DER(Method):
     def grow(self, new: int) -> None:
         self.seen += new
 
-    def expand(self, new: int) -> None:
+    def reopen(self) -> None:
+        """Let the last extractor be the one that is trained; it goes on from what it was whole."""
+        self.head = UniformHead(0, 0, bias=False)
+        del self.extractors[-1:]
+
+    def expand(self, classes: int) -> None:
         """Draw both classifiers, and open all masks. The extractor goes on from the last."""
         inherited = self.head.weight.data
         self.head = UniformHead(self.dim + self.dense.dim, self.seen, bias=False)
-        self.auxiliary = UniformHead(self.dense.dim, new + 1, bias=True)
+        self.auxiliary = UniformHead(self.dense.dim, classes + 1, bias=True)
         self.draw_heads()
         if self.config.head_init == "inherit":
             rows, columns = inherited.shape
@@ -358,8 +365,10 @@ class DER(Method):
 
     def loss(self, task: Task) -> Loss:
         """The loss of the first stage (section 3.3): classification by all features, and by the new
-        ones alone, where all old classes are one."""
-        first_new = task.new.start
+        ones alone, where all classes but the task's are one."""
+        among = torch.zeros(self.seen, dtype=torch.int64, device=self.device)
+        among[list(task.classes)] = torch.arange(1, len(task.classes) + 1, device=self.device)
+        others = len(task.classes) < self.seen
 
         def both(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
             self.reset_heads(step)
@@ -367,9 +376,8 @@ class DER(Method):
             new = self.dense(x, gates)
             logits = self.head(torch.cat([*self.frozen_features(x), new], dim=1)).float()
             parts = {"classification": F.cross_entropy(logits, y)}
-            if first_new and self.config.auxiliary_weight:
-                among_new = (y - first_new + 1).clamp_min(0)
-                auxiliary = F.cross_entropy(self.auxiliary(new).float(), among_new)
+            if others and self.config.auxiliary_weight:
+                auxiliary = F.cross_entropy(self.auxiliary(new).float(), among[y])
                 parts["auxiliary"] = self.config.auxiliary_weight * auxiliary
             if gates is not None:
                 parts["sparsity"] = self.sparsity_weight(step) * weight_share(self.dense, gates)

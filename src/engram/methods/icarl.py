@@ -13,6 +13,7 @@ Settings that reproduce the paper's own comparisons:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -120,7 +121,7 @@ class ICaRL(Method):
         trainer.fit(
             "representation",
             self.training_images(task, memory),
-            self.loss(teacher, self.kept_share(task, memory)),
+            self.loss(teacher, task.classes, self.kept_share(task, memory)),
             self.network.named_parameters(),
             self.config.schedule,
         )
@@ -140,12 +141,14 @@ class ICaRL(Method):
         return self.augmented(exemplars + task.train, self.config.augmentation, recoded, recoding)
 
     def kept_share(self, task: Task, memory: ExemplarMemory) -> float:
-        """Exemplars of an old class for each image of a new one, at most 1."""
-        old, new = self.seen - len(task.new), len(task.train) / len(task.new)
+        """Exemplars of an old class for each image of one of the task's, at most 1."""
+        old, new = self.seen - len(task.new), len(task.train) / len(task.classes)
         return min(1.0, len(memory) / old / new) if old else 0.0
 
-    def loss(self, teacher: Network | None, kept_share: float = 0.0) -> Loss:
-        """The loss of Algorithm 3: classification for new classes, distillation for old ones.
+    def loss(
+        self, teacher: Network | None, classes: Sequence[int], kept_share: float = 0.0
+    ) -> Loss:
+        """The loss of Algorithm 3: classification for the task's classes, distillation for others.
 
         As in the authors' code, the old network sees the same augmented batch, and its outputs
         replace the labels of old classes for every image, exemplars included. How far they do is
@@ -153,23 +156,26 @@ class ICaRL(Method):
 
         Args:
             teacher: the network as it was before this task; None at the first.
+            classes: those of the task.
             kept_share: see `kept_share`.
         """
         weight, temperature = self.config.distillation_weight, self.config.temperature
         trust = 1 - kept_share if self.config.distillation_fades else 1.0
         trust_in_exemplars = trust * TRUST[self.config.exemplar_targets]
+        is_taught = torch.zeros(self.seen, dtype=torch.bool, device=self.device)
+        is_taught[list(classes)] = True
+        taught, others = is_taught.nonzero()[:, 0], (~is_taught).nonzero()[:, 0]
 
         def binary(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
             logits, labels = self.network(x).float(), F.one_hot(y, self.seen).float()
             if teacher is None or self.config.distillation == "none":
                 return {"classification": self._binary(logits, labels)}
-            past = teacher(x).float().sigmoid()
-            old = past.shape[1]
-            trusted = torch.where(y < old, trust_in_exemplars, trust)[:, None]
-            targets = trusted * past + (1 - trusted) * labels[:, :old]
+            past = teacher(x)[:, others].float().sigmoid()
+            trusted = torch.where(is_taught[y], trust, trust_in_exemplars)[:, None]
+            targets = trusted * past + (1 - trusted) * labels[:, others]
             return {
-                "classification": self._binary(logits[:, old:], labels[:, old:]),
-                "distillation": weight * self._binary(logits[:, :old], targets),
+                "classification": self._binary(logits[:, taught], labels[:, taught]),
+                "distillation": weight * self._binary(logits[:, others], targets),
             }
 
         def softmax(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:

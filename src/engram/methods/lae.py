@@ -152,8 +152,8 @@ class LAE(PretrainedMethod):
 
     Attributes:
         online: parameters of the modules, by their names in the backbone.
-        heads: a classifier of each task, for all experts but the ridge regression; all but the
-            newest are frozen.
+        heads: a classifier of each task, for all experts but the ridge regression. Those without
+            classes of the task that is learnt are frozen.
         reference: the modules at the start, as one vector.
         first: the modules after the first task; the ridge regression's features are theirs.
         offline: (merges, parameters), accumulated modules; no rows before the second task.
@@ -191,6 +191,7 @@ class LAE(PretrainedMethod):
     def learn(self, task: Task, memory: ExemplarMemory, trainer: Trainer) -> None:
         """Section 3: learning and accumulation. The ensemble is in `scores_by_classifier`."""
         self.grow(len(task.new))
+        self.freeze_heads(task)
         share = self.config.frozen_share if self.tasks > 1 else 0.0
         frozen, moving = self.config.schedule.split(share)
         if self.tasks == 2:
@@ -220,16 +221,24 @@ class LAE(PretrainedMethod):
         memory.update(task)
 
     def grow(self, new: int) -> None:
-        self.heads.requires_grad_(False)
-        head = LinearHead(self.dim)
-        head.grow(new, generator(self.seed, "head", self.seen), HEAD_DEVIATION)
-        self.heads.append(head.to(self.device))
+        if new:
+            head = LinearHead(self.dim)
+            head.grow(new, generator(self.seed, "head", self.seen), HEAD_DEVIATION)
+            self.heads.append(head.to(self.device))
         if self.ridge is not None:
             self.ridge.grow(new)
         self.seen += new
         self.tasks += 1
         if self.tasks == 2:
             self.offline = self.reference.new_zeros(len(self.merges), len(self.reference))
+
+    def freeze_heads(self, task: Task) -> None:
+        """Let the classifiers learn that have classes of the task, and no others."""
+        first = 0
+        for head in self.heads:
+            rows = range(first, first + len(head.get_parameter("weight")))
+            head.requires_grad_(any(label in rows for label in task.classes))
+            first = rows.stop
 
     def feature_draws(self, task: Task, schedule: Schedule, trainer: Trainer) -> FeatureDraws:
         """Features of several augmented versions of the images, while modules are frozen."""
@@ -242,12 +251,12 @@ class LAE(PretrainedMethod):
         return found
 
     def loss(self, task: Task, features: Callable[[Tensor], Tensor]) -> Loss:
-        """Cross-entropy among the new classes alone (the paper's local loss)."""
-        first_new = task.new.start
+        """Cross-entropy among the task's classes alone (the paper's local loss)."""
+        classes = torch.tensor(task.classes, device=self.device)
 
         def local(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
-            logits = self.heads[-1](features(x)).float()
-            return {"classification": F.cross_entropy(logits, y - first_new)}
+            logits = self.logits(features(x))[:, classes].float()
+            return {"classification": F.cross_entropy(logits, torch.searchsorted(classes, y))}
 
         return local
 
@@ -303,7 +312,7 @@ class LAE(PretrainedMethod):
     def experts(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) normalised images to the probabilities (B, seen) that each expert gives."""
         found: dict[str, Tensor] = {}
-        online = self.probabilities(self.features(x))
+        online = self.logits(self.features(x)).softmax(dim=1)
         if "online" in self.config.experts:
             found["online"] = online
         if "offline" in self.config.experts:
@@ -311,15 +320,15 @@ class LAE(PretrainedMethod):
                 found[f"offline {merge}"] = online
                 if len(self.offline):
                     features = self.features(x, self.named(self.offline[row]))
-                    found[f"offline {merge}"] = self.probabilities(features)
+                    found[f"offline {merge}"] = self.logits(features).softmax(dim=1)
         if self.ridge is not None:
             scores = self.ridge(self.features(x, self.named(self.first)))
             found["ridge"] = (scores / self.config.ridge_temperature).softmax(dim=1)
         return found
 
-    def probabilities(self, features: Tensor) -> Tensor:
-        """(B, dim) features to (B, seen): a softmax over the classifiers of all tasks."""
-        return torch.cat([head(features) for head in self.heads], dim=1).softmax(dim=1)
+    def logits(self, features: Tensor) -> Tensor:
+        """(B, dim) features to (B, seen), of the classifiers of all tasks."""
+        return torch.cat([head(features) for head in self.heads], dim=1)
 
     def vote(self, probabilities: Sequence[Tensor]) -> Tensor:
         """(B, seen), of several experts' probabilities."""
