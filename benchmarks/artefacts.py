@@ -26,20 +26,20 @@ from engram.data.encoded import recoded
 from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, create_stream
 from engram.errors import UserError
-from engram.learner import Learner
+from engram.learner import TaskLearner
 from engram.methods import method_class
 
 RIDGE = 1e-3
 
 
-def restored(folder: Path) -> tuple[Learner, ClassStream]:
+def restored(folder: Path) -> tuple[TaskLearner, ClassStream]:
     """The learner after its last task, and its stream."""
     config = read_yaml(folder / "config.yaml")
     kind = method_class(config["method"]).Config
     stream = create_stream(
         config["stream"], order=config["order"], evaluate_on=config["evaluate_on"]
     )
-    learner = Learner(
+    learner = TaskLearner(
         config["method"],
         from_mapping(kind, config["settings"], "config.yaml"),
         image_size=stream.image_size,

@@ -2,7 +2,7 @@
 
     python benchmarks/ranpac.py [--images 100] [--size 224] [--projected 2000] [--device auto]
 
-Ours is `Learner.learn` over ten tasks of ten classes: sums, the choice of the ridge weight, and
+Ours is `TaskLearner.learn` over ten tasks of ten classes: sums, the choice of the ridge weight, and
 the solution after every task. The baseline passes the same images through the backbone in batches
 of the same size and throws the features away. Weights are random and images are noise, which
 changes nothing in either; both are measured on each task in turn.
@@ -18,7 +18,7 @@ import torch
 from engram.data.batches import BATCH
 from engram.data.images import ImageSet
 from engram.data.stream import Task
-from engram.learner import Learner
+from engram.learner import TaskLearner
 from engram.methods.ranpac import RanPAC, RanPACConfig
 from engram.models.pretrained import BackboneConfig
 from engram.seeding import generator
@@ -54,7 +54,7 @@ def main() -> None:
     options = parser.parse_args()
     backbone = BackboneConfig(weights="random", input_size=options.size)
     config = RanPACConfig(pretrained=backbone, projected=options.projected, adapt=False)
-    learner = Learner("ranpac", config, image_size=(32, 32), budget="0", device=options.device)
+    learner = TaskLearner("ranpac", config, image_size=(32, 32), budget="0", device=options.device)
     method = learner.method
     if not isinstance(method, RanPAC):
         raise TypeError(type(method))

@@ -9,13 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 
+from engram.api import Learner
 from engram.data.benchmarks import load_dataset
 from engram.data.images import ImageSet
 from engram.engine.fit import EpochReport
+from engram.methods.ranpac import RanPACConfig
+from engram.models.pretrained import BackboneConfig
 from engram.runs import RunConfig, configured
 
 # Small networks are slower on two threads than on one.
@@ -102,6 +106,23 @@ def random_images() -> Callable[..., ImageSet]:
         return ImageSet(pixels, torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)))
 
     return make
+
+
+COLOURS = {"red": (220, 30, 30), "grün": (30, 200, 40), "blue": (20, 40, 230), "Blue": (90, 90, 90)}
+
+
+def coloured(name: str, count: int, seed: int = 0) -> list[np.ndarray]:
+    """Pictures (20, 24, 3) of one colour with noise."""
+    source = np.random.default_rng([seed, *name.encode()])
+    noise = source.integers(-20, 20, (count, 20, 24, 3))
+    return list((np.array(COLOURS[name]) + noise).clip(0, 255).astype(np.uint8))
+
+
+def small_learner(**options: Any) -> Learner:
+    """A learner on a small network with random weights, which tells colours apart."""
+    backbone = BackboneConfig(backbone="vit_micro_patch4_16", weights="random", input_size=16)
+    settings = RanPACConfig(pretrained=backbone, projected=100, adapt=False)
+    return Learner(settings, **{"image_size": 16, "budget": "200kB", "device": "cpu", **options})
 
 
 @pytest.fixture(scope="session")

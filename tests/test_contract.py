@@ -17,7 +17,7 @@ from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, Task, create_stream
 from engram.errors import UserError
 from engram.files import load_tensors, save_tensors
-from engram.learner import Learner
+from engram.learner import TaskLearner
 from engram.memory import DamagedExemplar
 from engram.methods import METHODS
 from engram.runs import RunConfig
@@ -28,8 +28,8 @@ pytestmark = [
 ]
 
 
-def learner_of(config: RunConfig, **options: Any) -> Learner:
-    return Learner(
+def learner_of(config: RunConfig, **options: Any) -> TaskLearner:
+    return TaskLearner(
         config.method,
         config.settings,
         image_size=(8, 8),
@@ -44,7 +44,7 @@ def digits(steps: str) -> ClassStream:
     return create_stream(f"digits/{steps}", order="given")
 
 
-def everything(learner: Learner) -> dict[str, torch.Tensor]:
+def everything(learner: TaskLearner) -> dict[str, torch.Tensor]:
     return {**learner.method.state_dict(), **learner.memory.state()[0]}
 
 

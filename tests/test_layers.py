@@ -26,6 +26,7 @@ LAYERS: dict[str, int] = {
     "data.batches": 1,
     "data.benchmarks": 1,
     "data.folders": 1,
+    "data.pictures": 1,
     "data.stream": 1,
     "engine": 2,
     "memory": 2,
@@ -33,14 +34,18 @@ LAYERS: dict[str, int] = {
     "results.record": 3,
     "learner": 4,
     "runs": 4,
+    "api": 5,
+    "versions": 5,
     "bench": 5,
     "results.comparison": 5,
     "results.figures": 5,
     "results.markup": 5,
+    "results.model_page": 5,
     "results.report": 5,
     "results.run_report": 5,
     "console": 6,
     "commands": 6,
+    "model_commands": 6,
     "cli": 6,
     "__main__": 6,
 }
@@ -114,8 +119,8 @@ def test_each_other_package_is_known_in_few_places() -> None:
             if package in ONE_PLACE:
                 places.setdefault(package, set()).add(module)
     assert places["sklearn"] == {"data.benchmarks"}
-    assert places["PIL"] <= {"data.folders", "data.codecs.files", "results.figures"}
+    assert places["PIL"] <= {"data.pictures", "data.codecs.files", "results.figures"}
     assert places["safetensors"] == {"files"}
-    assert places["tyro"] == {"commands"}
+    assert places["tyro"] == {"commands", "model_commands"}
     assert places["yaml"] == {"config"}
-    assert places["rich"] == {"console", "data.benchmarks", "data.folders"}
+    assert places["rich"] == {"console", "model_commands", "data.benchmarks", "data.folders"}

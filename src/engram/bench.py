@@ -16,7 +16,7 @@ from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, Task, create_stream
 from engram.engine.cost import latency, multiply_adds
 from engram.engine.fit import EpochReport
-from engram.learner import Learner, TaskEffort
+from engram.learner import TaskEffort, TaskLearner
 from engram.memory import Budget, ExemplarMemory
 from engram.models.normalise import mean_image
 from engram.results import metrics
@@ -145,9 +145,9 @@ def _learner(
     execution: Execution,
     snapshots: Path | None = None,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
-) -> Learner:
+) -> TaskLearner:
     """The run's learner, which has learnt nothing yet."""
-    return Learner(
+    return TaskLearner(
         config.method,
         config.settings,
         image_size=stream.image_size,
@@ -173,14 +173,14 @@ def _versions(folder: Path) -> list[Path]:
     return sorted(saved, key=lambda path: int(path.name.removeprefix("task-")))
 
 
-def _restore_newest(learner: Learner, folder: Path, strict: bool) -> None:
+def _restore_newest(learner: TaskLearner, folder: Path, strict: bool) -> None:
     """Go on from the last task that was learnt, where there is one."""
     if saved := _versions(folder):
         learner.restore(saved[-1], strict=strict)
         _remove_all_but(saved[-1])
 
 
-def _save_newest(learner: Learner, folder: Path) -> None:
+def _save_newest(learner: TaskLearner, folder: Path) -> None:
     """Save the learner after its last task, and then remove older ones."""
     newest = folder / f"task-{learner.tasks - 1:02d}"
     learner.save(newest)
@@ -215,7 +215,7 @@ class _Work:
 
 
 def _results(
-    learner: Learner, stream: ClassStream, task: Task, effort: TaskEffort, originals: ImageSet
+    learner: TaskLearner, stream: ClassStream, task: Task, effort: TaskEffort, originals: ImageSet
 ) -> dict[str, Any]:
     """What there is to record after a task, whose best exemplars were made of `originals`."""
     started = time.perf_counter()
@@ -267,7 +267,7 @@ def _results(
 def _summary(
     config: RunConfig,
     stream: ClassStream,
-    learner: Learner,
+    learner: TaskLearner,
     tasks: Sequence[Mapping[str, Any]],
     environment: Mapping[str, Any],
 ) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Torch takes seconds to import, so the commands themselves are imported when one 
 
 from __future__ import annotations
 
+import importlib
 import sys
 import warnings
 from collections.abc import Sequence
@@ -15,10 +16,25 @@ from engram.errors import UserError, unknown
 
 __all__ = ["main"]
 
-COMMANDS = ("demo", "bench", "report", "methods", "doctor")
+COMMANDS = {
+    **dict.fromkeys(("learn", "predict", "evaluate", "history", "rollback"), "model_commands"),
+    **dict.fromkeys(("demo", "bench", "report", "methods", "doctor"), "commands"),
+}
+"""Commands, and the modules that they are in."""
+
 
 HELP = """\
 engram learns new image classes as they arrive, in a memory bounded in bytes.
+
+For folders of images:
+
+  engram learn FOLDER --into MODEL            learn its classes; again with more, whenever they come
+  engram predict MODEL PICTURE...             what pictures show
+  engram evaluate MODEL FOLDER                how many labelled pictures it recognises
+  engram history MODEL                        the versions of a model
+  engram rollback MODEL VERSION               back to an earlier one
+
+For comparing methods:
 
   engram demo                                 watch it learn handwritten digits; a minute
   engram bench METHOD STREAM [options]        one method on one stream of classes
@@ -29,6 +45,7 @@ engram learns new image classes as they arrive, in a memory bounded in bytes.
 
 engram COMMAND --help explains a command. For example:
 
+  engram learn photos/ --into model
   engram bench icarl cifar100/b0-inc10 --preset laptop --seed 0 1
 """
 
@@ -73,6 +90,5 @@ def _dispatch(words: Sequence[str]) -> None:
         return
     if words[0] not in COMMANDS:
         raise unknown("command", words[0], COMMANDS)
-    from engram import commands
-
-    getattr(commands, words[0])(words[1:])
+    module = importlib.import_module(f"engram.{COMMANDS[words[0]]}")
+    getattr(module, words[0])(words[1:])

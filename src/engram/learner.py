@@ -1,4 +1,4 @@
-"""`Learner`: a method with its memory and what it has learnt so far; saved to a folder, loaded."""
+"""`TaskLearner`: a method with its memory and what it has learnt; saved to a folder, loaded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from engram.memory import Budget, ExemplarMemory
 from engram.methods import method_class
 from engram.models.normalise import mean_image
 
-__all__ = ["Learner", "TaskEffort"]
+__all__ = ["TaskEffort", "TaskLearner"]
 
 FORMAT = 2
 
@@ -47,7 +47,7 @@ class TaskEffort:
     memory_seconds: float
 
 
-class Learner:
+class TaskLearner:
     """Learns classes task by task with one method, under one memory budget.
 
     Args:

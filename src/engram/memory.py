@@ -67,6 +67,15 @@ class Budget:
             "bytes (6144000B, 6MB, 6MiB), or all."
         )
 
+    def __str__(self) -> str:
+        """What `parse` reads."""
+        suffix = {"images": "", "images a class": "/class", "bytes": "B"}
+        return "all" if self.kind == "all" else f"{self.amount}{suffix[self.kind]}"
+
+    def share(self, part: float) -> Budget:
+        """A part of it, rounded down."""
+        return Budget(self.kind, math.floor(self.amount * part))
+
     def images_each(self, classes: int) -> float:
         """The most images that one of `classes` may keep."""
         match self.kind:
@@ -171,6 +180,14 @@ class ExemplarMemory:
         if self.budget.images_each(classes) < 1 or share < max(costs):
             raise self._too_small(classes, max(costs), shared)
 
+    def has_room(self, classes: int, examples: ImageSet) -> bool:
+        """Whether there is room for an exemplar of each of `classes`; see `check`."""
+        try:
+            self.check(classes, examples)
+        except UserError:
+            return False
+        return True
+
     def capacity(self, classes: int, examples: ImageSet) -> float:
         """How many exemplars there is room for; about, where payloads differ in length.
 
@@ -213,7 +230,7 @@ class ExemplarMemory:
         self.prepare(task.train)
         if self.budget.none:
             return
-        classes = len(self._classes) + len(task.new)
+        classes = len(self._classes.keys() | set(task.classes))
         updated = {label: self._fitting(kept, classes) for label, kept in self._classes.items()}
         origins = {}
         for label in task.classes:

@@ -19,22 +19,22 @@ from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, Task, create_stream
 from engram.engine.fit import Trainer, learning_rate, plan_of
 from engram.errors import UserError
-from engram.learner import Learner
+from engram.learner import TaskLearner
 from engram.methods.der import DER, DERConfig, balanced
 from engram.models.masks import weight_share, widths
 from engram.seeding import generator
 
 
-def learnt(tasks: int) -> tuple[Learner, ClassStream]:
+def learnt(tasks: int) -> tuple[TaskLearner, ClassStream]:
     config = tiny("der", updates=4)
-    learner = Learner("der", config.settings, image_size=(8, 8), budget="20", device="cpu")
+    learner = TaskLearner("der", config.settings, image_size=(8, 8), budget="20", device="cpu")
     stream = create_stream("digits/2,2,2", order="given")
     for index in range(tasks):
         learner.learn(stream.task(index))
     return learner, stream
 
 
-def method_of(learner: Learner) -> DER:
+def method_of(learner: TaskLearner) -> DER:
     assert isinstance(learner.method, DER)
     return learner.method
 
@@ -253,10 +253,10 @@ def test_values_that_make_no_sense_are_refused(name: str) -> None:
 PRUNED = {"keep": 0.5, "least_channels": 2}
 
 
-def learnt_pruned(tasks: int, **knobs: Any) -> tuple[Learner, ClassStream]:
+def learnt_pruned(tasks: int, **knobs: Any) -> tuple[TaskLearner, ClassStream]:
     config = tiny("der", updates=30)
     settings = replace(config.settings, **(knobs or PRUNED))
-    learner = Learner("der", settings, image_size=(8, 8), budget="20", device="cpu")
+    learner = TaskLearner("der", settings, image_size=(8, 8), budget="20", device="cpu")
     stream = create_stream("digits/2,2,2", order="given")
     for index in range(tasks):
         learner.learn(stream.task(index))
@@ -317,7 +317,7 @@ def test_the_sparsity_loss_is_the_weighted_share(batch: tuple[Tensor, Tensor]) -
 def test_the_whole_network_stays_within_its_bound(limit: int) -> None:
     config = tiny("der", updates=4)
     settings = replace(config.settings, max_parameters=str(limit), least_channels=2)
-    learner = Learner("der", settings, image_size=(8, 8), budget="30", device="cpu")
+    learner = TaskLearner("der", settings, image_size=(8, 8), budget="30", device="cpu")
     stream = create_stream("digits/1,1,1,1,1,1,1,1,1,1", order="given")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

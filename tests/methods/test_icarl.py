@@ -16,7 +16,7 @@ from engram.data.augment import Augmentation
 from engram.data.images import ImageSet
 from engram.data.stream import Task, create_stream
 from engram.errors import UserError
-from engram.learner import Learner
+from engram.learner import TaskLearner
 from engram.memory import Budget
 from engram.methods.icarl import ICaRL, ICaRLConfig
 from engram.models.network import frozen
@@ -120,7 +120,7 @@ def test_classes_that_are_learnt_further_follow_their_labels(batch: tuple[Tensor
 def test_the_kept_share_is_exemplars_of_an_old_class_for_each_image_of_a_new_one() -> None:
     icarl = method(seen=2)
     pixels = torch.zeros(16, 8, 8, 3, dtype=torch.uint8)
-    memory = Learner("icarl", icarl.config, image_size=(8, 8), budget="6").memory
+    memory = TaskLearner("icarl", icarl.config, image_size=(8, 8), budget="6").memory
     first = Task(0, ImageSet(pixels, torch.arange(2).repeat_interleave(8)), range(2), range(2))
     assert icarl.kept_share(first, memory) == 0
     memory.update(first)
@@ -136,7 +136,7 @@ def test_codec_augmentation_sends_new_images_through_the_codec_and_no_others() -
     pixels = torch.randint(256, (60, 8, 8, 3), generator=generator, dtype=torch.uint8)
     settings = {"codec_augmentation": 0.5, "augmentation": Augmentation(padding=0, flip=False)}
     icarl = method(**settings)
-    memory = Learner("icarl", icarl.config, image_size=(8, 8), codec="jpeg:10").memory
+    memory = TaskLearner("icarl", icarl.config, image_size=(8, 8), codec="jpeg:10").memory
     old = ImageSet(pixels[:20], torch.zeros(20, dtype=torch.int64))
     memory.update(Task(0, old, range(1), range(1)))
     new = ImageSet(pixels[20:], torch.ones(40, dtype=torch.int64))
@@ -182,7 +182,7 @@ def test_softmax_distillation_is_cross_entropy_at_temperature(
 
 def test_the_teacher_does_not_change_while_the_network_learns() -> None:
     config = tiny("icarl")
-    learner = Learner("icarl", config.settings, image_size=(8, 8), budget="20", device="cpu")
+    learner = TaskLearner("icarl", config.settings, image_size=(8, 8), budget="20", device="cpu")
     stream = create_stream("digits/3,2", order="given")
     learner.learn(stream.task(0))
     teacher = frozen(learner.method.network)
@@ -196,7 +196,7 @@ def test_nme_is_the_nearest_mean_of_exemplars_and_their_mirror_images() -> None:
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randint(256, (9, 8, 8, 3), generator=generator, dtype=torch.uint8)
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 2])
-    memory = Learner("icarl", icarl.config, image_size=(8, 8), budget="all").memory
+    memory = TaskLearner("icarl", icarl.config, image_size=(8, 8), budget="all").memory
     memory.update(Task(0, ImageSet(pixels, labels), range(3), range(3)))
     icarl.means = icarl.class_means(memory)
 

@@ -15,17 +15,17 @@ from engram.config import from_mapping, load_preset
 from engram.data.stream import ClassStream, create_stream
 from engram.engine.fit import EpochReport
 from engram.errors import UserError
-from engram.learner import Learner
+from engram.learner import TaskLearner
 from engram.methods.lae import LAE, LAEConfig, flat
 from engram.models.merging import Ties
 
 ALL_MERGES = ("ema", "ema-per-task", "mean", "ties", "ties:0.2", "dare", "magnitude", "max-abs")
 
 
-def learner_of(reports: list[EpochReport] | None = None, **knobs: Any) -> Learner:
+def learner_of(reports: list[EpochReport] | None = None, **knobs: Any) -> TaskLearner:
     config = tiny("lae").settings
     schedule = replace(config.schedule, **knobs.pop("schedule", {}))
-    return Learner(
+    return TaskLearner(
         "lae",
         replace(config, schedule=schedule, **knobs),
         image_size=(8, 8),
@@ -35,7 +35,7 @@ def learner_of(reports: list[EpochReport] | None = None, **knobs: Any) -> Learne
     )
 
 
-def method_of(learner: Learner) -> LAE:
+def method_of(learner: TaskLearner) -> LAE:
     assert isinstance(learner.method, LAE)
     return learner.method
 

@@ -14,28 +14,28 @@ from conftest import tiny
 from engram.data.images import hashed_share
 from engram.data.stream import ClassStream, create_stream
 from engram.errors import UserError
-from engram.learner import Learner
+from engram.learner import TaskLearner
 from engram.methods.pretrained import SET_ASIDE
 from engram.methods.ranpac import RanPAC, RanPACConfig
 
 
-def learnt(steps: str, order: str = "given", **knobs: Any) -> tuple[Learner, ClassStream]:
+def learnt(steps: str, order: str = "given", **knobs: Any) -> tuple[TaskLearner, ClassStream]:
     stream = create_stream(f"digits/{steps}", order=order)
     config = replace(tiny("ranpac").settings, **knobs)
-    learner = Learner("ranpac", config, image_size=(8, 8), budget="0", device="cpu")
+    learner = TaskLearner("ranpac", config, image_size=(8, 8), budget="0", device="cpu")
     for task in stream:
         learner.learn(task)
     return learner, stream
 
 
-def by_name(learner: Learner, stream: ClassStream) -> Tensor:
+def by_name(learner: TaskLearner, stream: ClassStream) -> Tensor:
     """Scores of ten images, classes in the order of their names."""
     _, given = learnt("10")
     columns = [stream.class_names.index(name) for name in given.class_names]
     return learner.scores(given.evaluation(range(10))[::37])[:, columns]
 
 
-def method_of(learner: Learner) -> RanPAC:
+def method_of(learner: TaskLearner) -> RanPAC:
     assert isinstance(learner.method, RanPAC)
     return learner.method
 

@@ -13,15 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from rich.progress import track
 
 from engram.data.images import Dataset, ImageSet
+from engram.data.pictures import IMAGE_SUFFIXES, picture
 from engram.errors import UserError
 
 __all__ = ["imagenet", "photographs"]
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm"}
 AT_ONCE = 256
 """Photographs that are decoded before they are written."""
 
@@ -93,7 +92,7 @@ class _Split:
 
     def read(self, image_size: int) -> ImageSet:
         """All images, in memory."""
-        pixels = np.stack([_photograph(path, image_size) for path in self.files])
+        pixels = np.stack([picture(path, image_size) for path in self.files])
         return ImageSet(torch.from_numpy(pixels), torch.tensor(self.labels))
 
     def write(self, folder: Path, image_size: int) -> None:
@@ -102,7 +101,7 @@ class _Split:
         data = (folder / f"{self.folder.name}.uint8").open("wb")
         with data, ThreadPoolExecutor() as pool:
             for paths in _batched(shown, AT_ONCE):
-                for pixels in pool.map(_photograph, paths, itertools.repeat(image_size)):
+                for pixels in pool.map(picture, paths, itertools.repeat(image_size)):
                     data.write(pixels.tobytes())
         (folder / f"{self.folder.name}.json").write_text(json.dumps(self._listing()))
 
@@ -176,13 +175,3 @@ def _batched(paths: Iterable[Path], count: int) -> Iterator[list[Path]]:
     remaining = iter(paths)
     while batch := list(itertools.islice(remaining, count)):
         yield batch
-
-
-def _photograph(path: Path, image_size: int) -> np.ndarray:
-    """The middle square of a photograph, upright, scaled to `image_size`."""
-    try:
-        with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as an image. Repair or remove it.") from error
-    return np.asarray(ImageOps.fit(upright, (image_size, image_size), Image.Resampling.BICUBIC))

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Dataset", "ImageSet", "Images", "Joined", "hashed_share"]
+__all__ = ["Dataset", "ImageSet", "Images", "Joined", "checksums", "hashed_share"]
 
 
 class Images(Protocol):
@@ -145,5 +145,13 @@ def hashed_share(pixels: Tensor, one_in: int) -> Tensor:
     Returns:
         (B,) bool.
     """
-    checksums = [zlib.crc32(image.tobytes()) for image in pixels.cpu().numpy()]
-    return torch.tensor([checksum % one_in == 0 for checksum in checksums], dtype=torch.bool)
+    return torch.tensor([found % one_in == 0 for found in checksums(pixels)], dtype=torch.bool)
+
+
+def checksums(pixels: Tensor) -> list[int]:
+    """A number for each image that depends on what it shows alone.
+
+    Args:
+        pixels: (B, H, W, 3) uint8.
+    """
+    return [zlib.crc32(image.tobytes()) for image in pixels.cpu().numpy()]

@@ -89,6 +89,10 @@ class Method(nn.Module, ABC):
         """(B, H, W, 3) uint8 to (B, seen) scores; the highest names the class."""
         return self.scores_by_classifier(pixels)[self.classifier]
 
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """(B, seen) scores to what is shown to people: not negative, with the sum 1."""
+        return scores.softmax(dim=1)
+
     @property
     def parameter_count(self) -> int:
         """Parameters that classification needs; what only training needs is left out."""

@@ -216,6 +216,10 @@ class ICaRL(Method):
         sums = torch.zeros(self.seen, self.network.dim).index_add(0, exemplars.labels, features)
         return F.normalize(sums).to(self.device)
 
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Squared distances of unit vectors are in [0, 4]: a tenth of one tells classes apart."""
+        return (scores / 0.1 if self.classifier == "nme" else scores).softmax(dim=1)
+
     def scores_by_classifier(self, pixels: Tensor) -> dict[str, Tensor]:
         """`nme`: minus the squared distance to the class means (Alg. 1); `network`: logits."""
         features, directions = self._features(pixels)

@@ -335,6 +335,9 @@ class LAE(PretrainedMethod):
         stacked = torch.stack(list(probabilities))
         return stacked.amax(dim=0) if self.config.vote == "max" else stacked.mean(dim=0)
 
+    def probabilities(self, scores: Tensor) -> Tensor:
+        return scores / scores.sum(dim=1, keepdim=True)
+
     def named(self, vector: Tensor) -> dict[str, Tensor]:
         """A vector as parameters of the modules."""
         online = self.online

@@ -53,10 +53,14 @@ class RanPACConfig:
         )
     )
     """Of these modules."""
+    temperature: float = 0.05
+    """By which scores are divided before a softmax makes them probabilities, to be shown."""
 
     def __post_init__(self) -> None:
         if self.projected < 0:
             raise UserError(f"projected must be 0 or more, not {self.projected}.")
+        if self.temperature <= 0:
+            raise UserError(f"temperature must be above 0, not {self.temperature}.")
 
 
 class RanPAC(PretrainedMethod):
@@ -117,6 +121,9 @@ class RanPAC(PretrainedMethod):
 
     def scores_by_classifier(self, pixels: Tensor) -> dict[str, Tensor]:
         return {"ridge": self.head(self.features(self.normalise(pixels)))}
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        return (scores / self.config.temperature).softmax(dim=1)
 
     @property
     def parameter_count(self) -> int:

@@ -19,7 +19,7 @@ from engram.files import data_folder, read_weights, sha256
 from engram.models.normalise import Standardise
 from engram.models.vit import create_vit, fitted_weights
 
-__all__ = ["BackboneConfig", "Pretrained", "load_backbone"]
+__all__ = ["RANDOM", "BackboneConfig", "Pretrained", "load_backbone"]
 
 RANDOM = "random"
 TIMM = "timm/"

@@ -1,0 +1,407 @@
+"""`Learner`: learns named classes from pictures, and says what a picture shows.
+
+For those who have folders of images; `engram.learner` is what it is built on, and what researchers
+compare.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from engram.config import as_mapping, from_mapping
+from engram.data.codecs import create_codec
+from engram.data.images import ImageSet, checksums
+from engram.data.pictures import Labelled, NamedImages, Picture, pixels_of, read_labelled
+from engram.data.stream import Task
+from engram.engine.device import Precision
+from engram.engine.fit import EpochReport
+from engram.errors import UserError, unknown
+from engram.files import load_tensors, save_tensors
+from engram.learner import TaskLearner
+from engram.memory import Budget, ExemplarMemory
+from engram.methods import METHODS, method_class
+from engram.models.pretrained import RANDOM
+from engram.runs import preset_settings
+
+__all__ = ["Change", "ClassAccuracy", "Evaluation", "Learner", "mean_forgetting"]
+
+HOLDOUT = "holdout.safetensors"
+LEAST_TO_SET_ASIDE = 5
+"""Images that a class must have for some to be set aside."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassAccuracy:
+    """How many of a class's images were recognised."""
+
+    images: int
+    correct: int
+
+    @property
+    def accuracy(self) -> float:
+        """In percent."""
+        return 100 * self.correct / self.images
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What came out of classifying labelled pictures.
+
+    Attributes:
+        classes: by name.
+        skipped: pictures that could not be read, a line each.
+    """
+
+    classes: dict[str, ClassAccuracy]
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def accuracy(self) -> float:
+        """In percent, of all images together."""
+        images = sum(found.images for found in self.classes.values())
+        return 100 * sum(found.correct for found in self.classes.values()) / max(1, images)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Accuracy on a class before and after something was learnt, in percent.
+
+    Attributes:
+        before: None of a class that is new.
+        after: None of a class of which there is nothing to measure it on.
+        images: that it was measured on afterwards.
+    """
+
+    name: str
+    before: float | None
+    after: float | None
+    images: int
+
+    @property
+    def forgotten(self) -> float:
+        """Points lost; 0 where that is not known."""
+        if self.before is None or self.after is None:
+            return 0.0
+        return self.before - self.after
+
+
+class Learner:
+    """Learns classes of images a few at a time, in a bounded memory, and recognises all of them.
+
+    Nothing happens before the first `learn`.
+
+    Args:
+        method: a method's name, or its settings, such as `RanPACConfig(projected=500)`.
+        preset: settings for the purpose; without effect where settings are given.
+        budget: of the memory for images: `20MB`, `2000` images, `20/class`, `all`, or `0`.
+        codec: how these are stored; see `engram.data.codecs`.
+        image_size: side in pixels that pictures are brought to.
+        holdout: share of the images, and of the budget, that is set aside to find out what was
+            forgotten. Classes of fewer than five images give none.
+        seed: of everything random.
+        device: `auto`, `cpu`, `cuda`, ...
+        precision: of training and of pretrained networks.
+
+    Attributes:
+        classes_: names of the classes learnt, in the order in which they came.
+        changes_: accuracy on each class before and after the last `learn`.
+        skipped_: pictures that the last `learn` could not read, a line each.
+        seconds_: that the last `learn` took.
+    """
+
+    def __init__(
+        self,
+        method: str | Any = "ranpac",
+        *,
+        preset: str = "photos",
+        budget: str = "20MB",
+        codec: str = "jpeg:75",
+        image_size: int = 224,
+        holdout: float = 0.1,
+        seed: int = 0,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> None:
+        self.method = method
+        self.preset = preset
+        self.budget = budget
+        self.codec = codec
+        self.image_size = image_size
+        self.holdout = holdout
+        self.seed = seed
+        self.device = device
+        self.precision: Precision = precision
+        self.classes_: tuple[str, ...] = ()
+        self.changes_: tuple[Change, ...] = ()
+        self.skipped_: tuple[str, ...] = ()
+        self.seconds_ = 0.0
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The arguments that this learner was made with, as scikit-learn asks for them."""
+        names = ("method", "preset", "budget", "codec", "image_size", "holdout", "seed")
+        return {name: getattr(self, name) for name in (*names, "device", "precision")}
+
+    @property
+    def settings(self) -> Any:
+        """The method's configuration."""
+        if isinstance(self.method, str):
+            return preset_settings(self.method, self.preset)
+        return self.method
+
+    @property
+    def method_name(self) -> str:
+        """The method's name.
+
+        Raises:
+            UserError: `method` is neither a name nor a method's settings.
+        """
+        if isinstance(self.method, str):
+            method_class(self.method)
+            return self.method
+        for name, kind in METHODS.items():
+            if type(self.method) is kind.Config:
+                return name
+        raise UserError(f"method must be a name or the settings of a method, not {self.method!r}.")
+
+    def learn(
+        self,
+        source: Labelled,
+        *,
+        update: bool = False,
+        test: Labelled | None = None,
+        strict: bool = False,
+    ) -> Learner:
+        """Learn the classes of a folder, or of pictures that are given.
+
+        Args:
+            update: learn known classes further from new images of theirs.
+            test: pictures to measure on what is forgotten, instead of those set aside.
+            strict: refuse what cannot be read, instead of leaving it out.
+
+        Raises:
+            UserError: nothing to learn from, known classes without `update`, or a budget that
+                cannot hold the classes. Nothing has changed then.
+        """
+        started = time.perf_counter()
+        given = read_labelled(source, self.image_size, strict=strict)
+        known = [name for name in given.names if name in self.classes_]
+        if known and not update:
+            raise UserError(
+                f"Known already: {', '.join(known)}. To learn from their new images too, say "
+                "update (on the command line --update), or leave them out."
+            )
+        names = (*self.classes_, *(name for name in given.names if name not in self.classes_))
+        probe = None if test is None else _relabelled(self._read_test(test, names), names)
+        if not self.classes_:
+            self._begin()
+        learnt, aside = self._parted(_relabelled(given, names), len(names))
+        self._tasks.memory.check(len(names), learnt)
+        if probe is None:
+            probe = self._held_out() + aside[aside.labels >= len(self.classes_)]
+        before = self._measured(probe[probe.labels < len(self.classes_)])
+        new = range(len(self.classes_), len(names))
+        self._tasks.learn(Task(self._tasks.tasks, learnt, new, range(len(names))))
+        self._holdout.update(Task(0, aside, new, range(len(names))))
+        after = self._measured(probe)
+        self.changes_ = tuple(
+            _change(name, before.get(label), after.get(label)) for label, name in enumerate(names)
+        )
+        self.classes_, self.skipped_ = names, given.skipped
+        self.seconds_ = time.perf_counter() - started
+        return self
+
+    def _begin(self, *, restoring: bool = False) -> None:
+        """Make what learns; weights that are about to be restored are not looked for."""
+        if not 0 <= self.holdout < 1:
+            raise UserError(f"holdout must be in [0, 1), not {self.holdout}.")
+        whole = Budget.parse(self.budget)
+        self._holdout = ExemplarMemory(whole.share(self.holdout), self._codec())
+        settings = self.settings
+        if restoring and hasattr(settings, "pretrained"):
+            drawn = dataclasses.replace(settings.pretrained, weights=RANDOM)
+            settings = dataclasses.replace(settings, pretrained=drawn)
+        self._tasks = self._task_learner(settings)
+
+    def _codec(self) -> Any:
+        return create_codec(self.codec, (self.image_size, self.image_size))
+
+    def _task_learner(self, settings: Any) -> TaskLearner:
+        return TaskLearner(
+            self.method_name,
+            settings,
+            image_size=(self.image_size, self.image_size),
+            budget=str(Budget.parse(self.budget).share(1 - self.holdout)),
+            codec=self.codec,
+            seed=self.seed,
+            device=self.device,
+            precision=self.precision,
+            on_epoch=self.on_epoch,
+        )
+
+    def on_epoch(self, report: EpochReport) -> None:
+        """Called after every epoch of training; for those who show progress."""
+
+    def _parted(self, images: ImageSet, classes: int) -> tuple[ImageSet, ImageSet]:
+        """Images to learn from, and images set aside, chosen by what they show."""
+        aside = torch.zeros(len(images), dtype=torch.bool)
+        if not self._holdout.budget.none and self._holdout.has_room(classes, images):
+            for label in images.labels.unique():
+                of_class = (images.labels == label).nonzero()[:, 0]
+                if len(of_class) >= LEAST_TO_SET_ASIDE:
+                    order = np.argsort(checksums(images.pixels[of_class]), kind="stable")
+                    count = max(1, round(self.holdout * len(of_class)))
+                    aside[of_class[torch.from_numpy(order[:count])]] = True
+        return images[~aside], images[aside]
+
+    def _held_out(self) -> ImageSet:
+        return self._holdout.images()[:]
+
+    def _measured(self, images: ImageSet) -> dict[int, ClassAccuracy]:
+        """Of the classes, by label, that there are images of."""
+        if not len(images):
+            return {}
+        right = self._tasks.scores(images).argmax(dim=1) == images.labels
+        return {
+            label: ClassAccuracy(int((images.labels == label).sum()), int(chosen.sum()))
+            for label in images.labels.unique().tolist()
+            for chosen in [right[images.labels == label]]
+        }
+
+    def _read_test(self, test: Labelled, names: Sequence[str]) -> NamedImages:
+        """Labelled pictures to measure on.
+
+        Raises:
+            UserError: they are of a class that is not known.
+        """
+        given = read_labelled(test, self.image_size)
+        if strange := [name for name in given.names if name not in names]:
+            raise unknown("class", strange[0], names)
+        return given
+
+    def evaluate(self, test: Labelled) -> Evaluation:
+        """Classify labelled pictures, and count how many are recognised.
+
+        Raises:
+            UserError: nothing was learnt yet, or a class is not known.
+        """
+        self._check_learnt()
+        given = self._read_test(test, self.classes_)
+        found = self._measured(_relabelled(given, self.classes_))
+        by_name = {self.classes_[label]: accuracy for label, accuracy in found.items()}
+        return Evaluation(by_name, given.skipped)
+
+    def score(self, pictures: Sequence[Picture], labels: Sequence[Any]) -> float:
+        """The share of pictures that are recognised, in [0, 1], as scikit-learn has it."""
+        return self.evaluate((pictures, labels)).accuracy / 100
+
+    def predict_proba(self, pictures: Sequence[Picture]) -> np.ndarray:
+        """(N, classes) probabilities, in the order of `classes_`.
+
+        Raises:
+            UserError: nothing was learnt yet, or a picture cannot be read.
+        """
+        self._check_learnt()
+        pixels = pixels_of(pictures, self.image_size)
+        scores = self._tasks.scores(ImageSet(pixels, torch.zeros(len(pixels), dtype=torch.int64)))
+        return self._tasks.method.probabilities(scores).numpy()
+
+    def predict(self, pictures: Picture | Sequence[Picture], top: int | None = None) -> list[Any]:
+        """What a picture shows: `[{"label": "cat", "score": 0.97}, ...]`, the likeliest first.
+
+        Args:
+            pictures: one, or several, and then a list for each.
+            top: how many labels; all where None.
+
+        Raises:
+            UserError: nothing was learnt yet, or a picture cannot be read.
+        """
+        if isinstance(pictures, (str, Path, np.ndarray)) or not isinstance(pictures, Sequence):
+            return self.predict([pictures], top)[0]  # type: ignore[no-any-return]
+        return [
+            [{"label": self.classes_[n], "score": float(row[n])} for n in np.argsort(-row)[:top]]
+            for row in self.predict_proba(pictures)
+        ]
+
+    def _check_learnt(self) -> None:
+        if not self.classes_:
+            raise UserError("Nothing has been learnt yet. Learn a folder of images first.")
+
+    @property
+    def memory(self) -> ExemplarMemory:
+        """The exemplars, best first, by position in `classes_`."""
+        self._check_learnt()
+        return self._tasks.memory
+
+    @property
+    def nbytes(self) -> int:
+        """Of all images that are kept, exemplars and those set aside; never over the budget."""
+        return self.memory.nbytes + self._holdout.nbytes
+
+    @property
+    def forgetting(self) -> float:
+        """Points of accuracy that classes known before the last `learn` lost by it, on average."""
+        return mean_forgetting(self.changes_)
+
+    def save_state(self, folder: Path) -> None:
+        """Write everything learnt into a new folder."""
+        self._check_learnt()
+        self._tasks.save(folder)
+        save_tensors(folder / HOLDOUT, *self._holdout.state())
+
+    def as_mapping(self) -> dict[str, Any]:
+        """What `from_state` needs beside the files, as plain values."""
+        return {
+            **self.get_params(),
+            "method": self.method_name,
+            "settings": as_mapping(self.settings),
+            "classes": list(self.classes_),
+        }
+
+    @classmethod
+    def from_state(cls, folder: Path, state: dict[str, Any], *, device: str = "auto") -> Learner:
+        """What `save_state` and `as_mapping` gave.
+
+        Raises:
+            UserError: the folder is damaged, or of another version.
+        """
+        config = method_class(state["method"]).Config
+        params = {key: value for key, value in state.items() if key not in ("settings", "classes")}
+        params |= {
+            "method": from_mapping(config, state["settings"], str(folder)),
+            "device": device,
+        }
+        learner = cls(**params)
+        learner._begin(restoring=True)
+        learner._tasks.restore(folder)
+        learner._holdout.load_state(*load_tensors(folder / HOLDOUT), where=str(folder))
+        learner.classes_ = tuple(state["classes"])
+        return learner
+
+
+def mean_forgetting(changes: Sequence[Change]) -> float:
+    """Points of accuracy that known classes lost on average; 0 where there were none."""
+    known = [change.forgotten for change in changes if change.before is not None]
+    return sum(known) / max(1, len(known))
+
+
+def _relabelled(given: NamedImages, names: Sequence[str]) -> ImageSet:
+    """Images with labels that are positions in `names`."""
+    positions = torch.tensor([names.index(name) for name in given.names])
+    return ImageSet(given.images.pixels, positions[given.images.labels])
+
+
+def _change(name: str, before: ClassAccuracy | None, after: ClassAccuracy | None) -> Change:
+    return Change(
+        name,
+        None if before is None else before.accuracy,
+        None if after is None else after.accuracy,
+        0 if after is None else after.images,
+    )

@@ -1,0 +1,215 @@
+"""What people have: folders of photographs, files, Pillow images, arrays; as pixels of one size."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from engram.data.images import ImageSet
+from engram.errors import UserError
+
+__all__ = ["Labelled", "NamedImages", "Picture", "picture", "pixels_of", "read_labelled"]
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff"}
+
+MOST_PIXELS = 100_000_000
+"""Larger pictures are not decoded: a file of a few kilobytes may claim to be one."""
+
+Picture = str | Path | Image.Image | np.ndarray
+"""A file, a Pillow image, or an array (H, W) or (H, W, 3), uint8 or floats in [0, 1]."""
+
+Labelled = str | Path | Mapping[str, Sequence[Picture]] | tuple[Sequence[Picture], Sequence[Any]]
+"""A folder with a folder for each class; pictures by class name; or pictures and their labels."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class NamedImages:
+    """Images of named classes.
+
+    Attributes:
+        images: labels are positions in `names`.
+        names: of the classes, in the order given; those of a folder in alphabetic order.
+        skipped: what could not be read, a line each.
+    """
+
+    images: ImageSet
+    names: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+
+
+def picture(source: Picture, size: int) -> np.ndarray:
+    """The middle square of a picture, upright, (size, size, 3) uint8. What is transparent is white.
+
+    Raises:
+        UserError: it cannot be read, or is too large.
+    """
+    if isinstance(source, np.ndarray):
+        opened = _from_array(source)
+    elif isinstance(source, Image.Image):
+        opened = source
+    else:
+        return _from_file(Path(source), size)
+    return _square(opened, size)
+
+
+def _from_file(path: Path, size: int) -> np.ndarray:
+    try:
+        with Image.open(path) as opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                raise UserError(
+                    f"{path} has {opened.width} x {opened.height} pixels; {MOST_PIXELS:,} are the "
+                    "most that are read. Make it smaller."
+                )
+            return _square(opened, size)
+    except FileNotFoundError as error:
+        raise UserError(f"There is no file {path}.") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read as an image. Repair or remove it.") from error
+
+
+def _square(opened: Image.Image, size: int) -> np.ndarray:
+    upright = _as_rgb(ImageOps.exif_transpose(opened))
+    return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC))
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Sixteen bits of grey, which Pillow would cut off at 255.
+        grey = np.asarray(image).astype(np.float64)
+        return Image.fromarray((grey / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        clear = image.convert("RGBA")
+        white = Image.new("RGBA", clear.size, "white")
+        return Image.alpha_composite(white, clear).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    pixels = array
+    if array.dtype.kind == "f" and array.size and array.min() >= 0 and array.max() <= 1:
+        pixels = np.round(array * 255).astype(np.uint8)
+    shapes = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3))
+    if pixels.dtype != np.uint8 or not shapes or 0 in array.shape:
+        raise UserError(
+            f"An array of {array.dtype} {array.shape} is no image. Give (H, W) or (H, W, 3), uint8 "
+            "or floats from 0 to 1."
+        )
+    return Image.fromarray(pixels.squeeze(2) if pixels.shape[2:] == (1,) else pixels)
+
+
+def pixels_of(pictures: Sequence[Picture], size: int) -> Tensor:
+    """Pictures as (N, size, size, 3) uint8.
+
+    Raises:
+        UserError: one cannot be read.
+    """
+    if not len(pictures):
+        return torch.empty((0, size, size, 3), dtype=torch.uint8)
+    with ThreadPoolExecutor() as pool:
+        arrays = list(pool.map(lambda source: picture(source, size), pictures))
+    return torch.from_numpy(np.stack(arrays))
+
+
+def read_labelled(source: Labelled, size: int, *, strict: bool = False) -> NamedImages:
+    """Pictures with the names of their classes.
+
+    Args:
+        source: see `Labelled`. In a folder, each folder at the first level is a class, with its
+            images at any depth.
+        size: side in pixels.
+        strict: refuse what cannot be read, instead of leaving it out.
+
+    Raises:
+        UserError: nothing is there, a class has nothing that can be read, or something cannot be
+            read and `strict`.
+    """
+    by_name = _by_name(source)
+    if not by_name:
+        raise UserError("There are no images to learn from.")
+    names, skipped = tuple(by_name), []
+    pixels, labels = [], []
+    for label, (name, pictures) in enumerate(by_name.items()):
+        with ThreadPoolExecutor() as pool:
+            outcomes = list(pool.map(lambda found: _attempt(found, size), pictures))
+        read = [outcome for outcome in outcomes if isinstance(outcome, np.ndarray)]
+        failed = [outcome for outcome in outcomes if isinstance(outcome, UserError)]
+        if strict and failed:
+            raise failed[0]
+        if not read:
+            raise UserError(
+                f"Class {name} has no image that can be read. Add some, or leave it out."
+            )
+        skipped += [str(error) for error in failed]
+        pixels += read
+        labels += [label] * len(read)
+    images = ImageSet(torch.from_numpy(np.stack(pixels)), torch.tensor(labels))
+    return NamedImages(images, names, tuple(skipped))
+
+
+def _attempt(source: Picture, size: int) -> np.ndarray | UserError:
+    try:
+        return picture(source, size)
+    except UserError as error:
+        return error
+
+
+def _by_name(source: Labelled) -> dict[str, list[Picture]]:
+    """Pictures by the names of their classes."""
+    if isinstance(source, (str, Path)):
+        return _in_folder(Path(source))
+    found: dict[str, list[Picture]] = {}
+    if isinstance(source, Mapping):
+        pairs = [(name, one) for name, pictures in source.items() for one in pictures]
+    else:
+        pictures, labels = source
+        if len(pictures) != len(labels):
+            raise UserError(f"There are {len(pictures)} pictures and {len(labels)} labels.")
+        pairs = list(zip(map(str, labels), pictures, strict=True))
+    for name, one in pairs:
+        found.setdefault(_normal(name), []).append(one)
+    return found
+
+
+def _in_folder(folder: Path) -> dict[str, list[Picture]]:
+    if not folder.is_dir():
+        raise UserError(
+            f"There is no folder {folder}. Give one that has a folder for each class, with its "
+            "images: photos/cat/1.jpg."
+        )
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    found: dict[str, list[Picture]] = {}
+    for path in classes:
+        found.setdefault(_normal(path.name), []).extend(_files(path))
+    if empty := [name for name, files in found.items() if not files]:
+        raise UserError(
+            f"There are no images in {folder}/{empty[0]}. Add some, or remove the folder. Known "
+            f"endings: {', '.join(sorted(IMAGE_SUFFIXES))}."
+        )
+    if not found:
+        raise UserError(
+            f"{folder} has no folders. Make one for each class and put its images there: "
+            f"{folder}/cat/1.jpg."
+        )
+    return found
+
+
+def _files(folder: Path) -> list[Picture]:
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    ]
+
+
+def _normal(name: str) -> str:
+    """Names as one sequence of characters, however a file system composes accents."""
+    return unicodedata.normalize("NFC", name)

@@ -1,0 +1,256 @@
+"""The commands for folders of images: learn, predict, evaluate, history, rollback."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from engram.api import Change, Learner, mean_forgetting
+from engram.errors import UserError
+from engram.files import write_atomically
+from engram.results.model_page import changes_page, evaluation_page
+from engram.versions import ModelFolder
+
+__all__ = ["evaluate", "history", "learn", "predict", "rollback"]
+
+LOOK: dict[str, Any] = {"box": None, "header_style": "bold", "padding": (0, 2, 0, 0)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewModelOptions:
+    """What a model is made with; fixed from then on."""
+
+    method: str | None = None
+    """ranpac (the default), lae, icarl, der, ..."""
+    preset: str | None = None
+    """Settings of the method. Default: photos."""
+    budget: str | None = None
+    """Of the memory for images: 20MB (the default), 2000 images, 20/class, or 0."""
+    codec: str | None = None
+    """How these are stored. Default: jpeg:75."""
+    image_size: int | None = None
+    """Side in pixels that pictures are brought to. Default: 224."""
+    holdout: float | None = None
+    """Share of the images, and of the budget, set aside to measure forgetting. Default: 0.1."""
+    seed: int | None = None
+    """Of everything random. Default: 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnOptions(NewModelOptions):
+    """Learn the classes of a folder of images, into a model folder."""
+
+    folder: tyro.conf.Positional[Path]
+    """With a folder for each class: photos/cat/1.jpg. Images may lie at any depth below."""
+    into: Path
+    """The model folder; it is made where there is none."""
+    update: bool = False
+    """Learn known classes further from new images of theirs."""
+    test: Path | None = None
+    """Images to measure forgetting on, laid out alike, instead of those set aside."""
+    keep_versions: int | None = None
+    """The most versions that stay on disk. Default: all."""
+    refuse_if_forgetting_above: float | None = None
+    """Points of accuracy; if known classes lose more on average, the model stays as it was."""
+    strict: bool = False
+    """Stop at an image that cannot be read, instead of leaving it out."""
+    device: str = "auto"
+
+
+def learn(words: Sequence[str]) -> None:
+    """Learn a folder; the model's next version."""
+    options = tyro.cli(LearnOptions, args=words, prog="engram learn")
+    model = ModelFolder(options.into)
+    given = {field.name: getattr(options, field.name) for field in fields(NewModelOptions)}
+    given = {name: value for name, value in given.items() if value is not None}
+    with model.changing():
+        learner = _learner(model, given, options.device)
+        learner.learn(
+            options.folder, update=options.update, test=options.test, strict=options.strict
+        )
+        _print_learnt(learner)
+        limit = options.refuse_if_forgetting_above
+        if limit is not None and learner.forgetting > limit:
+            raise UserError(
+                f"Known classes lost {learner.forgetting:.1f} points on average, more than "
+                f"{limit:g}. {options.into} stays as it was."
+            )
+        number = model.add(learner, keep=options.keep_versions)
+        page = changes_page(f"Version {number}", learner.changes_, _sentences(learner))
+        write_atomically(model.folder / "forgetting.html", page.encode())
+    print(f"Version {number} of {options.into}. {_address(model.folder / 'forgetting.html')}")
+
+
+def _learner(model: ModelFolder, given: dict[str, Any], device: str) -> Learner:
+    """The model's learner, or a new one.
+
+    Raises:
+        UserError: an option differs from what the model was made with.
+    """
+    current = model.current
+    if current is None:
+        return Learner(**given, device=device)
+    made_with = model.facts(current)["learner"]
+    for name, value in given.items():
+        if made_with[name] != value:
+            raise UserError(
+                f"{model.folder} was made with {name.replace('_', '-')} {made_with[name]}, not "
+                f"{value}. Leave the option out, or learn into another folder."
+            )
+    return model.load(device=device)
+
+
+def _sentences(learner: Learner) -> list[str]:
+    learnt = f"{len(learner.classes_)} classes are known. Learning took {learner.seconds_:.0f} s."
+    kept = (
+        f"{len(learner.memory):,} exemplars are kept; with the images set aside, in "
+        f"{learner.nbytes:,} bytes of a budget of {learner.budget}."
+    )
+    return [learnt, kept, *learner.skipped_]
+
+
+def _print_learnt(learner: Learner) -> None:
+    table = Table("class", **LOOK)
+    for column in ("before", "after", "images"):
+        table.add_column(column, justify="right")
+    for change in learner.changes_:
+        table.add_row(
+            change.name, _shown(change, "before"), _shown(change, "after"), str(change.images)
+        )
+    console = Console()
+    for line in _sentences(learner):
+        console.print(line, highlight=False, markup=False)
+    console.print(table)
+
+
+def _shown(change: Change, name: Literal["before", "after"]) -> str:
+    value = getattr(change, name)
+    return "" if value is None else f"{value:.1f} %"
+
+
+def _address(path: Path) -> str:
+    return path.resolve().as_uri()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """What pictures show."""
+
+    model: tyro.conf.Positional[Path]
+    """The model folder."""
+    pictures: tyro.conf.Positional[tuple[Path, ...]]
+    """One or several."""
+    top: int = 3
+    """How many classes are named for each."""
+    json: bool = False
+    """Print JSON, a line for each picture."""
+    device: str = "auto"
+
+
+def predict(words: Sequence[str]) -> None:
+    """Name what pictures show."""
+    options = tyro.cli(PredictOptions, args=words, prog="engram predict")
+    if not options.pictures:
+        raise UserError(
+            "engram predict wants pictures behind the model: engram predict model cat.jpg"
+        )
+    learner = ModelFolder(options.model).load(device=options.device)
+    for path, found in zip(
+        options.pictures, learner.predict(options.pictures, options.top), strict=True
+    ):
+        if options.json:
+            print(json.dumps({"picture": str(path), "labels": found}, ensure_ascii=False))
+        else:
+            named = ", ".join(f"{one['label']} {100 * one['score']:.1f} %" for one in found)
+            print(f"{path}: {named}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """How many labelled pictures a model recognises."""
+
+    model: tyro.conf.Positional[Path]
+    """The model folder."""
+    folder: tyro.conf.Positional[Path]
+    """With a folder for each class."""
+    report: Path | None = None
+    """An HTML page to write."""
+    device: str = "auto"
+
+
+def evaluate(words: Sequence[str]) -> None:
+    """Count what is recognised."""
+    options = tyro.cli(EvaluateOptions, args=words, prog="engram evaluate")
+    found = ModelFolder(options.model).load(device=options.device).evaluate(options.folder)
+    table = Table("class", **LOOK)
+    for column in ("accuracy", "images"):
+        table.add_column(column, justify="right")
+    for name, of_class in found.classes.items():
+        table.add_row(name, f"{of_class.accuracy:.1f} %", str(of_class.images))
+    Console().print(table)
+    for line in found.skipped:
+        print(line)
+    print(f"{found.accuracy:.1f} % of all images")
+    if options.report is not None:
+        page = evaluation_page(f"{options.model} on {options.folder}", found)
+        write_atomically(options.report, page.encode())
+        print(f"Report: {_address(options.report)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistoryOptions:
+    """The versions of a model."""
+
+    model: tyro.conf.Positional[Path]
+    """The model folder."""
+
+
+def history(words: Sequence[str]) -> None:
+    """List the versions."""
+    model = ModelFolder(tyro.cli(HistoryOptions, args=words, prog="engram history").model)
+    current = model.current
+    if current is None:
+        raise UserError(f"There is no model in {model.folder}. Learn one: engram learn FOLDER.")
+    table = Table(
+        "", "version", "made", "from", "classes", "exemplars", "bytes", "forgotten", **LOOK
+    )
+    for facts in model.history():
+        changes = [Change(**change) for change in facts["changes"]]
+        table.add_row(
+            "\N{RIGHTWARDS ARROW}" if facts["number"] == current else "",
+            str(facts["number"]),
+            facts["created"].replace("T", " ").removesuffix("+00:00"),
+            str(facts["parent"] or ""),
+            str(len(facts["learner"]["classes"])),
+            f"{facts['exemplars']:,}",
+            f"{facts['bytes']:,}",
+            f"{mean_forgetting(changes):.1f}",
+        )
+    Console().print(table)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollbackOptions:
+    """Go back to an earlier version of a model, or forward again."""
+
+    model: tyro.conf.Positional[Path]
+    """The model folder."""
+    version: tyro.conf.Positional[int]
+    """Its number; see engram history."""
+
+
+def rollback(words: Sequence[str]) -> None:
+    """Make another version the current one."""
+    options = tyro.cli(RollbackOptions, args=words, prog="engram rollback")
+    model = ModelFolder(options.model)
+    model.facts(options.version)
+    with model.changing():
+        model.rollback(options.version)
+    print(f"Version {options.version} of {options.model} is the current one.")

@@ -1,0 +1,72 @@
+"""The page of a model: how well each class is recognised, and what was forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from engram.api import Change, Evaluation
+from engram.results.markup import page, paragraph, percent, section, signed, table
+
+__all__ = ["changes_page", "evaluation_page"]
+
+
+def changes_page(title: str, changes: Sequence[Change], facts: Sequence[str]) -> str:
+    """Accuracy on each class before and after something was learnt.
+
+    Args:
+        facts: sentences about what was learnt.
+    """
+    rows = [
+        _row(
+            change.name,
+            percent(change.before, 1),
+            percent(change.after, 1),
+            signed(-change.forgotten, 1) if change.before is not None else "new",
+            str(change.images),
+        )
+        for change in changes
+    ]
+    header = ["Class", "Before", "After", "Change", "Images"]
+    return page(
+        title,
+        "wide",
+        [
+            f"<h1>{escape(title)}</h1>",
+            *map(paragraph, facts),
+            section(
+                "What did it forget?",
+                paragraph(
+                    "Accuracy on images that were not learnt from: those given to test, or a few "
+                    "of each class that were set aside as they arrived."
+                ),
+                table(header, rows, texts=(0,)),
+            ),
+        ],
+    )
+
+
+def evaluation_page(title: str, found: Evaluation) -> str:
+    """How many images of each class were recognised."""
+    rows = [
+        _row(name, percent(of_class.accuracy, 1), str(of_class.correct), str(of_class.images))
+        for name, of_class in found.classes.items()
+    ]
+    skipped = [paragraph(line) for line in found.skipped]
+    return page(
+        title,
+        "wide",
+        [
+            f"<h1>{escape(title)}</h1>",
+            paragraph(f"{percent(found.accuracy, 1)} of all images were recognised."),
+            section(
+                "By class", table(["Class", "Accuracy", "Correct", "Images"], rows, texts=(0,))
+            ),
+            section("Left out", *skipped) if skipped else "",
+        ],
+    )
+
+
+def _row(name: str, *cells: str) -> str:
+    numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
+    return f'<tr><th scope="row">{escape(name)}</th>{numbers}</tr>'

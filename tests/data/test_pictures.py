@@ -1,0 +1,161 @@
+"""Pictures as people have them: modes, sizes, orientation, and everything wrong with them."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engram.data import pictures
+from engram.data.pictures import picture, pixels_of, read_labelled
+from engram.errors import UserError
+
+
+def write(path: Path, colour: Any = (200, 0, 0), mode: str = "RGB", **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (30, 20), colour).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("RGB", (200, 0, 0), (200, 0, 0)),
+        ("L", 77, (77, 77, 77)),
+        ("RGBA", (0, 0, 0, 0), (255, 255, 255)),
+        ("RGBA", (0, 100, 0, 255), (0, 100, 0)),
+        ("LA", (10, 0), (255, 255, 255)),
+        ("P", 0, (0, 0, 0)),
+        ("1", 1, (255, 255, 255)),
+        ("I;16", 65535, (255, 255, 255)),
+        ("I;16", 257 * 50, (50, 50, 50)),
+    ],
+)
+def test_every_mode_becomes_colours(
+    tmp_path: Path, mode: str, colour: Any, expected: tuple[int, ...]
+) -> None:
+    found = picture(write(tmp_path / "a.png", colour, mode), 8)
+    assert found.shape == (8, 8, 3)
+    assert found.dtype == np.uint8
+    assert (found == expected).all()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp", "tif"])
+def test_files_of_every_kind(tmp_path: Path, suffix: str) -> None:
+    found = picture(write(tmp_path / f"a.{suffix}"), 8).astype(int)
+    assert abs(found - np.array([200, 0, 0])).max() < 12
+
+
+def test_the_orientation_that_a_camera_notes_is_undone(tmp_path: Path) -> None:
+    image = Image.new("RGB", (20, 20))
+    image.paste((255, 255, 255), (0, 0, 20, 10))
+    exif = Image.Exif()
+    exif[274] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    found = picture(tmp_path / "turned.png", 20)
+    assert found[:, 12:].min() == 255
+    assert found[:, :8].max() == 0
+
+
+@pytest.mark.parametrize(
+    ("array", "value"),
+    [
+        (np.full((6, 9, 3), 7, np.uint8), 7),
+        (np.full((6, 9), 7, np.uint8), 7),
+        (np.full((6, 9, 1), 7, np.uint8), 7),
+        (np.full((6, 9, 3), 0.2), 51),
+    ],
+)
+def test_arrays(array: np.ndarray, value: int) -> None:
+    assert (picture(array, 4) == value).all()
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((3, 5, 6), np.uint8), np.zeros((5, 6), np.int64), np.full((5, 6, 3), 3.0)],
+)
+def test_arrays_that_are_no_images_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(UserError, match=r"is no image\. Give"):
+        picture(array, 4)
+
+
+@pytest.mark.parametrize("damage", ["not an image", "", "cut"])
+def test_a_broken_file_is_named(tmp_path: Path, damage: str) -> None:
+    path = write(tmp_path / "b.jpg")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] if damage == "cut" else damage.encode())
+    with pytest.raises(UserError, match=r"b.jpg cannot be read as an image"):
+        picture(path, 8)
+
+
+def test_a_picture_of_too_many_pixels_is_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 599)
+    with pytest.raises(UserError, match=r"has 30 x 20 pixels; 599 are the most"):
+        picture(write(tmp_path / "bomb.png"), 8)
+
+
+def test_a_class_is_a_folder_with_images_at_any_depth(tmp_path: Path) -> None:
+    write(tmp_path / "red" / "deep" / "er" / "a.jpg")
+    write(tmp_path / "red" / "b.JPG", format="JPEG")
+    write(tmp_path / "blue" / "c.png", (0, 0, 200))
+    write(tmp_path / "Blue" / "d.png", (0, 0, 100))
+    write(tmp_path / ".hidden" / "e.png")
+    (tmp_path / "red" / "notes.txt").write_text("no image")
+    found = read_labelled(tmp_path, 8)
+    assert found.names == ("Blue", "blue", "red")
+    assert found.images.labels.tolist() == [0, 1, 2, 2]
+    assert not found.skipped
+
+
+def test_names_are_one_sequence_of_characters(tmp_path: Path) -> None:
+    write(tmp_path / unicodedata.normalize("NFD", "café") / "a.png")
+    assert read_labelled(tmp_path, 8).names == (unicodedata.normalize("NFC", "café"),)
+
+
+def test_a_broken_file_is_skipped_and_told_or_ends_it(tmp_path: Path) -> None:
+    write(tmp_path / "red" / "a.png")
+    (tmp_path / "red" / "b.png").write_text("broken")
+    found = read_labelled(tmp_path, 8)
+    assert len(found.images) == 1
+    assert len(found.skipped) == 1
+    assert "b.png cannot be read" in found.skipped[0]
+    with pytest.raises(UserError, match=r"b.png cannot be read"):
+        read_labelled(tmp_path, 8, strict=True)
+
+
+def test_folders_without_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="There is no folder"):
+        read_labelled(tmp_path / "nowhere", 8)
+    with pytest.raises(UserError, match="has no folders"):
+        read_labelled(tmp_path, 8)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"There are no images in .*/empty"):
+        read_labelled(tmp_path, 8)
+    (tmp_path / "empty" / "a.png").write_text("broken")
+    with pytest.raises(UserError, match="Class empty has no image that can be read"):
+        read_labelled(tmp_path, 8)
+
+
+def test_pictures_by_name_and_with_labels() -> None:
+    grey, white = np.full((5, 5, 3), 99, np.uint8), Image.new("L", (9, 9), 255)
+    by_name = read_labelled({"b": [grey], "a": [white, grey]}, 4)
+    labelled = read_labelled(([grey, white, grey], ["b", "a", "a"]), 4)
+    for found in (by_name, labelled):
+        assert found.names == ("b", "a")
+        assert found.images.labels.tolist() == [0, 1, 1]
+        assert torch.equal(found.images.pixels[0], torch.full((4, 4, 3), 99, dtype=torch.uint8))
+    with pytest.raises(UserError, match="There are 1 pictures and 2 labels"):
+        read_labelled(([grey], [1, 2]), 4)
+    with pytest.raises(UserError, match="no images to learn from"):
+        read_labelled({}, 4)
+
+
+def test_no_pictures_are_no_pixels() -> None:
+    assert pixels_of([], 4).shape == (0, 4, 4, 3)

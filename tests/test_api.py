@@ -1,0 +1,145 @@
+"""The learner for people: names in, names out, and what it says of forgetting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import engram
+from conftest import COLOURS, coloured, small_learner
+from engram.api import Change, Learner, mean_forgetting
+from engram.errors import UserError
+from engram.methods.bounds import JointConfig
+
+
+def taught(*names: str, count: int = 12, **options: object) -> Learner:
+    return small_learner(**options).learn({name: coloured(name, count) for name in names})
+
+
+def test_it_learns_names_and_tells_them() -> None:
+    learner = taught("red", "grün").learn({"blue": coloured("blue", 12)})
+    assert learner.classes_ == ("red", "grün", "blue")
+    for name in learner.classes_:
+        (first, *others) = learner.predict(coloured(name, 1, seed=9)[0])
+        assert first["label"] == name
+        assert first["score"] > max(other["score"] for other in others)
+        assert first["score"] + sum(other["score"] for other in others) == pytest.approx(1)
+    several = learner.predict(coloured("red", 3, seed=9), top=2)
+    assert [len(found) for found in several] == [2, 2, 2]
+
+
+def test_the_words_of_scikit_learn() -> None:
+    learner = taught("red", "blue")
+    pictures = coloured("red", 2, seed=5) + coloured("blue", 2, seed=5)
+    probabilities = learner.predict_proba(pictures)
+    assert probabilities.shape == (4, 2)
+    assert probabilities.argmax(1).tolist() == [0, 0, 1, 1]
+    assert learner.score(pictures, ["red", "red", "blue", "blue"]) == 1.0
+    assert learner.score(pictures, ["blue", "red", "blue", "blue"]) == 0.75
+    params = learner.get_params()
+    assert Learner(**params).get_params() == params
+
+
+def test_nothing_happens_before_something_is_learnt() -> None:
+    learner = Learner("no such method")
+    assert learner.classes_ == ()
+    with pytest.raises(UserError, match="Nothing has been learnt yet"):
+        learner.predict("cat.jpg")
+    with pytest.raises(UserError, match='Unknown method "no such method"'):
+        learner.learn({"red": coloured("red", 5)})
+
+
+def test_names_at_the_top_of_the_package() -> None:
+    assert engram.Learner is Learner
+    with pytest.raises(AttributeError, match="no attribute nonsense"):
+        _ = engram.nonsense
+
+
+def test_known_classes_are_refused_and_updated_when_asked() -> None:
+    learner = taught("red", "blue")
+    more = {"red": coloured("red", 6, seed=1), "grün": coloured("grün", 6)}
+    with pytest.raises(UserError, match="Known already: red"):
+        learner.learn(more)
+    assert learner.classes_ == ("red", "blue")
+    learner.learn(more, update=True)
+    assert learner.classes_ == ("red", "blue", "grün")
+    learner.learn({"red": coloured("red", 6, seed=2)}, update=True)
+    assert learner.evaluate({"red": coloured("red", 4, seed=3)}).accuracy == 100
+
+
+def test_some_images_are_set_aside_and_never_learnt_from() -> None:
+    learner = taught("red", "blue", count=20, holdout=0.25)
+    assert learner.memory.counts == {0: 15, 1: 15}
+    assert [change.images for change in learner.changes_] == [5, 5]
+    assert [change.before for change in learner.changes_] == [None, None]
+    learner.learn({"grün": coloured("grün", 4)})
+    assert [change.images for change in learner.changes_] == [5, 5, 0]
+    assert learner.changes_[2].after is None
+    assert all(change.before is not None for change in learner.changes_[:2])
+
+
+def test_without_a_memory_nothing_is_set_aside() -> None:
+    learner = taught("red", "blue", budget="0")
+    assert learner.nbytes == 0
+    assert [change.images for change in learner.changes_] == [0, 0]
+
+
+@pytest.mark.parametrize("budget", ["9kB", "20", "6/class"])
+def test_everything_that_is_kept_is_within_the_budget(budget: str) -> None:
+    learner = taught("red", "grün", budget=budget, codec="raw", count=30)
+    learner.learn({"blue": coloured("blue", 30)})
+    limit = {"9kB": 9000, "20": 20 * 768, "6/class": 18 * 768}[budget]
+    assert 0 < learner.nbytes <= limit
+
+
+def test_a_budget_that_is_too_small_changes_nothing() -> None:
+    learner = taught("red", budget="1kB", codec="raw")
+    with pytest.raises(UserError, match="cannot hold one exemplar"):
+        learner.learn({"blue": coloured("blue", 9)})
+    assert learner.classes_ == ("red",)
+    assert learner.predict(coloured("red", 1)[0])[0]["label"] == "red"
+
+
+def test_forgetting_is_measured_on_a_test_folder_where_one_is_given() -> None:
+    test = {name: coloured(name, 7, seed=4) for name in ("red", "blue")}
+    learner = small_learner().learn({n: coloured(n, 9) for n in ("red", "blue")}, test=test)
+    assert [change.images for change in learner.changes_] == [7, 7]
+    with pytest.raises(UserError, match='Unknown class "Blue"'):
+        learner.evaluate({"Blue": coloured("Blue", 2)})
+
+
+def test_mean_forgetting_is_of_known_classes() -> None:
+    changes = [Change("a", 90, 80, 5), Change("b", 50, 60, 5), Change("c", None, 10, 5)]
+    assert mean_forgetting(changes) == 0
+    assert mean_forgetting(changes[:1]) == 10
+    assert mean_forgetting([]) == 0
+
+
+def test_files_and_folders(tmp_path: Path) -> None:
+    for name in COLOURS:
+        (tmp_path / name).mkdir()
+        for number, pixels in enumerate(coloured(name, 8)):
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    (tmp_path / "red" / "broken.png").write_text("")
+    learner = small_learner().learn(tmp_path)
+    assert set(learner.classes_) == set(COLOURS)
+    assert len(learner.skipped_) == 1
+    assert learner.predict(str(tmp_path / "red" / "0.png"), top=1)[0]["label"] == "red"
+    assert learner.predict(tmp_path / "grün" / "0.png", top=1)[0]["label"] == "grün"
+    assert learner.predict(Image.open(tmp_path / "blue" / "0.png"), top=1)[0]["label"] == "blue"
+    assert learner.evaluate(tmp_path).skipped == learner.skipped_
+
+
+def test_settings_decide_on_the_method() -> None:
+    assert Learner(JointConfig()).method_name == "joint"
+    assert Learner("lae").method_name == "lae"
+    with pytest.raises(UserError, match="method must be a name or the settings"):
+        _ = Learner(3).method_name
+
+
+def test_a_class_of_one_image() -> None:
+    learner = small_learner().learn({"red": coloured("red", 1), "blue": coloured("blue", 30)})
+    assert learner.predict(np.stack(coloured("red", 1))[0], top=1)[0]["label"] == "red"

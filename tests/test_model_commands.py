@@ -1,0 +1,155 @@
+"""The commands for folders of images, from the first class to a rollback."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from conftest import coloured
+from engram import api
+from engram.cli import main
+from engram.config import Preset
+from engram.versions import ModelFolder
+
+Command = Callable[..., tuple[int, str]]
+
+
+def pictures(folder: Path, *names: str, count: int = 8, seed: int = 0) -> Path:
+    """A folder with a folder of pictures for each colour."""
+    for name in names:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number, pixels in enumerate(coloured(name, count, seed)):
+            Image.fromarray(pixels).save(folder / name / f"{seed}-{number}.png")
+    return folder
+
+
+@pytest.fixture
+def engram(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> Command:
+    """Calls the command in an empty folder, where models are small; its exit code and output."""
+    small = {
+        "pretrained": {"backbone": "vit_micro_patch4_16", "weights": "random", "input_size": 16},
+        "projected": 100,
+        "adapt": False,
+    }
+    preset = Preset(reaches={}, budget="20MB", settings=small)
+    monkeypatch.setattr("engram.runs.load_preset", lambda method, name: preset)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["engram", *words])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capfd.readouterr()
+        return code, captured.out + captured.err
+
+    return call
+
+
+LEARN = ("--into", "model", "--device", "cpu")
+
+
+def test_from_the_first_class_to_a_rollback(engram: Command, tmp_path: Path) -> None:
+    first, second = pictures(tmp_path / "1", "red", "blue"), pictures(tmp_path / "2", "grün")
+    code, text = engram("learn", "1", *LEARN, "--image-size", "16", "--budget", "300kB")
+    assert code == 0
+    assert "2 classes are known" in text
+    assert "Version 1 of model" in text
+    code, text = engram("learn", "2", *LEARN)
+    assert code == 0
+    assert "red" in text
+    assert "100.0 %" in text
+    page = (tmp_path / "model" / "forgetting.html").read_text()
+    assert "What did it forget?" in page
+    assert "grün" in page
+
+    code, text = engram("predict", "model", "2/grün/0-0.png", "1/red/0-0.png", "--top", "1")
+    assert code == 0
+    lines = text.splitlines()
+    assert lines[0].startswith("2/grün/0-0.png: grün ")
+    assert lines[1].startswith("1/red/0-0.png: red ")
+    code, text = engram("predict", "model", "1/red/0-0.png", "--json", "--top", "2")
+    found = json.loads(text)
+    assert found["picture"] == "1/red/0-0.png"
+    assert found["labels"][0]["label"] == "red"
+    assert len(found["labels"]) == 2
+
+    code, text = engram("evaluate", "model", "1", "--report", "out.html")
+    assert code == 0
+    assert "100.0 % of all images" in text
+    assert "By class" in (tmp_path / "out.html").read_text()
+    code, text = engram("history", "model")
+    assert code == 0
+    assert "\N{RIGHTWARDS ARROW}  2" in text
+    assert engram("rollback", "model", "1") == (0, "Version 1 of model is the current one.\n")
+    assert "grün" not in engram("predict", "model", "2/grün/0-0.png")[1].partition(":")[2]
+    assert first.exists()
+    assert second.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("learn", "nowhere", *LEARN), "There is no folder nowhere"),
+        (("learn", "pictures", *LEARN), "Known already: red. To learn from their new images"),
+        (("learn", "other", *LEARN, "--budget", "1MB"), "was made with budget 300kB, not 1MB"),
+        (("learn", "other", *LEARN, "--keep-versions", "0"), "At least one version must be kept"),
+        (("predict", "model"), "wants pictures behind the model"),
+        (("predict", "model", "nothing.jpg"), "There is no file nothing.jpg"),
+        (("predict", "elsewhere", "nothing.jpg"), "There is no model in elsewhere"),
+        (("evaluate", "model", "other"), 'Unknown class "blue"'),
+        (("history", "elsewhere"), "There is no model in elsewhere"),
+        (("rollback", "model", "7"), "model has no version 7. Present: 1"),
+    ],
+)
+def test_a_mistake_is_one_line_and_changes_nothing(
+    engram: Command, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    pictures(tmp_path / "pictures", "red")
+    pictures(tmp_path / "other", "blue")
+    engram("learn", "pictures", *LEARN, "--image-size", "16", "--budget", "300kB")
+    code, text = engram(*words)
+    assert code == 2
+    assert message in text
+    assert "Traceback" not in text
+    model = ModelFolder(tmp_path / "model")
+    assert model.numbers() == [1]
+    assert model.load(device="cpu").classes_ == ("red",)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_version_that_forgets_too_much_is_refused(
+    engram: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures(tmp_path / "pictures", "red")
+    pictures(tmp_path / "other", "blue")
+    engram("learn", "pictures", *LEARN, "--image-size", "16", "--budget", "300kB")
+    monkeypatch.setattr(api.Learner, "forgetting", 7.25)
+    limit = ("--refuse-if-forgetting-above", "5")
+    code, text = engram("learn", "other", *LEARN, *limit)
+    assert code == 2
+    assert "Known classes lost 7.2 points on average, more than 5. model stays as it was" in text
+    assert ModelFolder(tmp_path / "model").numbers() == [1]
+    monkeypatch.setattr(api.Learner, "forgetting", 4.0)
+    assert engram("learn", "other", *LEARN, *limit)[0] == 0
+
+
+def test_known_classes_learn_further_from_new_images(engram: Command, tmp_path: Path) -> None:
+    pictures(tmp_path / "pictures", "red", "blue")
+    pictures(tmp_path / "more", "red", seed=1)
+    engram("learn", "pictures", *LEARN, "--image-size", "16", "--budget", "300kB")
+    code, text = engram("learn", "more", *LEARN, "--update")
+    assert code == 0
+    assert "2 classes are known" in text
+    model = ModelFolder(tmp_path / "model").load(device="cpu")
+    assert model.classes_ == ("blue", "red")
+    assert model.memory.counts[1] > model.memory.counts[0]

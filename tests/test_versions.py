@@ -1,0 +1,193 @@
+"""The model folder: every version whole, whatever happens while one is written."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+import engram
+from conftest import COLOURS, coloured, small_learner
+from engram import files
+from engram.errors import UserError
+from engram.versions import BusyError, ModelFolder, save
+
+PROBES = [coloured(name, 1, seed=9)[0] for name in COLOURS]
+
+
+def grown(folder: Path, names: tuple[str, ...] = ("red", "grün", "blue")) -> ModelFolder:
+    """A model that has learnt its classes one by one."""
+    learner = small_learner()
+    for name in names:
+        learner.learn({name: coloured(name, 12)})
+        save(learner, folder)
+    return ModelFolder(folder)
+
+
+def test_a_model_is_what_was_saved(tmp_path: Path) -> None:
+    learner = small_learner().learn({name: coloured(name, 12) for name in ("red", "blue")})
+    assert save(learner, tmp_path / "model") == 1
+    loaded = engram.load(tmp_path / "model")
+    assert loaded.classes_ == learner.classes_
+    assert np.array_equal(loaded.predict_proba(PROBES), learner.predict_proba(PROBES))
+    assert loaded.nbytes == learner.nbytes
+    for one in (learner, loaded):
+        one.learn({"grün": coloured("grün", 12)})
+    assert np.array_equal(loaded.predict_proba(PROBES), learner.predict_proba(PROBES))
+    assert loaded.changes_ == learner.changes_
+
+
+def test_every_learning_is_a_version_and_one_can_go_back(tmp_path: Path) -> None:
+    model = grown(tmp_path)
+    assert model.numbers() == [1, 2, 3]
+    assert model.current == 3
+    model.rollback(1)
+    assert model.load().classes_ == ("red",)
+    save(model.load().learn({"Blue": coloured("Blue", 6)}), tmp_path)
+    assert model.current == 4
+    assert model.load().classes_ == ("red", "Blue")
+    assert [facts["parent"] for facts in model.history()] == [None, 1, 2, 1]
+    assert engram.load(tmp_path, 3).classes_ == ("red", "grün", "blue")
+    assert "| Blue |" in (model.path(4) / "README.md").read_text()
+
+
+def test_old_versions_are_removed_but_never_the_current_one(tmp_path: Path) -> None:
+    model = grown(tmp_path)
+    learner = model.load()
+    model.add(learner, keep=2)
+    assert model.numbers() == [3, 4]
+    model.rollback(3)
+    model.add(model.load(), keep=1)
+    assert model.numbers() == [5]
+    with pytest.raises(UserError, match="At least one version must be kept, not 0"):
+        model.add(learner, keep=0)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("no model", "There is no model in"),
+        ("no number", "current holds no number"),
+        ("missing version", "names version 1, which is not there. Present: none"),
+        ("facts", "version.json cannot be read"),
+        ("format", "has format 99; this engram reads 1"),
+        ("weights", "weights.safetensors cannot be read"),
+    ],
+)
+def test_a_damaged_model_is_one_line(tmp_path: Path, damage: str, message: str) -> None:
+    model = grown(tmp_path, ("red",))
+    version = model.path(1)
+    match damage:
+        case "no model":
+            shutil.rmtree(tmp_path)
+        case "no number":
+            (tmp_path / "current").write_text("one")
+        case "missing version":
+            shutil.rmtree(version)
+        case "facts":
+            (version / "version.json").write_text("{")
+        case "format":
+            facts = json.loads((version / "version.json").read_text())
+            (version / "version.json").write_text(json.dumps({**facts, "format": 99}))
+        case "weights":
+            content = (version / "weights.safetensors").read_bytes()
+            (version / "weights.safetensors").write_bytes(content[:-9])
+    with pytest.raises(UserError, match=message) as refused:
+        model.load()
+    assert "\n" not in str(refused.value)
+
+
+def test_only_one_may_change_a_model(tmp_path: Path) -> None:
+    learner = small_learner().learn({"red": coloured("red", 6)})
+    with (
+        FileLock(tmp_path / ".lock"),
+        pytest.raises(BusyError, match="Another process is changing"),
+    ):
+        save(learner, tmp_path)
+
+
+def test_a_version_that_fails_at_any_write_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = grown(tmp_path, ("red",))
+    learner = model.load().learn({"blue": coloured("blue", 12)})
+    replace = Path.replace
+    writes = 0
+    while model.current == 1:
+        left = writes
+
+        def failing(path: Path, target: Path) -> Path:
+            nonlocal left
+            if left == 0:
+                raise OSError("the disk is full")
+            left -= 1
+            return replace(path, target)
+
+        monkeypatch.setattr(Path, "replace", failing)
+        try:
+            model.add(learner)
+        except OSError:
+            assert model.load().classes_ == ("red",)
+        writes += 1
+    assert writes > 4
+    assert model.load().classes_ == ("red", "blue")
+
+
+def _learn_more(folder: Path) -> None:
+    learner = engram.load(folder, device="cpu")
+    learner.learn({"blue": coloured("blue", 12)}, update=True)
+    save(learner, folder)
+
+
+def killed_at_random(folder: Path, times: int) -> None:
+    """Kill a process that learns, at moments spread over what it takes; the model stays whole."""
+    model = grown(folder, ("red", "grün"))
+    fork = multiprocessing.get_context("fork")
+    started = time.perf_counter()
+    whole = fork.Process(target=_learn_more, args=(folder,))
+    whole.start()
+    whole.join()
+    assert whole.exitcode == 0
+    took = time.perf_counter() - started
+    moments = random.Random(0)
+    for _ in range(times):
+        before = model.current
+        process = fork.Process(target=_learn_more, args=(folder,))
+        process.start()
+        time.sleep(moments.random() * took)
+        process.kill()
+        process.join()
+        after = model.current
+        assert after is not None
+        assert before is not None
+        assert after - before in (0, 1)
+        loaded = model.load()
+        assert loaded.classes_ == ("red", "grün", "blue")
+        assert loaded.predict(PROBES[0], top=1)[0]["label"] == "red"
+        assert all(
+            np.isfinite(engram.load(folder, n).predict_proba(PROBES)).all()
+            for n in model.numbers()[-2:]
+        )
+
+
+def test_learning_that_is_killed_leaves_the_model_whole(tmp_path: Path) -> None:
+    killed_at_random(tmp_path, 10)
+
+
+@pytest.mark.slow
+def test_learning_that_is_killed_many_times_leaves_the_model_whole(tmp_path: Path) -> None:
+    killed_at_random(tmp_path, 50)
+
+
+def test_no_file_is_half_written(tmp_path: Path) -> None:
+    model = grown(tmp_path)
+    assert not list(tmp_path.rglob("*.partial"))
+    tensors, _ = files.load_tensors(model.path(3) / "weights.safetensors")
+    assert "head.weight" in tensors
