@@ -28,6 +28,9 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/herding.py
 	$(BIN)/python benchmarks/codecs.py
 	$(BIN)/python benchmarks/der_inference.py
+	$(BIN)/python benchmarks/vit.py
+	$(BIN)/python benchmarks/ranpac.py
+	$(BIN)/python benchmarks/startup.py
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

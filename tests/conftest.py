@@ -38,7 +38,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "lae",
         {"merge": ("ties", "ema", "mean"), "experts": ("offline", "ridge")},
     ),
-    "ranpac, adapted": ("ranpac", {"adapt": True}),
+    "ranpac, adapted": ("ranpac", {"adapt": True, "projected": 100}),
 }
 """Methods with settings under which they do something else: they promise the same."""
 

@@ -34,6 +34,7 @@ LAYERS: dict[str, int] = {
     "results.record": 3,
     "learner": 4,
     "runs": 4,
+    "export": 4,
     "api": 5,
     "versions": 5,
     "bench": 5,

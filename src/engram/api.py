@@ -24,6 +24,7 @@ from engram.data.stream import Task
 from engram.engine.device import Precision
 from engram.engine.fit import EpochReport
 from engram.errors import UserError, unknown
+from engram.export import export_onnx
 from engram.files import load_tensors, save_tensors
 from engram.learner import TaskLearner
 from engram.memory import Budget, ExemplarMemory
@@ -349,6 +350,15 @@ class Learner:
     def forgetting(self) -> float:
         """Points of accuracy that classes known before the last `learn` lost by it, on average."""
         return mean_forgetting(self.changes_)
+
+    def export(self, path: str | Path) -> None:
+        """Write everything learnt as one ONNX file; see `engram.export`.
+
+        Raises:
+            UserError: nothing was learnt yet, or a package is missing.
+        """
+        self._check_learnt()
+        export_onnx(self._tasks.method, self.classes_, Path(path))
 
     def save_state(self, folder: Path) -> None:
         """Write everything learnt into a new folder."""

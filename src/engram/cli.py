@@ -17,7 +17,9 @@ from engram.errors import UserError, unknown
 __all__ = ["main"]
 
 COMMANDS = {
-    **dict.fromkeys(("learn", "predict", "evaluate", "history", "rollback"), "model_commands"),
+    **dict.fromkeys(
+        ("learn", "predict", "evaluate", "history", "rollback", "export"), "model_commands"
+    ),
     **dict.fromkeys(("demo", "bench", "report", "methods", "doctor"), "commands"),
 }
 """Commands, and the modules that they are in."""
@@ -33,6 +35,7 @@ For folders of images:
   engram evaluate MODEL FOLDER                how many labelled pictures it recognises
   engram history MODEL                        the versions of a model
   engram rollback MODEL VERSION               back to an earlier one
+  engram export MODEL --to FILE               one ONNX file, which runs without engram
 
 For comparing methods:
 

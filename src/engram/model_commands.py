@@ -1,4 +1,4 @@
-"""The commands for folders of images: learn, predict, evaluate, history, rollback."""
+"""The commands for folders of images: learn, predict, evaluate, history, rollback, export."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from engram.files import write_atomically
 from engram.results.model_page import changes_page, evaluation_page
 from engram.versions import ModelFolder
 
-__all__ = ["evaluate", "history", "learn", "predict", "rollback"]
+__all__ = ["evaluate", "export", "history", "learn", "predict", "rollback"]
 
 LOOK: dict[str, Any] = {"box": None, "header_style": "bold", "padding": (0, 2, 0, 0)}
 
@@ -202,6 +202,26 @@ def evaluate(words: Sequence[str]) -> None:
         page = evaluation_page(f"{options.model} on {options.folder}", found)
         write_atomically(options.report, page.encode())
         print(f"Report: {_address(options.report)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """A model as one ONNX file, which runs without engram."""
+
+    model: tyro.conf.Positional[Path]
+    """The model folder."""
+    to: Path
+    """The file to write."""
+
+
+def export(words: Sequence[str]) -> None:
+    """Write ONNX."""
+    options = tyro.cli(ExportOptions, args=words, prog="engram export")
+    ModelFolder(options.model).load(device="cpu").export(options.to)
+    print(
+        f"{options.to}: pixels (N, H, W, 3) uint8 to scores and probabilities; the names of the "
+        "classes are in its metadata."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

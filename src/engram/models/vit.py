@@ -150,7 +150,7 @@ class VisionTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images to (B, D), the class token behind the last LayerNorm."""
         tokens = self.patch_embed(x)
-        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), tokens], dim=1)
+        tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), tokens], dim=1)
         tokens = self.blocks(tokens + self.pos_embed)
         features: Tensor = self.norm(tokens[:, 0])
         return features
