@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from engram.data.augment import Augmentation, brighten, crop_and_flip, cut_and_scale
 from engram.data.batches import AugmentedImages, apply
 from engram.data.images import ImageSet
-from engram.models.normalise import Normalise, mean_image
+from engram.models.normalise import Normalise, Standardise, mean_image
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -50,7 +50,7 @@ def test_a_rectangle_of_the_image_is_scaled_to_its_size() -> None:
     rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     x = torch.stack([rows, columns, rows + columns]).expand(200, 3, 32, 32)
     x = x.contiguous(memory_format=torch.channels_last)
-    cut = cut_and_scale(x, 0.25, generator(0))
+    cut = cut_and_scale(x, 0.25, generator(0), (32, 32))
     assert cut.shape == x.shape
     assert cut.is_contiguous(memory_format=torch.channels_last)
     inside = cut[:, :, 4:-4, 4:-4]
@@ -61,7 +61,20 @@ def test_a_rectangle_of_the_image_is_scaled_to_its_size() -> None:
     assert 0.75 < area.max() <= 1.01
     assert 0.7 < aspect.min() < 0.85
     assert 1.2 < aspect.max() < 1.4
-    assert torch.equal(cut, cut_and_scale(x, 0.25, generator(0)))
+    assert torch.equal(cut, cut_and_scale(x, 0.25, generator(0), (32, 32)))
+
+
+def test_a_rectangle_is_scaled_to_any_size_at_once() -> None:
+    x = torch.randn(4, 3, 8, 8, generator=generator()).contiguous(memory_format=torch.channels_last)
+    cut = cut_and_scale(x, 1.0, generator(0), (24, 16))
+    assert cut.shape == (4, 3, 24, 16)
+    assert cut.is_contiguous(memory_format=torch.channels_last)
+    images = ImageSet(torch.randint(256, (9, 8, 8, 3), dtype=torch.uint8), torch.arange(9))
+    for least_area in (0.5, 1.0):
+        augmentation = Augmentation(padding=0.0, least_area=least_area)
+        standardise = Standardise((16, 16), (0.5,) * 3, (0.5,) * 3)
+        ((x, _),) = AugmentedImages(images, standardise, augmentation).batches(9, generator())
+        assert x.shape == (9, 3, 16, 16)
 
 
 def test_brightness_scales_each_image_by_one_factor() -> None:

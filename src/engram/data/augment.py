@@ -51,8 +51,10 @@ def brighten(pixels: Tensor, amount: float, generator: torch.Generator) -> Tenso
     return (pixels * factors.to(pixels.device)).clamp_(0, 255).to(torch.uint8)
 
 
-def cut_and_scale(x: Tensor, least_area: float, generator: torch.Generator) -> Tensor:
-    """Cut a rectangle out of each image and scale it to the old size, as ImageNet is augmented.
+def cut_and_scale(
+    x: Tensor, least_area: float, generator: torch.Generator, size: tuple[int, int]
+) -> Tensor:
+    """Cut a rectangle out of each image and scale it to `size`, as ImageNet is augmented.
 
     Its area is uniform in [least_area, 1] of the image's, its sides relate as 3:4 to 4:3, in
     logarithms uniformly; sides that do not fit are shortened.
@@ -61,14 +63,14 @@ def cut_and_scale(x: Tensor, least_area: float, generator: torch.Generator) -> T
         x: (B, 3, H, W) normalised images, channels last in memory.
 
     Returns:
-        A tensor of the same shape and layout, interpolated linearly.
+        (B, 3, *size) in the same layout, interpolated linearly.
     """
     area = least_area + (1 - least_area) * torch.rand(len(x), generator=generator)
     aspect = (math.log(4 / 3) * (2 * torch.rand(len(x), generator=generator) - 1)).exp()
     extent = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], dim=1).clamp_max(1)
     centre = (1 - extent) * (2 * torch.rand(len(x), 2, generator=generator) - 1)
     affine = torch.cat([torch.diag_embed(extent), centre[:, :, None]], dim=2).to(x.device)
-    grid = F.affine_grid(affine, list(x.shape), align_corners=False)
+    grid = F.affine_grid(affine, [*x.shape[:2], *size], align_corners=False)
     scaled = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
     return scaled.contiguous(memory_format=torch.channels_last)
 

@@ -57,6 +57,20 @@ class Source(Protocol):
         ...
 
 
+class Preparation(Protocol):
+    """What makes pixels a network's input: see `engram.models.normalise`."""
+
+    size: tuple[int, int]
+
+    def floats(self, pixels: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8 to (B, 3, H, W), in the size that they have."""
+        ...
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """The same, scaled to (B, 3, *size)."""
+        ...
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class AugmentedImages:
     """Images that are shuffled, normalised and augmented a batch at a time, on the device.
@@ -65,14 +79,14 @@ class AugmentedImages:
 
     Attributes:
         images: what to draw from; batches are made on the device where these are.
-        normalise: (B, H, W, 3) uint8 to (B, 3, H, W) float.
+        normalise: pixels to the network's input.
         augmentation: what happens to each image.
         recoded: the last of these images as a codec gives them back.
         recoding: probability with which one of those is drawn from `recoded`, anew in every epoch.
     """
 
     images: Images
-    normalise: Callable[[Tensor], Tensor]
+    normalise: Preparation
     augmentation: Augmentation
     recoded: ImageSet | None = None
     recoding: float = 0.0
@@ -106,9 +120,11 @@ class AugmentedImages:
         recipe = self.augmentation
         if recipe.brightness:
             pixels = brighten(pixels, recipe.brightness, generator)
-        x = self.normalise(pixels)
         if recipe.least_area < 1:
-            x = cut_and_scale(x, recipe.least_area, generator)
+            whole = self.normalise.floats(pixels)
+            x = cut_and_scale(whole, recipe.least_area, generator, self.normalise.size)
+        else:
+            x = self.normalise(pixels)
         return crop_and_flip(x, recipe.padding, recipe.flip, generator)
 
 

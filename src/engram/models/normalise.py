@@ -18,11 +18,13 @@ class Normalise(nn.Module):
     else. The mean is part of the saved state.
 
     Attributes:
+        size: height and width of images and input.
         mean: (H, W, 3) in [0, 1]; zeros until it is set.
     """
 
     def __init__(self, image_size: tuple[int, int]) -> None:
         super().__init__()
+        self.size = image_size
         self.register_buffer("mean", torch.zeros(*image_size, 3))
         self.mean: Tensor
 
@@ -32,6 +34,10 @@ class Normalise(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 to (B, 3, H, W) float32, channels last in memory."""
+        return self.floats(pixels)
+
+    def floats(self, pixels: Tensor) -> Tensor:
+        """The same."""
         return pixels.float().div_(255).sub_(self.mean).permute(0, 3, 1, 2)
 
 
@@ -60,11 +66,16 @@ class Standardise(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 to (B, 3, *size) float32, channels last in memory."""
-        x = pixels.permute(0, 3, 1, 2).float().div_(255)
-        if x.shape[2:] != self.size:
-            x = F.interpolate(x, self.size, mode="bicubic", antialias=True).clamp_(0, 1)
-        x = (x - self.mean[:, None, None]) / self.deviation[:, None, None]
-        return x.contiguous(memory_format=torch.channels_last)
+        x = self.floats(pixels)
+        if x.shape[2:] == self.size:
+            return x
+        scaled = F.interpolate(x, self.size, mode="bicubic", antialias=True)
+        return scaled.contiguous(memory_format=torch.channels_last)
+
+    def floats(self, pixels: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8 to (B, 3, H, W) float32, in the size that they have."""
+        x = pixels.float().div_(255).sub_(self.mean).div_(self.deviation)
+        return x.permute(0, 3, 1, 2)
 
 
 def mean_image(chunks: Iterable[Tensor]) -> Tensor:
