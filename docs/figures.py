@@ -103,7 +103,8 @@ def _lae_runs(summaries: Summaries) -> Summaries:
         found = [
             s
             for s in summaries
-            if (s["method"], s["preset"]) == ("lae", preset) and s["stream"] == "cifar100/b0-inc10"
+            if (s["method"], s["preset"]) == ("lae", preset)
+            and (s["stream"], s["evaluate_on"]) == ("cifar100/b0-inc10", "test")
         ]
         if found:
             return found

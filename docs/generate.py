@@ -201,14 +201,15 @@ def der_inference(summaries: Summaries) -> str:
 
 
 def lae_votes(summaries: Summaries) -> str:
-    """Last accuracy of LAE by its modules, a column for each expert or vote."""
-    return _by_rule(summaries, _last)
+    """Last accuracy by modules, a column for each expert or vote; of RanPAC beside it."""
+    return _by_rule([s for s in summaries if s["method"] in ("lae", "ranpac")], _last)
 
 
 def lae_differences(summaries: Summaries) -> str:
     """How much more a vote has than the published one, run by run, in points of last accuracy."""
     return _by_rule(
-        summaries, lambda run, rule: _last(run, rule) - _last(run, figures.PUBLISHED_VOTE)
+        _with_published_vote(summaries),
+        lambda run, rule: _last(run, rule) - _last(run, figures.PUBLISHED_VOTE),
     )
 
 
@@ -217,12 +218,11 @@ def _last(run: dict[str, Any], rule: str) -> float:
 
 
 def _by_rule(summaries: Summaries, value: Callable[[dict[str, Any], str], float]) -> str:
-    found = [s for s in summaries if s["method"] == "lae" and "cifar100" in s["stream"]]
-    found = [s for s in found if figures.PUBLISHED_VOTE in s["accuracy_by_classifier"]]
+    found = [s for s in summaries if s["stream"].startswith("cifar100/")]
     if not found:
         return NOTHING
     rules = list(dict.fromkeys(rule for s in found for rule in s["accuracy_by_classifier"]))
-    header = ["Stream, preset", "Images", "Modules", "Orders", *rules]
+    header = ["Stream, preset", "Images", "Method, modules", "Orders", *rules]
     rows = []
     for row in comparison_table(found):
         runs = [found[position] for position in row.runs]
@@ -232,7 +232,7 @@ def _by_rule(summaries: Summaries, value: Callable[[dict[str, Any], str], float]
             else ""
             for rule in rules
         ]
-        modules = ", ".join(row.changed) or "as published"
+        modules = ", ".join([row.method, *row.changed])
         where = f"{row.stream}, {row.preset}"
         rows.append([where, row.evaluate_on, modules, str(len(runs)), *cells])
     return markdown(header, rows, texts=3)

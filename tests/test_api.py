@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,12 @@ from PIL import Image
 import engram
 from conftest import COLOURS, coloured, small_learner
 from engram.api import Change, Learner, mean_forgetting
+from engram.data.pictures import pixels_of
+from engram.data.stream import Task
 from engram.errors import UserError
+from engram.learner import TaskLearner
 from engram.methods.bounds import JointConfig
+from engram.models.heads import RidgeHead
 
 
 def taught(*names: str, count: int = 12, **options: object) -> Learner:
@@ -79,6 +84,69 @@ def test_some_images_are_set_aside_and_never_learnt_from() -> None:
     assert [change.images for change in learner.changes_] == [5, 5, 0]
     assert learner.changes_[2].after is None
     assert all(change.before is not None for change in learner.changes_[:2])
+
+
+def learnt_from(monkeypatch: pytest.MonkeyPatch) -> list[set[bytes]]:
+    """What every task from now on shows its method."""
+    seen: list[set[bytes]] = []
+    learn = TaskLearner.learn
+
+    def spied(self: TaskLearner, task: Task) -> Any:
+        seen.append({image.numpy().tobytes() for image in task.train.pixels})
+        return learn(self, task)
+
+    monkeypatch.setattr(TaskLearner, "learn", spied)
+    return seen
+
+
+def test_an_image_that_is_set_aside_is_never_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = learnt_from(monkeypatch)
+    first, more = coloured("red", 20), coloured("red", 20, seed=1)
+    learner = small_learner(holdout=0.25).learn({"red": first, "blue": coloured("blue", 9)})
+    learner.learn({"red": first + more, "grün": coloured("grün", 9)}, update=True)
+    everything = {pixels_of([one], 16).numpy().tobytes() for one in first}
+    never = everything - seen[0]
+    assert len(never) == 5
+    assert not never & seen[1]
+    assert len(seen[1] & everything) == 15
+    assert learner.changes_[0].images == 5
+
+
+def test_learning_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = taught("red", "blue")
+    before = learner.predict_proba(coloured("red", 2)), learner.memory.counts, learner.changes_
+
+    def interrupted(self: RidgeHead) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RidgeHead, "solve", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            learner.learn({"grün": coloured("grün", 9)})
+    assert np.array_equal(learner.predict_proba(coloured("red", 2)), before[0])
+    assert (learner.memory.counts, learner.changes_) == before[1:]
+    learner.learn({"grün": coloured("grün", 9)})
+    assert learner.classes_ == ("red", "blue", "grün")
+    assert learner.predict_proba(coloured("red", 2)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(("holdout", "kept", "aside"), [(0.0, 5, 0), (0.95, 1, 4), (0.5, 3, 2)])
+def test_there_is_always_something_to_learn_from(holdout: float, kept: int, aside: int) -> None:
+    learner = taught("red", count=5, holdout=holdout, budget="all")
+    assert learner.memory.counts == {0: kept}
+    assert learner.changes_[0].images == aside
+
+
+def test_no_more_is_set_aside_than_there_is_room_for() -> None:
+    learner = taught("red", "blue", count=100, budget="40", holdout=0.1)
+    assert [change.images for change in learner.changes_] == [2, 2]
+    with pytest.raises(UserError, match="budget of 2, less 10 % for images that are set aside"):
+        taught("red", "blue", budget="2")
+
+
+def test_a_codec_that_learns_needs_no_image_set_aside() -> None:
+    learner = taught("red", "blue", count=3, codec="klt:8")
+    assert learner.changes_[0].images == 0
 
 
 def test_without_a_memory_nothing_is_set_aside() -> None:

@@ -80,6 +80,7 @@ def lae_run(seed: int, place: str) -> dict[str, Any]:
         "method": "lae",
         "preset": "quick",
         "stream": "cifar100/b0-inc10",
+        "evaluate_on": "test",
         "codec": "raw",
         "config": {"budget": "0", "settings": settings},
         "task_sizes": [10, 10],

@@ -36,7 +36,7 @@ LAYERS: dict[str, int] = {
     "runs": 4,
     "export": 4,
     "api": 5,
-    "versions": 5,
+    "versions": 4,
     "bench": 5,
     "results.comparison": 5,
     "results.figures": 5,

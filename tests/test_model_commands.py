@@ -12,6 +12,7 @@ from PIL import Image
 
 from conftest import coloured
 from engram import api
+from engram.api import load
 from engram.cli import main
 from engram.config import Preset
 from engram.versions import ModelFolder
@@ -102,6 +103,7 @@ def test_from_the_first_class_to_a_rollback(engram: Command, tmp_path: Path) -> 
         (("learn", "nowhere", *LEARN), "There is no folder nowhere"),
         (("learn", "pictures", *LEARN), "Known already: red. To learn from their new images"),
         (("learn", "other", *LEARN, "--budget", "1MB"), "was made with budget 300kB, not 1MB"),
+        (("learn", "other", "--into", "new", "--weights", "no.npz"), "no.npz cannot be read"),
         (("learn", "other", *LEARN, "--keep-versions", "0"), "At least one version must be kept"),
         (("predict", "model"), "wants pictures behind the model"),
         (("predict", "model", "nothing.jpg"), "There is no file nothing.jpg"),
@@ -123,7 +125,7 @@ def test_a_mistake_is_one_line_and_changes_nothing(
     assert "Traceback" not in text
     model = ModelFolder(tmp_path / "model")
     assert model.numbers() == [1]
-    assert model.load(device="cpu").classes_ == ("red",)
+    assert load(model.folder, device="cpu").classes_ == ("red",)
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -150,6 +152,6 @@ def test_known_classes_learn_further_from_new_images(engram: Command, tmp_path: 
     code, text = engram("learn", "more", *LEARN, "--update")
     assert code == 0
     assert "2 classes are known" in text
-    model = ModelFolder(tmp_path / "model").load(device="cpu")
+    model = load(tmp_path / "model", device="cpu")
     assert model.classes_ == ("blue", "red")
     assert model.memory.counts[1] > model.memory.counts[0]

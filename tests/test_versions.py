@@ -7,6 +7,7 @@ import multiprocessing
 import random
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from filelock import FileLock
 import engram
 from conftest import COLOURS, coloured, small_learner
 from engram import files
+from engram.api import Learner
 from engram.errors import UserError
-from engram.versions import BusyError, ModelFolder, save
+from engram.versions import BusyError, ModelFolder
 
 PROBES = [coloured(name, 1, seed=9)[0] for name in COLOURS]
 
@@ -27,21 +29,25 @@ def grown(folder: Path, names: tuple[str, ...] = ("red", "grün", "blue")) -> Mo
     learner = small_learner()
     for name in names:
         learner.learn({name: coloured(name, 12)})
-        save(learner, folder)
+        learner.save(folder)
     return ModelFolder(folder)
+
+
+def loaded(model: ModelFolder, version: int | None = None) -> Learner:
+    return engram.load(model.folder, version, device="cpu")
 
 
 def test_a_model_is_what_was_saved(tmp_path: Path) -> None:
     learner = small_learner().learn({name: coloured(name, 12) for name in ("red", "blue")})
-    assert save(learner, tmp_path / "model") == 1
-    loaded = engram.load(tmp_path / "model")
-    assert loaded.classes_ == learner.classes_
-    assert np.array_equal(loaded.predict_proba(PROBES), learner.predict_proba(PROBES))
-    assert loaded.nbytes == learner.nbytes
-    for one in (learner, loaded):
+    assert learner.save(tmp_path / "model") == 1
+    again = engram.load(tmp_path / "model")
+    assert again.classes_ == learner.classes_
+    assert np.array_equal(again.predict_proba(PROBES), learner.predict_proba(PROBES))
+    assert again.nbytes == learner.nbytes
+    for one in (learner, again):
         one.learn({"grün": coloured("grün", 12)})
-    assert np.array_equal(loaded.predict_proba(PROBES), learner.predict_proba(PROBES))
-    assert loaded.changes_ == learner.changes_
+    assert np.array_equal(again.predict_proba(PROBES), learner.predict_proba(PROBES))
+    assert again.changes_ == learner.changes_
 
 
 def test_every_learning_is_a_version_and_one_can_go_back(tmp_path: Path) -> None:
@@ -49,10 +55,10 @@ def test_every_learning_is_a_version_and_one_can_go_back(tmp_path: Path) -> None
     assert model.numbers() == [1, 2, 3]
     assert model.current == 3
     model.rollback(1)
-    assert model.load().classes_ == ("red",)
-    save(model.load().learn({"Blue": coloured("Blue", 6)}), tmp_path)
+    assert loaded(model).classes_ == ("red",)
+    loaded(model).learn({"Blue": coloured("Blue", 6)}).save(tmp_path)
     assert model.current == 4
-    assert model.load().classes_ == ("red", "Blue")
+    assert loaded(model).classes_ == ("red", "Blue")
     assert [facts["parent"] for facts in model.history()] == [None, 1, 2, 1]
     assert engram.load(tmp_path, 3).classes_ == ("red", "grün", "blue")
     assert "| Blue |" in (model.path(4) / "README.md").read_text()
@@ -60,14 +66,14 @@ def test_every_learning_is_a_version_and_one_can_go_back(tmp_path: Path) -> None
 
 def test_old_versions_are_removed_but_never_the_current_one(tmp_path: Path) -> None:
     model = grown(tmp_path)
-    learner = model.load()
-    model.add(learner, keep=2)
+    learner = loaded(model)
+    learner.save(tmp_path, keep=2)
     assert model.numbers() == [3, 4]
     model.rollback(3)
-    model.add(model.load(), keep=1)
+    loaded(model).save(tmp_path, keep=1)
     assert model.numbers() == [5]
     with pytest.raises(UserError, match="At least one version must be kept, not 0"):
-        model.add(learner, keep=0)
+        learner.save(tmp_path, keep=0)
 
 
 @pytest.mark.parametrize(
@@ -97,10 +103,10 @@ def test_a_damaged_model_is_one_line(tmp_path: Path, damage: str, message: str) 
             facts = json.loads((version / "version.json").read_text())
             (version / "version.json").write_text(json.dumps({**facts, "format": 99}))
         case "weights":
-            content = (version / "weights.safetensors").read_bytes()
-            (version / "weights.safetensors").write_bytes(content[:-9])
+            content = (version / "learner" / "weights.safetensors").read_bytes()
+            (version / "learner" / "weights.safetensors").write_bytes(content[:-9])
     with pytest.raises(UserError, match=message) as refused:
-        model.load()
+        loaded(model)
     assert "\n" not in str(refused.value)
 
 
@@ -110,40 +116,41 @@ def test_only_one_may_change_a_model(tmp_path: Path) -> None:
         FileLock(tmp_path / ".lock"),
         pytest.raises(BusyError, match="Another process is changing"),
     ):
-        save(learner, tmp_path)
+        learner.save(tmp_path)
 
 
 def test_a_version_that_fails_at_any_write_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = grown(tmp_path, ("red",))
-    learner = model.load().learn({"blue": coloured("blue", 12)})
-    replace = Path.replace
+    learner = loaded(model).learn({"blue": coloured("blue", 12)})
+    replace, rename = Path.replace, Path.rename
     writes = 0
     while model.current == 1:
         left = writes
 
-        def failing(path: Path, target: Path) -> Path:
+        def failing(path: Path, target: Path, act: Callable[[Path, Path], Path]) -> Path:
             nonlocal left
             if left == 0:
                 raise OSError("the disk is full")
             left -= 1
-            return replace(path, target)
+            return act(path, target)
 
-        monkeypatch.setattr(Path, "replace", failing)
+        monkeypatch.setattr(Path, "replace", lambda a, b: failing(a, b, replace))
+        monkeypatch.setattr(Path, "rename", lambda a, b: failing(a, b, rename))
         try:
-            model.add(learner)
+            learner.save(tmp_path)
         except OSError:
-            assert model.load().classes_ == ("red",)
+            assert loaded(model).classes_ == ("red",)
         writes += 1
     assert writes > 4
-    assert model.load().classes_ == ("red", "blue")
+    assert loaded(model).classes_ == ("red", "blue")
 
 
 def _learn_more(folder: Path) -> None:
     learner = engram.load(folder, device="cpu")
     learner.learn({"blue": coloured("blue", 12)}, update=True)
-    save(learner, folder)
+    learner.save(folder, keep=2)
 
 
 def killed_at_random(folder: Path, times: int) -> None:
@@ -168,9 +175,9 @@ def killed_at_random(folder: Path, times: int) -> None:
         assert after is not None
         assert before is not None
         assert after - before in (0, 1)
-        loaded = model.load()
-        assert loaded.classes_ == ("red", "grün", "blue")
-        assert loaded.predict(PROBES[0], top=1)[0]["label"] == "red"
+        again = loaded(model)
+        assert again.classes_ == ("red", "grün", "blue")
+        assert again.predict(PROBES[0], top=1)[0]["label"] == "red"
         assert all(
             np.isfinite(engram.load(folder, n).predict_proba(PROBES)).all()
             for n in model.numbers()[-2:]
@@ -186,8 +193,28 @@ def test_learning_that_is_killed_many_times_leaves_the_model_whole(tmp_path: Pat
     killed_at_random(tmp_path, 50)
 
 
+def test_nothing_is_left_where_a_first_version_failed(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    with pytest.raises(UserError, match="Nothing has been learnt yet"):
+        small_learner().save(folder)
+    with pytest.raises(UserError, match="At least one version"):
+        small_learner().learn({"red": coloured("red", 3)}).save(folder, keep=0)
+    assert not folder.exists()
+
+
+def test_what_a_removal_left_behind_is_swept_away(tmp_path: Path) -> None:
+    model = grown(tmp_path, ("red", "blue"))
+    half = model.path(1).with_suffix(".partial")
+    model.path(1).rename(half)
+    (half / "version.json").unlink()
+    assert model.numbers() == [2]
+    assert len(model.history()) == 1
+    loaded(model).save(tmp_path)
+    assert not half.exists()
+
+
 def test_no_file_is_half_written(tmp_path: Path) -> None:
     model = grown(tmp_path)
     assert not list(tmp_path.rglob("*.partial"))
-    tensors, _ = files.load_tensors(model.path(3) / "weights.safetensors")
+    tensors, _ = files.load_tensors(model.path(3) / "learner" / "weights.safetensors")
     assert "head.weight" in tensors

@@ -5,20 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engram.api import Learner
-    from engram.versions import load
+    from engram.api import Learner, load
 
 __all__ = ["Learner", "load"]
 
 
 def __getattr__(name: str) -> Any:
     """What needs torch is imported when it is first asked for, so that the command answers fast."""
-    if name == "Learner":
-        from engram.api import Learner
+    if name in __all__:
+        from engram import api
 
-        return Learner
-    if name == "load":
-        from engram.versions import load
-
-        return load
+        return getattr(api, name)
     raise AttributeError(f"module engram has no attribute {name}")

@@ -6,6 +6,7 @@ compare.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from engram.config import as_mapping, from_mapping
 from engram.data.codecs import create_codec
@@ -31,8 +33,9 @@ from engram.memory import Budget, ExemplarMemory
 from engram.methods import METHODS, method_class
 from engram.models.pretrained import RANDOM
 from engram.runs import preset_settings
+from engram.versions import ModelFolder
 
-__all__ = ["Change", "ClassAccuracy", "Evaluation", "Learner", "mean_forgetting"]
+__all__ = ["Change", "ClassAccuracy", "Evaluation", "Learner", "load", "mean_forgetting"]
 
 HOLDOUT = "holdout.safetensors"
 LEAST_TO_SET_ASIDE = 5
@@ -109,7 +112,8 @@ class Learner:
             forgotten. Classes of fewer than five images give none.
         seed: of everything random.
         device: `auto`, `cpu`, `cuda`, ...
-        precision: of training and of pretrained networks.
+        precision: of training and of pretrained networks. In float32 an exported model gives the
+            same scores; `auto` is faster where the hardware has bfloat16.
 
     Attributes:
         classes_: names of the classes learnt, in the order in which they came.
@@ -129,7 +133,7 @@ class Learner:
         holdout: float = 0.1,
         seed: int = 0,
         device: str = "auto",
-        precision: Precision = "auto",
+        precision: Precision = "fp32",
     ) -> None:
         self.method = method
         self.preset = preset
@@ -144,6 +148,7 @@ class Learner:
         self.changes_: tuple[Change, ...] = ()
         self.skipped_: tuple[str, ...] = ()
         self.seconds_ = 0.0
+        self._aside: frozenset[int] = frozenset()
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The arguments that this learner was made with, as scikit-learn asks for them."""
@@ -200,81 +205,96 @@ class Learner:
                 "update (on the command line --update), or leave them out."
             )
         names = (*self.classes_, *(name for name in given.names if name not in self.classes_))
-        probe = None if test is None else _relabelled(self._read_test(test, names), names)
-        if not self.classes_:
-            self._begin()
-        learnt, aside = self._parted(_relabelled(given, names), len(names))
-        self._tasks.memory.check(len(names), learnt)
-        if probe is None:
-            probe = self._held_out() + aside[aside.labels >= len(self.classes_)]
-        before = self._measured(probe[probe.labels < len(self.classes_)])
         new = range(len(self.classes_), len(names))
-        self._tasks.learn(Task(self._tasks.tasks, learnt, new, range(len(names))))
-        self._holdout.update(Task(0, aside, new, range(len(names))))
-        after = self._measured(probe)
+        probe = None if test is None else _relabelled(self._read_test(test, names), names)
+        # Learning happens on copies, so that nothing is lost if it fails or is interrupted.
+        tasks, holdout = self._made() if new.start == 0 else self._copied()
+        images = _relabelled(given, names)
+        aside, set_aside = self._chosen_aside(images, new, holdout)
+        learnt, held = images[~aside], images[aside & (images.labels >= new.start)]
+        self._check_room(tasks.memory, len(names), learnt)
+        if probe is None:
+            probe = holdout.images()[:] + held
+        before = _measured(tasks, probe[probe.labels < new.start])
+        tasks.learn(Task(tasks.tasks, learnt, new, range(len(names))))
+        holdout.update(Task(0, held, new, range(len(names))))
+        after = _measured(tasks, probe)
         self.changes_ = tuple(
             _change(name, before.get(label), after.get(label)) for label, name in enumerate(names)
         )
+        self._tasks, self._holdout, self._aside = tasks, holdout, self._aside | set_aside
         self.classes_, self.skipped_ = names, given.skipped
         self.seconds_ = time.perf_counter() - started
         return self
 
-    def _begin(self, *, restoring: bool = False) -> None:
-        """Make what learns; weights that are about to be restored are not looked for."""
+    def _copied(self) -> tuple[TaskLearner, ExemplarMemory]:
+        return copy.deepcopy((self._tasks, self._holdout))
+
+    def _chosen_aside(
+        self, images: ImageSet, new: range, holdout: ExemplarMemory
+    ) -> tuple[Tensor, frozenset[int]]:
+        """Which images are not learnt from: some of every new class, and those set aside before.
+
+        They are chosen by what they show, so that an image that is given again is on the same side
+        as it was the first time.
+
+        Returns:
+            (N,) bool, and the checksums of those newly set aside.
+        """
+        sums = torch.tensor(checksums(images.pixels))
+        chosen: set[int] = set()
+        room = 0.0
+        if self.holdout and holdout.fits(new.stop, images):
+            room = holdout.capacity(new.stop, images) // new.stop
+        for label in new:
+            of_class = sums[images.labels == label].unique()
+            if len(of_class) >= LEAST_TO_SET_ASIDE:
+                count = max(1, round(self.holdout * len(of_class)))
+                chosen |= set(of_class[: int(min(count, len(of_class) - 1, room))].tolist())
+        known = torch.tensor(sorted(self._aside | chosen), dtype=torch.int64)
+        return torch.isin(sums, known), frozenset(chosen)
+
+    def _check_room(self, memory: ExemplarMemory, classes: int, images: ImageSet) -> None:
+        """Refuse classes that the budget cannot hold, before anything is learnt."""
+        try:
+            memory.check(classes, images)
+        except UserError as error:
+            raise UserError(
+                f"The budget of {self.budget}, less {100 * self.holdout:.0f} % for images that are "
+                f"set aside, is too small. {error}"
+            ) from error
+
+    def _made(self, *, restoring: bool = False) -> tuple[TaskLearner, ExemplarMemory]:
+        """What learns, and the memory of images set aside.
+
+        Args:
+            restoring: weights that are about to be restored are not looked for.
+        """
         if not 0 <= self.holdout < 1:
             raise UserError(f"holdout must be in [0, 1), not {self.holdout}.")
-        whole = Budget.parse(self.budget)
-        self._holdout = ExemplarMemory(whole.share(self.holdout), self._codec())
+        size = (self.image_size, self.image_size)
+        budget = Budget.parse(self.budget)
+        holdout = ExemplarMemory(budget.share(self.holdout), create_codec(self.codec, size))
         settings = self.settings
         if restoring and hasattr(settings, "pretrained"):
             drawn = dataclasses.replace(settings.pretrained, weights=RANDOM)
             settings = dataclasses.replace(settings, pretrained=drawn)
-        self._tasks = self._task_learner(settings)
-
-    def _codec(self) -> Any:
-        return create_codec(self.codec, (self.image_size, self.image_size))
-
-    def _task_learner(self, settings: Any) -> TaskLearner:
-        return TaskLearner(
+        tasks = TaskLearner(
             self.method_name,
             settings,
-            image_size=(self.image_size, self.image_size),
-            budget=str(Budget.parse(self.budget).share(1 - self.holdout)),
+            image_size=size,
+            budget=str(budget.share(1 - self.holdout)),
             codec=self.codec,
             seed=self.seed,
             device=self.device,
             precision=self.precision,
-            on_epoch=self.on_epoch,
+            on_epoch=lambda report: self.on_epoch(report),
         )
+        tasks.config = self.settings
+        return tasks, holdout
 
     def on_epoch(self, report: EpochReport) -> None:
         """Called after every epoch of training; for those who show progress."""
-
-    def _parted(self, images: ImageSet, classes: int) -> tuple[ImageSet, ImageSet]:
-        """Images to learn from, and images set aside, chosen by what they show."""
-        aside = torch.zeros(len(images), dtype=torch.bool)
-        if not self._holdout.budget.none and self._holdout.has_room(classes, images):
-            for label in images.labels.unique():
-                of_class = (images.labels == label).nonzero()[:, 0]
-                if len(of_class) >= LEAST_TO_SET_ASIDE:
-                    order = np.argsort(checksums(images.pixels[of_class]), kind="stable")
-                    count = max(1, round(self.holdout * len(of_class)))
-                    aside[of_class[torch.from_numpy(order[:count])]] = True
-        return images[~aside], images[aside]
-
-    def _held_out(self) -> ImageSet:
-        return self._holdout.images()[:]
-
-    def _measured(self, images: ImageSet) -> dict[int, ClassAccuracy]:
-        """Of the classes, by label, that there are images of."""
-        if not len(images):
-            return {}
-        right = self._tasks.scores(images).argmax(dim=1) == images.labels
-        return {
-            label: ClassAccuracy(int((images.labels == label).sum()), int(chosen.sum()))
-            for label in images.labels.unique().tolist()
-            for chosen in [right[images.labels == label]]
-        }
 
     def _read_test(self, test: Labelled, names: Sequence[str]) -> NamedImages:
         """Labelled pictures to measure on.
@@ -295,7 +315,7 @@ class Learner:
         """
         self._check_learnt()
         given = self._read_test(test, self.classes_)
-        found = self._measured(_relabelled(given, self.classes_))
+        found = _measured(self._tasks, _relabelled(given, self.classes_))
         by_name = {self.classes_[label]: accuracy for label, accuracy in found.items()}
         return Evaluation(by_name, given.skipped)
 
@@ -360,46 +380,94 @@ class Learner:
         self._check_learnt()
         export_onnx(self._tasks.method, self.classes_, Path(path))
 
-    def save_state(self, folder: Path) -> None:
-        """Write everything learnt into a new folder."""
-        self._check_learnt()
-        self._tasks.save(folder)
-        save_tensors(folder / HOLDOUT, *self._holdout.state())
+    def save(self, folder: str | Path, *, keep: int | None = None) -> int:
+        """Make what was learnt the next version of the model in a folder; see `engram.versions`.
 
-    def as_mapping(self) -> dict[str, Any]:
-        """What `from_state` needs beside the files, as plain values."""
-        return {
-            **self.get_params(),
-            "method": self.method_name,
-            "settings": as_mapping(self.settings),
-            "classes": list(self.classes_),
-        }
+        Args:
+            keep: the most versions that stay.
 
-    @classmethod
-    def from_state(cls, folder: Path, state: dict[str, Any], *, device: str = "auto") -> Learner:
-        """What `save_state` and `as_mapping` gave.
+        Returns:
+            The version's number.
 
         Raises:
-            UserError: the folder is damaged, or of another version.
+            BusyError: another process is changing the model.
+            UserError: nothing was learnt yet.
         """
-        config = method_class(state["method"]).Config
-        params = {key: value for key, value in state.items() if key not in ("settings", "classes")}
-        params |= {
-            "method": from_mapping(config, state["settings"], str(folder)),
-            "device": device,
+        model = ModelFolder(Path(folder))
+        self._check_learnt()
+        with model.changing():
+            return self.add_to(model, keep=keep)
+
+    def add_to(self, model: ModelFolder, *, keep: int | None = None) -> int:
+        """`save` for those who are changing the model already."""
+        return model.add(self._write, self._facts(), keep=keep)
+
+    def _write(self, folder: Path) -> None:
+        self._tasks.save(folder / "learner")
+        save_tensors(folder / HOLDOUT, *self._holdout.state())
+
+    def _facts(self) -> dict[str, Any]:
+        """What a version tells of itself; `learner` is what `load` needs."""
+        return {
+            "seconds": round(self.seconds_, 1),
+            "exemplars": len(self.memory),
+            "bytes": self.nbytes,
+            "changes": [dataclasses.asdict(change) for change in self.changes_],
+            "skipped": list(self.skipped_),
+            "set_aside": sorted(self._aside),
+            "learner": {
+                **self.get_params(),
+                "method": self.method_name,
+                "settings": as_mapping(self.settings),
+                "classes": list(self.classes_),
+            },
         }
-        learner = cls(**params)
-        learner._begin(restoring=True)
-        learner._tasks.restore(folder)
-        learner._holdout.load_state(*load_tensors(folder / HOLDOUT), where=str(folder))
-        learner.classes_ = tuple(state["classes"])
-        return learner
+
+    def _restore(self, folder: Path, facts: dict[str, Any], classes: Sequence[str]) -> None:
+        """Take over what `_write` and `_facts` gave."""
+        self._tasks, self._holdout = self._made(restoring=True)
+        self._tasks.restore(folder / "learner")
+        self._holdout.load_state(*load_tensors(folder / HOLDOUT), where=str(folder))
+        self._aside = frozenset(facts["set_aside"])
+        self.classes_ = tuple(classes)
+        self.changes_ = tuple(Change(**change) for change in facts["changes"])
+        self.skipped_, self.seconds_ = tuple(facts["skipped"]), facts["seconds"]
+
+
+def load(folder: str | Path, version: int | None = None, *, device: str = "auto") -> Learner:
+    """The model in a folder, as it is now or was at a version.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    model = ModelFolder(Path(folder))
+    number = model.chosen(version)
+    facts = model.facts(number)
+    params = dict(facts["learner"])
+    classes, settings = params.pop("classes"), params.pop("settings")
+    kind = method_class(params["method"]).Config
+    params["method"] = from_mapping(kind, settings, str(model.path(number)))
+    learner = Learner(**{**params, "device": device})
+    learner._restore(model.path(number), facts, classes)
+    return learner
 
 
 def mean_forgetting(changes: Sequence[Change]) -> float:
     """Points of accuracy that known classes lost on average; 0 where there were none."""
     known = [change.forgotten for change in changes if change.before is not None]
     return sum(known) / max(1, len(known))
+
+
+def _measured(tasks: TaskLearner, images: ImageSet) -> dict[int, ClassAccuracy]:
+    """Of the classes, by label, that there are images of."""
+    if not len(images):
+        return {}
+    right = tasks.scores(images).argmax(dim=1) == images.labels
+    return {
+        label: ClassAccuracy(int((images.labels == label).sum()), int(chosen.sum()))
+        for label in images.labels.unique().tolist()
+        for chosen in [right[images.labels == label]]
+    }
 
 
 def _relabelled(given: NamedImages, names: Sequence[str]) -> ImageSet:

@@ -66,7 +66,7 @@ def main() -> None:
         print(f"engram: {error.strerror}: {error.filename}.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on where it stopped.", file=sys.stderr)
+        print("\nInterrupted. The same command again does what is left.", file=sys.stderr)
         sys.exit(130)
 
 

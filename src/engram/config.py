@@ -96,11 +96,15 @@ class Schedule:
 
         Both are rounded; the rest is never empty, and a beginning that would be is None.
         """
-        whole = self.updates if self.epochs is None else self.epochs
-        first = min(round(share * (whole or 0)), (whole or 0) - 1)
+        first = min(round(share * self.length), self.length - 1)
         if first < 1:
             return None, self
-        return self._lasting(first), self._lasting((whole or 0) - first)
+        return self._lasting(first), self._lasting(self.length - first)
+
+    @property
+    def length(self) -> int:
+        """Epochs, or updates where it counts those."""
+        return self.epochs or self.updates or 0
 
     def _lasting(self, amount: int) -> Schedule:
         """The same schedule with other epochs, or updates where it counts those."""

@@ -180,7 +180,7 @@ class ExemplarMemory:
         if self.budget.images_each(classes) < 1 or share < max(costs):
             raise self._too_small(classes, max(costs), shared)
 
-    def has_room(self, classes: int, examples: ImageSet) -> bool:
+    def fits(self, classes: int, examples: ImageSet) -> bool:
         """Whether there is room for an exemplar of each of `classes`; see `check`."""
         try:
             self.check(classes, examples)
@@ -245,7 +245,7 @@ class ExemplarMemory:
 
     def prepare(self, images: ImageSet) -> None:
         """Let the codec learn from training images, once: those of the first task."""
-        if not self._prepared:
+        if not self._prepared and len(images):
             self.codec.prepare(images.pixels)
             self._prepared = True
 

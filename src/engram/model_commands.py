@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from engram.api import Change, Learner, mean_forgetting
+from engram.api import Change, Learner, load, mean_forgetting
 from engram.errors import UserError
 from engram.files import write_atomically
 from engram.results.model_page import changes_page, evaluation_page
-from engram.versions import ModelFolder
+from engram.versions import ModelFolder, check_keep
 
 __all__ = ["evaluate", "export", "history", "learn", "predict", "rollback"]
 
@@ -55,6 +56,8 @@ class LearnOptions(NewModelOptions):
     """Learn known classes further from new images of theirs."""
     test: Path | None = None
     """Images to measure forgetting on, laid out alike, instead of those set aside."""
+    weights: Path | None = None
+    """A file with the weights of the pretrained backbone that a new model stands on."""
     keep_versions: int | None = None
     """The most versions that stay on disk. Default: all."""
     refuse_if_forgetting_above: float | None = None
@@ -70,8 +73,9 @@ def learn(words: Sequence[str]) -> None:
     model = ModelFolder(options.into)
     given = {field.name: getattr(options, field.name) for field in fields(NewModelOptions)}
     given = {name: value for name, value in given.items() if value is not None}
+    check_keep(options.keep_versions)
     with model.changing():
-        learner = _learner(model, given, options.device)
+        learner = _learner(model, given, options)
         learner.learn(
             options.folder, update=options.update, test=options.test, strict=options.strict
         )
@@ -82,13 +86,13 @@ def learn(words: Sequence[str]) -> None:
                 f"Known classes lost {learner.forgetting:.1f} points on average, more than "
                 f"{limit:g}. {options.into} stays as it was."
             )
-        number = model.add(learner, keep=options.keep_versions)
+        number = learner.add_to(model, keep=options.keep_versions)
         page = changes_page(f"Version {number}", learner.changes_, _sentences(learner))
         write_atomically(model.folder / "forgetting.html", page.encode())
     print(f"Version {number} of {options.into}. {_address(model.folder / 'forgetting.html')}")
 
 
-def _learner(model: ModelFolder, given: dict[str, Any], device: str) -> Learner:
+def _learner(model: ModelFolder, given: dict[str, Any], options: LearnOptions) -> Learner:
     """The model's learner, or a new one.
 
     Raises:
@@ -96,7 +100,10 @@ def _learner(model: ModelFolder, given: dict[str, Any], device: str) -> Learner:
     """
     current = model.current
     if current is None:
-        return Learner(**given, device=device)
+        learner = Learner(**given, device=options.device)
+        if options.weights is not None:
+            learner.method = _with_weights(learner, options.weights)
+        return learner
     made_with = model.facts(current)["learner"]
     for name, value in given.items():
         if made_with[name] != value:
@@ -104,7 +111,19 @@ def _learner(model: ModelFolder, given: dict[str, Any], device: str) -> Learner:
                 f"{model.folder} was made with {name.replace('_', '-')} {made_with[name]}, not "
                 f"{value}. Leave the option out, or learn into another folder."
             )
-    return model.load(device=device)
+    return load(model.folder, device=options.device)
+
+
+def _with_weights(learner: Learner, weights: Path) -> Any:
+    """The settings of a method, on a backbone with the weights of a file.
+
+    Raises:
+        UserError: the method has no pretrained backbone.
+    """
+    settings = learner.settings
+    if not hasattr(settings, "pretrained"):
+        raise UserError(f"{learner.method_name} starts from random weights: leave --weights out.")
+    return replace(settings, pretrained=replace(settings.pretrained, weights=str(weights)))
 
 
 def _sentences(learner: Learner) -> list[str]:
@@ -122,7 +141,10 @@ def _print_learnt(learner: Learner) -> None:
         table.add_column(column, justify="right")
     for change in learner.changes_:
         table.add_row(
-            change.name, _shown(change, "before"), _shown(change, "after"), str(change.images)
+            escape(change.name),
+            _shown(change, "before"),
+            _shown(change, "after"),
+            str(change.images),
         )
     console = Console()
     for line in _sentences(learner):
@@ -161,7 +183,7 @@ def predict(words: Sequence[str]) -> None:
         raise UserError(
             "engram predict wants pictures behind the model: engram predict model cat.jpg"
         )
-    learner = ModelFolder(options.model).load(device=options.device)
+    learner = load(options.model, device=options.device)
     for path, found in zip(
         options.pictures, learner.predict(options.pictures, options.top), strict=True
     ):
@@ -188,12 +210,12 @@ class EvaluateOptions:
 def evaluate(words: Sequence[str]) -> None:
     """Count what is recognised."""
     options = tyro.cli(EvaluateOptions, args=words, prog="engram evaluate")
-    found = ModelFolder(options.model).load(device=options.device).evaluate(options.folder)
+    found = load(options.model, device=options.device).evaluate(options.folder)
     table = Table("class", **LOOK)
     for column in ("accuracy", "images"):
         table.add_column(column, justify="right")
     for name, of_class in found.classes.items():
-        table.add_row(name, f"{of_class.accuracy:.1f} %", str(of_class.images))
+        table.add_row(escape(name), f"{of_class.accuracy:.1f} %", str(of_class.images))
     Console().print(table)
     for line in found.skipped:
         print(line)
@@ -217,7 +239,7 @@ class ExportOptions:
 def export(words: Sequence[str]) -> None:
     """Write ONNX."""
     options = tyro.cli(ExportOptions, args=words, prog="engram export")
-    ModelFolder(options.model).load(device="cpu").export(options.to)
+    load(options.model, device="cpu").export(options.to)
     print(
         f"{options.to}: pixels (N, H, W, 3) uint8 to scores and probabilities; the names of the "
         "classes are in its metadata."
@@ -270,7 +292,7 @@ def rollback(words: Sequence[str]) -> None:
     """Make another version the current one."""
     options = tyro.cli(RollbackOptions, args=words, prog="engram rollback")
     model = ModelFolder(options.model)
-    model.facts(options.version)
+    model.chosen(options.version)
     with model.changing():
         model.rollback(options.version)
     print(f"Version {options.version} of {options.model} is the current one.")

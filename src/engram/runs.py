@@ -91,6 +91,8 @@ def configured(
     """
     given = load_preset(method, preset)
     place = resolve_device(device)
+    if images_per_class is not None and images_per_class < 1:
+        raise UserError(f"images_per_class must be 1 or more, not {images_per_class}.")
     return RunConfig(
         method=method,
         stream=stream,

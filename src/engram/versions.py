@@ -5,8 +5,7 @@
 | current                  | the number of the version in use                                  |
 | versions/0003/           | a version: appears whole or not at all, and never changes         |
 | .../version.json         | what was learnt, how, and what became of each class's accuracy    |
-| .../weights.safetensors  | everything learnt, with what next tasks start from                |
-| .../memory.safetensors   | exemplars, as bytes                                               |
+| .../learner/             | weights and exemplars, and what the next task starts from         |
 | .../holdout.safetensors  | images set aside to measure forgetting, as bytes                  |
 | .../README.md            | the model card                                                    |
 """
@@ -15,26 +14,36 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from engram.api import Learner
 from engram.errors import UserError
 from engram.files import write_atomically
 
-__all__ = ["BusyError", "ModelFolder", "load", "save"]
+__all__ = ["BusyError", "ModelFolder", "check_keep"]
 
 FORMAT = 1
+
+PARTIAL = ".partial"
 
 
 class BusyError(UserError):
     """Another process is changing the model folder."""
+
+
+def check_keep(keep: int | None) -> None:
+    """Refuse to keep fewer than one version.
+
+    Raises:
+        UserError: that is what is asked for.
+    """
+    if keep is not None and keep < 1:
+        raise UserError(f"At least one version must be kept, not {keep}.")
 
 
 class ModelFolder:
@@ -94,19 +103,35 @@ class ModelFolder:
             raise BusyError(
                 f"Another process is changing {self.folder}. Try again when it is done."
             ) from error
-        with lock:
+        try:
             yield
+        finally:
+            lock.release()
+            self._leave_nothing_behind()
 
-    def load(self, number: int | None = None, *, device: str = "auto") -> Learner:
-        """A version, the current one where no number is given.
+    def _leave_nothing_behind(self) -> None:
+        """Remove the folder where nothing came of what should have been its first version."""
+        if not self.numbers():
+            shutil.rmtree(self.folder / "versions", ignore_errors=True)
+            (self.folder / ".lock").unlink(missing_ok=True)
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()
+
+    def chosen(self, number: int | None = None) -> int:
+        """The number that is meant: the current version's where none is given.
 
         Raises:
-            UserError: there is none, or it is damaged.
+            UserError: there is no such version, or none at all.
         """
-        chosen = self.current if number is None else number
-        if chosen is None:
+        found = self.current if number is None else number
+        if found is None:
             raise UserError(f"There is no model in {self.folder}. Learn one: engram learn FOLDER.")
-        return Learner.from_state(self.path(chosen), self.facts(chosen)["learner"], device=device)
+        if found not in self.numbers():
+            raise UserError(
+                f"{self.folder} has no version {found}. Present: "
+                f"{', '.join(map(str, self.numbers())) or 'none'}."
+            )
+        return found
 
     def facts(self, number: int) -> dict[str, Any]:
         """What a version tells of itself.
@@ -114,12 +139,7 @@ class ModelFolder:
         Raises:
             UserError: there is no such version, or it cannot be read.
         """
-        path = self.path(number) / "version.json"
-        if number not in self.numbers():
-            raise UserError(
-                f"{self.folder} has no version {number}. Present: "
-                f"{', '.join(map(str, self.numbers())) or 'none'}."
-            )
+        path = self.path(self.chosen(number)) / "version.json"
         try:
             facts: dict[str, Any] = json.loads(path.read_text())
         except (OSError, ValueError) as error:
@@ -128,46 +148,45 @@ class ModelFolder:
             raise UserError(f"{path} has format {facts.get('format')}; this engram reads {FORMAT}.")
         return facts
 
-    def add(self, learner: Learner, *, keep: int | None = None) -> int:
-        """Make what a learner knows the current version.
+    def add(
+        self, write: Callable[[Path], None], facts: Mapping[str, Any], *, keep: int | None = None
+    ) -> int:
+        """Make what `write` puts into a folder the current version.
 
         Args:
+            facts: what the version tells of itself, in plain values.
             keep: the most versions that stay; older ones are removed, the current one never.
 
         Returns:
             The new version's number.
 
         Raises:
-            UserError: nothing was learnt yet, or fewer than one version should be kept.
+            UserError: fewer than one version should be kept.
         """
-        if keep is not None and keep < 1:
-            raise UserError(f"At least one version must be kept, not {keep}.")
+        check_keep(keep)
         number = max(self.numbers(), default=0) + 1
-        partial = self.folder / "versions" / f"{number:04d}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        learner.save_state(partial)
-        facts = self._facts_of(learner, number)
-        write_atomically(partial / "version.json", json.dumps(facts, indent=2).encode())
-        write_atomically(partial / "README.md", _card(facts).encode())
+        partial = self.path(number).with_suffix(PARTIAL)
+        self._sweep()
+        partial.mkdir(parents=True)
+        write(partial)
+        about = {
+            "format": FORMAT,
+            "number": number,
+            "parent": self.current,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            **facts,
+        }
+        write_atomically(partial / "version.json", json.dumps(about, indent=2).encode())
+        write_atomically(partial / "README.md", _card(about).encode())
         partial.rename(self.path(number))
         self._point_to(number)
         self._remove_old(keep)
         return number
 
-    def _facts_of(self, learner: Learner, number: int) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "number": number,
-            "parent": self.current,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": round(learner.seconds_, 1),
-            "exemplars": len(learner.memory),
-            "bytes": learner.nbytes,
-            "changes": [asdict(change) for change in learner.changes_],
-            "skipped": list(learner.skipped_),
-            "learner": learner.as_mapping(),
-        }
+    def _sweep(self) -> None:
+        """Remove what was not written or not removed to its end."""
+        for path in (self.folder / "versions").glob(f"*{PARTIAL}"):
+            shutil.rmtree(path)
 
     def rollback(self, number: int) -> None:
         """Make an earlier version the current one. The others stay where they are.
@@ -175,8 +194,7 @@ class ModelFolder:
         Raises:
             UserError: there is no such version.
         """
-        self.facts(number)
-        self._point_to(number)
+        self._point_to(self.chosen(number))
 
     def _point_to(self, number: int) -> None:
         write_atomically(self.folder / "current", f"{number}\n".encode())
@@ -185,32 +203,13 @@ class ModelFolder:
         if keep is not None:
             old = [number for number in self.numbers() if number != self.current]
             for number in old[: max(0, len(old) + 1 - keep)]:
-                shutil.rmtree(self.path(number))
+                # So that it is gone at once, whatever happens while its files are removed.
+                self.path(number).rename(self.path(number).with_suffix(PARTIAL))
+            self._sweep()
 
     def history(self) -> list[dict[str, Any]]:
         """What all versions tell of themselves, oldest first."""
         return [self.facts(number) for number in self.numbers()]
-
-
-def load(folder: str | Path, version: int | None = None, *, device: str = "auto") -> Learner:
-    """The model in a folder, as it is now or was at a version.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
-    return ModelFolder(Path(folder)).load(version, device=device)
-
-
-def save(learner: Learner, folder: str | Path) -> int:
-    """Make what a learner knows the next version of the model in a folder; the version's number.
-
-    Raises:
-        BusyError: another process is changing the model.
-        UserError: nothing was learnt yet.
-    """
-    model = ModelFolder(Path(folder))
-    with model.changing():
-        return model.add(learner)
 
 
 def _card(facts: Mapping[str, Any]) -> str:

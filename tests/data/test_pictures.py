@@ -97,8 +97,11 @@ def test_a_picture_of_too_many_pixels_is_not_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pictures, "MOST_PIXELS", 599)
-    with pytest.raises(UserError, match=r"has 30 x 20 pixels; 599 are the most"):
+    with pytest.raises(UserError, match=r"bomb.png has more than 599 pixels.* Make it smaller"):
         picture(write(tmp_path / "bomb.png"), 8)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
+    with pytest.raises(UserError, match=r"bomb.png has more than 599 pixels.* Make it smaller"):
+        picture(tmp_path / "bomb.png", 8)
 
 
 def test_a_class_is_a_folder_with_images_at_any_depth(tmp_path: Path) -> None:
@@ -153,6 +156,9 @@ def test_pictures_by_name_and_with_labels() -> None:
         assert torch.equal(found.images.pixels[0], torch.full((4, 4, 3), 99, dtype=torch.uint8))
     with pytest.raises(UserError, match="There are 1 pictures and 2 labels"):
         read_labelled(([grey], [1, 2]), 4)
+    with pytest.raises(UserError, match="Class b has no pictures"):
+        read_labelled({"a": [grey], "b": []}, 4)
+    assert read_labelled({1: [grey]}, 4).names == ("1",)  # type: ignore[dict-item]
     with pytest.raises(UserError, match="no images to learn from"):
         read_labelled({}, 4)
 

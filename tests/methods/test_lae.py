@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from conftest import tiny
 from engram.config import from_mapping, load_preset
-from engram.data.stream import ClassStream, create_stream
+from engram.data.batches import Step
+from engram.data.stream import ClassStream, Task, create_stream
 from engram.engine.fit import EpochReport
 from engram.errors import UserError
 from engram.learner import TaskLearner
@@ -90,7 +92,7 @@ def test_the_average_retains_the_same_share_whatever_the_batch_size(
         average(self, share)
 
     monkeypatch.setattr(LAE, "average", counted)
-    schedule = {"epochs": 2, "updates": None, "batch_size": batch_size}
+    schedule = {"epochs": 4, "updates": None, "batch_size": batch_size}
     after(2, retention=0.8, frozen_share=frozen_share, schedule=schedule)
     assert retained == pytest.approx(0.8)
 
@@ -119,6 +121,31 @@ def test_old_classifiers_stay_as_they_are() -> None:
     first, second = after(1), after(2)
     for name, parameter in first.heads[0].named_parameters():
         assert torch.equal(second.heads[0].get_parameter(name), parameter)
+
+
+def test_a_class_that_comes_alone_is_learnt_among_all() -> None:
+    learner = learner_of(schedule={"updates": 40})
+    digits = create_stream("digits/2,1", order="given")
+    learner.learn(digits.task(0))
+    before = flat(method_of(learner).online)
+    learner.learn(digits.task(1))
+    assert not torch.equal(flat(method_of(learner).online), before)
+    found = learner.predict(digits.evaluation(range(2, 3)))["online"]
+    assert (found == 2).float().mean() > 0.5
+
+
+def test_the_loss_is_among_the_task_s_classes_old_and_new() -> None:
+    lae = after(2)
+    lae.grow(1)
+    task = stream().task(1)
+    train = task.train + create_stream("digits/5", order="given").task(0).train.of(4)[:9]
+    mixed = Task(2, train, range(4, 5), range(5))
+    lae.freeze_heads(mixed)
+    assert [head.get_parameter("weight").requires_grad for head in lae.heads] == [False, True, True]
+    x, y = torch.randn(6, 32), torch.tensor([2, 3, 4, 4, 3, 2])
+    found = lae.loss(mixed, lambda features: features)(x, y, Step(0, 1, 0, 1, 1))
+    expected = F.cross_entropy(lae.logits(x)[:, 2:5], y - 2)
+    assert torch.allclose(found["classification"], expected)
 
 
 def test_the_backbone_never_changes() -> None:

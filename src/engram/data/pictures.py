@@ -58,22 +58,31 @@ def picture(source: Picture, size: int) -> np.ndarray:
         opened = source
     else:
         return _from_file(Path(source), size)
-    return _square(opened, size)
+    try:
+        return _square(opened, size)
+    except OSError as error:
+        raise UserError(f"A picture cannot be decoded: {error}. Leave it out.") from error
 
 
 def _from_file(path: Path, size: int) -> np.ndarray:
     try:
         with Image.open(path) as opened:
             if opened.width * opened.height > MOST_PIXELS:
-                raise UserError(
-                    f"{path} has {opened.width} x {opened.height} pixels; {MOST_PIXELS:,} are the "
-                    "most that are read. Make it smaller."
-                )
+                raise _too_large(path)
             return _square(opened, size)
+    except Image.DecompressionBombError as error:
+        raise _too_large(path) from error
     except FileNotFoundError as error:
         raise UserError(f"There is no file {path}.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path} cannot be read as an image. Repair or remove it.") from error
+
+
+def _too_large(path: Path) -> UserError:
+    return UserError(
+        f"{path} has more than {MOST_PIXELS:,} pixels, which are the most that are read. Make it "
+        "smaller."
+    )
 
 
 def _square(opened: Image.Image, size: int) -> np.ndarray:
@@ -168,7 +177,9 @@ def _by_name(source: Labelled) -> dict[str, list[Picture]]:
         return _in_folder(Path(source))
     found: dict[str, list[Picture]] = {}
     if isinstance(source, Mapping):
-        pairs = [(name, one) for name, pictures in source.items() for one in pictures]
+        pairs = [(str(name), one) for name, pictures in source.items() for one in pictures]
+        if empty := [str(name) for name, pictures in source.items() if not len(pictures)]:
+            raise UserError(f"Class {empty[0]} has no pictures. Add some, or leave it out.")
     else:
         pictures, labels = source
         if len(pictures) != len(labels):

@@ -192,13 +192,13 @@ class LAE(PretrainedMethod):
         """Section 3: learning and accumulation. The ensemble is in `scores_by_classifier`."""
         self.grow(len(task.new))
         self.freeze_heads(task)
-        share = self.config.frozen_share if self.tasks > 1 else 0.0
-        frozen, moving = self.config.schedule.split(share)
+        frozen, moving = self.config.schedule.split(
+            self.config.frozen_share if self.tasks > 1 else 0.0
+        )
         if self.tasks == 2:
             self.offline.copy_(flat(self.online).expand_as(self.offline))
-        if frozen is None:
-            share = 0.0
-        else:
+        share = frozen.length / (frozen.length + moving.length) if frozen else 0.0
+        if frozen is not None:
             trainer.fit(
                 "classifier",
                 self.feature_draws(task, frozen, trainer),
@@ -251,8 +251,12 @@ class LAE(PretrainedMethod):
         return found
 
     def loss(self, task: Task, features: Callable[[Tensor], Tensor]) -> Loss:
-        """Cross-entropy among the task's classes alone (the paper's local loss)."""
-        classes = torch.tensor(task.classes, device=self.device)
+        """Cross-entropy among the task's classes alone (the paper's local loss).
+
+        A class that comes alone has nothing to be told from among those: then all classes count.
+        """
+        among = task.classes if len(task.classes) > 1 else tuple(task.seen)
+        classes = torch.tensor(among, device=self.device)
 
         def local(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
             logits = self.logits(features(x))[:, classes].float()

@@ -187,16 +187,17 @@ def _from_timm(config: BackboneConfig, generator: torch.Generator) -> Pretrained
         raise UserError(
             f"{config.backbone} needs timm, which is not installed: pip install 'engram[timm]'."
         ) from error
-    options: dict[str, Any] = {"img_size": config.input_size} if "vit" in name else {}
+    options: dict[str, Any] = {
+        "pretrained": config.weights is None,
+        "checkpoint_path": "" if config.weights in (None, RANDOM) else config.weights,
+        "num_classes": 0,
+    }
     try:
-        network: Any = timm.create_model(
-            name,
-            pretrained=config.weights is None,
-            checkpoint_path="" if config.weights in (None, RANDOM) else config.weights,
-            num_classes=0,
-            **options,
-        )
-    except (RuntimeError, OSError, ValueError) as error:
+        try:
+            network: Any = timm.create_model(name, img_size=config.input_size, **options)
+        except TypeError:  # convolutional networks take images of any size
+            network = timm.create_model(name, **options)
+    except (RuntimeError, OSError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"timm cannot make {name}: {reason}") from error
     if config.weights == RANDOM:
@@ -205,5 +206,7 @@ def _from_timm(config: BackboneConfig, generator: torch.Generator) -> Pretrained
                 parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
     given = network.pretrained_cfg
     checksum = sha256(Path(config.weights)) if config.weights not in (None, RANDOM) else None
-    dim = int(network.num_features)
-    return _frozen(_TimmFeatures(network), dim, config, given["mean"], given["std"], checksum)
+    features = _TimmFeatures(network).eval()
+    with torch.no_grad():
+        dim = features(torch.zeros(1, 3, config.input_size, config.input_size)).shape[1]
+    return _frozen(features, dim, config, given["mean"], given["std"], checksum)
