@@ -83,9 +83,9 @@ class LAEConfig:
     backbone once a version and not once an epoch."""
     projected: int = 2000
     """Random dimensions of the ridge regression; 0 leaves features as they are."""
-    ridge_temperature: float = 0.05
+    ridge_temperature: float = 0.02
     """By which the ridge regression's scores are divided before a softmax makes them probabilities.
-    """
+    Half of what would be most likely: the others are too sure of themselves."""
     augmentation: Augmentation = field(
         default_factory=lambda: Augmentation(padding=0.0, least_area=0.08)
     )
