@@ -20,7 +20,7 @@ from engram.methods import METHODS
 onnxruntime = pytest.importorskip("onnxruntime")
 
 
-@pytest.mark.parametrize("method", [*sorted(METHODS), "der, pruned", "lae, several merges"])
+@pytest.mark.parametrize("method", [*sorted(METHODS), "der, pruned"])
 def test_every_method_gives_the_same_scores(method: str, tmp_path: Path) -> None:
     config = tiny(method)
     learner = TaskLearner(
