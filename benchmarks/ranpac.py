@@ -15,7 +15,6 @@ import time
 
 import torch
 
-from engram.data.batches import BATCH
 from engram.data.images import ImageSet
 from engram.data.stream import Task
 from engram.learner import TaskLearner
@@ -39,9 +38,8 @@ def task_of(index: int, images: int) -> Task:
 def forward(method: RanPAC, images: ImageSet) -> float:
     """Seconds of the backbone alone."""
     started = time.perf_counter()
-    for start in range(0, len(images), BATCH):
-        part = images[start : start + BATCH]
-        method.features(method.normalise(part.pixels.to(method.device))).cpu()
+    for part in images.pixels.split(method.batch_size):
+        method.features(method.normalise(part.to(method.device))).cpu()
     return time.perf_counter() - started
 
 

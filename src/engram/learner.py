@@ -137,10 +137,10 @@ class TaskLearner:
         return TaskEffort(training, time.perf_counter() - started - here)
 
     @torch.no_grad()
-    def predict(self, images: ImageSet, batch_size: int = 500) -> dict[str, Tensor]:
+    def predict(self, images: ImageSet) -> dict[str, Tensor]:
         """Predicted labels (N,) of every decision rule that the method has, in one pass."""
         parts: dict[str, list[Tensor]] = {}
-        for pixels in self._as_seen(images).pixels.split(batch_size):
+        for pixels in self._as_seen(images).pixels.split(self.method.batch_size):
             scores = self.method.scores_by_classifier(pixels.to(self.method.device))
             for name, values in scores.items():
                 parts.setdefault(name, []).append(values.argmax(dim=1).cpu())
@@ -148,7 +148,12 @@ class TaskLearner:
 
     def scores(self, images: ImageSet) -> Tensor:
         """Scores (N, seen) of the decision rule that counts."""
-        return apply(self.method.scores, self._as_seen(images), device=self.method.device)
+        return apply(
+            self.method.scores,
+            self._as_seen(images),
+            device=self.method.device,
+            batch_size=self.method.batch_size,
+        )
 
     def _as_seen(self, images: ImageSet) -> ImageSet:
         return self.memory.recode(images) if self.infer_through_codec else images

@@ -150,6 +150,7 @@ class FeatureDraws:
         generator: Callable[[str], torch.Generator],
         dim: int,
         device: torch.device,
+        batch_size: int = BATCH,
     ) -> FeatureDraws:
         """The features of `draws` epochs of a source.
 
@@ -163,7 +164,7 @@ class FeatureDraws:
         labels = torch.empty(draws, len(source), dtype=torch.int64, device=device)
         for draw in range(draws):
             done = 0
-            for x, y in source.batches(BATCH, generator(f"draw {draw}"), draw):
+            for x, y in source.batches(batch_size, generator(f"draw {draw}"), draw):
                 there = slice(done, done + len(y))
                 features[draw, there], labels[draw, there] = function(x), y
                 done += len(y)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from engram.config import Schedule
 from engram.data.augment import Augmentation
-from engram.data.batches import AugmentedImages, Loss, Source, Step
+from engram.data.batches import BATCH, AugmentedImages, Loss, Source, Step
 from engram.data.images import Images, ImageSet
 from engram.data.stream import Task
 from engram.memory import Budget, ExemplarMemory
@@ -52,6 +52,7 @@ class Method(nn.Module, ABC):
             that say otherwise.
         seen: classes learnt so far.
         cache_bytes: of features that were kept while the last task was learnt.
+        batch_size: images that go through the network at a time where nothing is trained.
     """
 
     Config: ClassVar[type[Any]]
@@ -97,6 +98,10 @@ class Method(nn.Module, ABC):
     def parameter_count(self) -> int:
         """Parameters that classification needs; what only training needs is left out."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def batch_size(self) -> int:
+        return BATCH
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -245,7 +245,13 @@ class LAE(PretrainedMethod):
         source = self.augmented(task.train, self.config.augmentation)
         draws = min(self.config.draws, schedule.epochs or self.config.draws)
         found = FeatureDraws.of(
-            self.features, source, draws, trainer.generator, self.dim, self.device
+            self.features,
+            source,
+            draws,
+            trainer.generator,
+            self.dim,
+            self.device,
+            self.batch_size,
         )
         self.cache_bytes = found.nbytes
         return found

@@ -18,6 +18,8 @@ from engram.seeding import generator
 
 __all__ = ["SET_ASIDE", "PretrainedMethod"]
 
+BATCH_ON_CPU = 32
+
 SET_ASIDE = 5
 """One image in this many chooses the ridge weight."""
 
@@ -41,6 +43,11 @@ class PretrainedMethod(Method):
         self.dim = found.dim
         self.normalise = found.normalise
         self.weights_sha256 = found.sha256
+
+    @property
+    def batch_size(self) -> int:
+        """A processor is twice as fast with what fits its caches."""
+        return BATCH_ON_CPU if self.device.type == "cpu" else BATCH
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -67,8 +74,8 @@ class PretrainedMethod(Method):
         Which images choose the ridge weight is a property of each, so the sums do not depend on how
         images were cut into tasks.
         """
-        for start in range(0, len(images), BATCH):
-            part = images[start : start + BATCH]
+        for start in range(0, len(images), self.batch_size):
+            part = images[start : start + self.batch_size]
             features = self.features(self.normalise(part.pixels.to(self.device)), modules)
             aside = hashed_share(part.pixels, SET_ASIDE)
             head.add(features, part.labels.to(self.device), aside.to(self.device))
