@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,9 +16,11 @@ import torch
 from hypothesis import settings
 
 from engram.api import Learner
+from engram.cli import main
 from engram.data.benchmarks import load_dataset
 from engram.data.images import ImageSet
 from engram.engine.fit import EpochReport
+from engram.learner import TaskLearner
 from engram.methods.ranpac import RanPACConfig
 from engram.models.pretrained import BackboneConfig
 from engram.runs import RunConfig, configured
@@ -29,6 +32,8 @@ torch.set_num_threads(1)
 settings.register_profile("engram", deadline=None)
 settings.load_profile("engram")
 
+
+Command = Callable[..., tuple[int, str]]
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "der, pruned": ("der", {"keep": 0.5}),
@@ -83,6 +88,26 @@ class StopAtTask(Silent):
 
 
 @pytest.fixture
+def engram(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> Command:
+    """Calls the command in an empty folder; its exit code, and all that it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["engram", *words])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capfd.readouterr()
+        return code, captured.out + captured.err
+
+    return call
+
+
+@pytest.fixture
 def silent() -> Silent:
     return Silent()
 
@@ -93,6 +118,19 @@ def tiny(method: str, stream: str = "digits/3,2", updates: int = 8, **options: A
     config = configured(name, stream, "demo", device="cpu", precision="fp32", **options)
     schedule = replace(config.settings.schedule, epochs=None, updates=updates, batch_size=128)
     return replace(config, settings=replace(config.settings, schedule=schedule, **knobs))
+
+
+def learner_of(config: RunConfig, **options: Any) -> TaskLearner:
+    """What learns in a run of digits."""
+    return TaskLearner(
+        config.method,
+        config.settings,
+        image_size=(8, 8),
+        seed=config.seed,
+        device="cpu",
+        precision="fp32",
+        **{"budget": config.budget, **options},
+    )
 
 
 @pytest.fixture

@@ -6,37 +6,15 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-from engram.cli import COMMANDS, main
-
-Command = Callable[..., tuple[int, str]]
+from conftest import Command
+from engram.cli import COMMANDS
 
 DEMO = ("bench", "icarl", "digits/3,2", "--preset", "demo", "--updates", "5", "--device", "cpu")
-
-
-@pytest.fixture
-def engram(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> Command:
-    """Calls the command in an empty folder; its exit code, and all that it printed."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["engram", *words])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capfd.readouterr()
-        return code, captured.out + captured.err
-
-    return call
 
 
 def test_help_does_not_import_torch() -> None:

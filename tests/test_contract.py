@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import VARIANTS, InterruptionError, Silent, StopAfter, StopAtTask, tiny
+from conftest import VARIANTS, InterruptionError, Silent, StopAfter, StopAtTask, learner_of, tiny
 from engram.bench import Execution, run
 from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, Task, create_stream
@@ -20,24 +20,11 @@ from engram.files import load_tensors, save_tensors
 from engram.learner import TaskLearner
 from engram.memory import DamagedExemplar
 from engram.methods import METHODS
-from engram.runs import RunConfig
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*only the classifier learns"),
     pytest.mark.parametrize("method", [*sorted(METHODS), *VARIANTS]),
 ]
-
-
-def learner_of(config: RunConfig, **options: Any) -> TaskLearner:
-    return TaskLearner(
-        config.method,
-        config.settings,
-        image_size=(8, 8),
-        seed=config.seed,
-        device="cpu",
-        precision="fp32",
-        **{"budget": config.budget, **options},
-    )
 
 
 def digits(steps: str) -> ClassStream:

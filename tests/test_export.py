@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import coloured, small_learner, tiny
+from conftest import coloured, learner_of, small_learner, tiny
 from engram.data.stream import create_stream
 from engram.errors import UserError
 from engram.export import export_onnx
-from engram.learner import TaskLearner
 from engram.methods import METHODS
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -22,15 +21,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 @pytest.mark.parametrize("method", [*sorted(METHODS), "der, pruned"])
 def test_every_method_gives_the_same_scores(method: str, tmp_path: Path) -> None:
-    config = tiny(method)
-    learner = TaskLearner(
-        config.method,
-        config.settings,
-        image_size=(8, 8),
-        budget=config.budget,
-        device="cpu",
-        precision="fp32",
-    )
+    learner = learner_of(tiny(method))
     stream = create_stream("digits/3,2", order="given")
     for task in stream:
         learner.learn(task)

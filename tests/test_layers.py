@@ -47,12 +47,13 @@ LAYERS: dict[str, int] = {
     "console": 6,
     "commands": 6,
     "model_commands": 6,
+    "serve": 6,
     "cli": 6,
     "__main__": 6,
 }
 
 # Other packages, each known in as few modules as can be.
-ONE_PLACE = {"sklearn", "yaml", "tyro", "safetensors", "rich", "PIL"}
+ONE_PLACE = {"sklearn", "yaml", "tyro", "safetensors", "rich", "PIL", "fastapi"}
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -124,4 +125,5 @@ def test_each_other_package_is_known_in_few_places() -> None:
     assert places["safetensors"] == {"files"}
     assert places["tyro"] == {"commands", "model_commands"}
     assert places["yaml"] == {"config"}
+    assert {name.split(".")[0] for name in places["fastapi"]} == {"serve"}
     assert places["rich"] == {"console", "model_commands", "data.benchmarks", "data.folders"}

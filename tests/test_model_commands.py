@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from conftest import coloured
+from conftest import Command, coloured
 from engram import api
 from engram.api import load
-from engram.cli import main
 from engram.config import Preset
 from engram.versions import ModelFolder
-
-Command = Callable[..., tuple[int, str]]
 
 
 def pictures(folder: Path, *names: str, count: int = 8, seed: int = 0) -> Path:
@@ -29,11 +24,9 @@ def pictures(folder: Path, *names: str, count: int = 8, seed: int = 0) -> Path:
     return folder
 
 
-@pytest.fixture
-def engram(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> Command:
-    """Calls the command in an empty folder, where models are small; its exit code and output."""
+@pytest.fixture(autouse=True)
+def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every method stands on a small network with random weights."""
     small = {
         "pretrained": {"backbone": "vit_micro_patch4_16", "weights": "random", "input_size": 16},
         "projected": 100,
@@ -41,19 +34,6 @@ def engram(
     }
     preset = Preset(reaches={}, budget="20MB", settings=small)
     monkeypatch.setattr("engram.runs.load_preset", lambda method, name: preset)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["engram", *words])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capfd.readouterr()
-        return code, captured.out + captured.err
-
-    return call
 
 
 LEARN = ("--into", "model", "--device", "cpu")

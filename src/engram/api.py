@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from engram.data.images import ImageSet, checksums
 from engram.data.pictures import Labelled, NamedImages, Picture, pixels_of, read_labelled
 from engram.data.stream import Task
 from engram.engine.device import Precision
-from engram.engine.fit import EpochReport
 from engram.errors import UserError, unknown
 from engram.export import export_onnx
 from engram.files import load_tensors, save_tensors
@@ -120,6 +119,8 @@ class Learner:
         changes_: accuracy on each class before and after the last `learn`.
         skipped_: pictures that the last `learn` could not read, a line each.
         seconds_: that the last `learn` took.
+        on_progress: called while `learn` goes on, with what it does and the share of it that is
+            done; for those who show progress.
     """
 
     def __init__(
@@ -144,6 +145,7 @@ class Learner:
         self.seed = seed
         self.device = device
         self.precision: Precision = precision
+        self.on_progress: Callable[[str, float], None] = lambda stage, share: None
         self.classes_: tuple[str, ...] = ()
         self.changes_: tuple[Change, ...] = ()
         self.skipped_: tuple[str, ...] = ()
@@ -177,6 +179,14 @@ class Learner:
                 return name
         raise UserError(f"method must be a name or the settings of a method, not {self.method!r}.")
 
+    def check(self) -> None:
+        """Refuse settings with which nothing could be learnt.
+
+        Raises:
+            UserError: something is unknown or does not fit, or pretrained weights are not there.
+        """
+        self._made()
+
     def learn(
         self,
         source: Labelled,
@@ -197,6 +207,7 @@ class Learner:
                 cannot hold the classes. Nothing has changed then.
         """
         started = time.perf_counter()
+        self.on_progress("reading", 0.0)
         given = read_labelled(source, self.image_size, strict=strict)
         known = [name for name in given.names if name in self.classes_]
         if known and not update:
@@ -218,6 +229,7 @@ class Learner:
         before = _measured(tasks, probe[probe.labels < new.start])
         tasks.learn(Task(tasks.tasks, learnt, new, range(len(names))))
         holdout.update(Task(0, held, new, range(len(names))))
+        self.on_progress("measuring", 0.0)
         after = _measured(tasks, probe)
         self.changes_ = tuple(
             _change(name, before.get(label), after.get(label)) for label, name in enumerate(names)
@@ -275,7 +287,7 @@ class Learner:
         size = (self.image_size, self.image_size)
         budget = Budget.parse(self.budget)
         holdout = ExemplarMemory(budget.share(self.holdout), create_codec(self.codec, size))
-        settings = self.settings
+        settings = given = self.settings
         if restoring and hasattr(settings, "pretrained"):
             drawn = dataclasses.replace(settings.pretrained, weights=RANDOM)
             settings = dataclasses.replace(settings, pretrained=drawn)
@@ -288,13 +300,10 @@ class Learner:
             seed=self.seed,
             device=self.device,
             precision=self.precision,
-            on_epoch=lambda report: self.on_epoch(report),
+            on_progress=lambda stage, share: self.on_progress(stage, share),
         )
-        tasks.config = self.settings
+        tasks.config = given
         return tasks, holdout
-
-    def on_epoch(self, report: EpochReport) -> None:
-        """Called after every epoch of training; for those who show progress."""
 
     def _read_test(self, test: Labelled, names: Sequence[str]) -> NamedImages:
         """Labelled pictures to measure on.
@@ -344,7 +353,7 @@ class Learner:
         Raises:
             UserError: nothing was learnt yet, or a picture cannot be read.
         """
-        if isinstance(pictures, (str, Path, np.ndarray)) or not isinstance(pictures, Sequence):
+        if isinstance(pictures, Picture):
             return self.predict([pictures], top)[0]  # type: ignore[no-any-return]
         return [
             [{"label": self.classes_[n], "score": float(row[n])} for n in np.argsort(-row)[:top]]
@@ -398,9 +407,13 @@ class Learner:
         with model.changing():
             return self.add_to(model, keep=keep)
 
-    def add_to(self, model: ModelFolder, *, keep: int | None = None) -> int:
-        """`save` for those who are changing the model already."""
-        return model.add(self._write, self._facts(), keep=keep)
+    def add_to(self, model: ModelFolder, *, keep: int | None = None, source: str = "") -> int:
+        """`save` for those who are changing the model already.
+
+        Args:
+            source: where the images came from, for the history.
+        """
+        return model.add(self._write, {"source": source, **self._facts()}, keep=keep)
 
     def _write(self, folder: Path) -> None:
         self._tasks.save(folder / "learner")
@@ -463,11 +476,8 @@ def _measured(tasks: TaskLearner, images: ImageSet) -> dict[int, ClassAccuracy]:
     if not len(images):
         return {}
     right = tasks.scores(images).argmax(dim=1) == images.labels
-    return {
-        label: ClassAccuracy(int((images.labels == label).sum()), int(chosen.sum()))
-        for label in images.labels.unique().tolist()
-        for chosen in [right[images.labels == label]]
-    }
+    of_class = {label: right[images.labels == label] for label in images.labels.unique().tolist()}
+    return {label: ClassAccuracy(len(found), int(found.sum())) for label, found in of_class.items()}
 
 
 def _relabelled(given: NamedImages, names: Sequence[str]) -> ImageSet:

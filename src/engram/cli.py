@@ -18,7 +18,7 @@ __all__ = ["main"]
 
 COMMANDS = {
     **dict.fromkeys(
-        ("learn", "predict", "evaluate", "history", "rollback", "export"), "model_commands"
+        ("learn", "predict", "evaluate", "history", "rollback", "export", "serve"), "model_commands"
     ),
     **dict.fromkeys(("demo", "bench", "report", "methods", "doctor"), "commands"),
 }
@@ -36,6 +36,7 @@ For folders of images:
   engram history MODEL                        the versions of a model
   engram rollback MODEL VERSION               back to an earlier one
   engram export MODEL --to FILE               one ONNX file, which runs without engram
+  engram serve MODEL                          all of it on a page in the browser, and by REST
 
 For comparing methods:
 

@@ -67,6 +67,7 @@ class TaskLearner:
             interruption; None keeps none.
         snapshot_every: least seconds between two of them; a stage's end is always saved.
         on_epoch: called with a report after every epoch.
+        on_progress: called with the name of what is done and the share of it that is.
 
     Raises:
         UserError: a name or value that does not exist or does not fit.
@@ -89,6 +90,7 @@ class TaskLearner:
         snapshots: Path | None = None,
         snapshot_every: float = 20.0,
         on_epoch: Callable[[EpochReport], None] = lambda report: None,
+        on_progress: Callable[[str, float], None] = lambda stage, share: None,
     ) -> None:
         kind = method_class(method)
         self.name = method
@@ -112,6 +114,7 @@ class TaskLearner:
             folder=snapshots,
             snapshot_every=snapshot_every,
             on_epoch=on_epoch,
+            on_progress=on_progress,
         )
 
     @property

@@ -281,6 +281,15 @@ class ExemplarMemory:
         """The best `count` exemplars of one class, or all, best first."""
         return self._read({label: self._classes[label][:count]})[:]
 
+    def exemplar(self, label: int, rank: int) -> Tensor:
+        """The pixels (H, W, 3) of one exemplar of a class; 0 is the best.
+
+        Raises:
+            KeyError: there is no such class.
+            IndexError: the class has fewer.
+        """
+        return self._read({label: [self._classes[label][rank]]})[:].pixels[0]
+
     def originals(self, task: Task, count: int) -> ImageSet:
         """The images that the best `count` exemplars of each new class were made of, best first.
 

@@ -14,14 +14,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from engram.api import Change, Learner, load, mean_forgetting
+from engram.console import LOOK
 from engram.errors import UserError
 from engram.files import write_atomically
 from engram.results.model_page import changes_page, evaluation_page
 from engram.versions import ModelFolder, check_keep
 
-__all__ = ["evaluate", "export", "history", "learn", "predict", "rollback"]
-
-LOOK: dict[str, Any] = {"box": None, "header_style": "bold", "padding": (0, 2, 0, 0)}
+__all__ = ["evaluate", "export", "history", "learn", "predict", "rollback", "serve"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +70,7 @@ def learn(words: Sequence[str]) -> None:
     """Learn a folder; the model's next version."""
     options = tyro.cli(LearnOptions, args=words, prog="engram learn")
     model = ModelFolder(options.into)
-    given = {field.name: getattr(options, field.name) for field in fields(NewModelOptions)}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = _given(options)
     check_keep(options.keep_versions)
     with model.changing():
         learner = _learner(model, given, options)
@@ -86,10 +84,16 @@ def learn(words: Sequence[str]) -> None:
                 f"Known classes lost {learner.forgetting:.1f} points on average, more than "
                 f"{limit:g}. {options.into} stays as it was."
             )
-        number = learner.add_to(model, keep=options.keep_versions)
+        number = learner.add_to(model, keep=options.keep_versions, source=str(options.folder))
         page = changes_page(f"Version {number}", learner.changes_, _sentences(learner))
         write_atomically(model.folder / "forgetting.html", page.encode())
     print(f"Version {number} of {options.into}. {_address(model.folder / 'forgetting.html')}")
+
+
+def _given(options: NewModelOptions) -> dict[str, Any]:
+    """The options of a new model that were not left out."""
+    values = {field.name: getattr(options, field.name) for field in fields(NewModelOptions)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _learner(model: ModelFolder, given: dict[str, Any], options: LearnOptions) -> Learner:
@@ -98,20 +102,28 @@ def _learner(model: ModelFolder, given: dict[str, Any], options: LearnOptions) -
     Raises:
         UserError: an option differs from what the model was made with.
     """
-    current = model.current
-    if current is None:
+    if model.current is None:
         learner = Learner(**given, device=options.device)
         if options.weights is not None:
             learner.method = _with_weights(learner, options.weights)
         return learner
-    made_with = model.facts(current)["learner"]
+    _check_made_with(model, given)
+    return load(model.folder, device=options.device)
+
+
+def _check_made_with(model: ModelFolder, given: dict[str, Any]) -> None:
+    """Refuse options that differ from what a model was made with.
+
+    Raises:
+        UserError: one does.
+    """
+    made_with = model.facts(model.chosen())["learner"]
     for name, value in given.items():
         if made_with[name] != value:
             raise UserError(
                 f"{model.folder} was made with {name.replace('_', '-')} {made_with[name]}, not "
-                f"{value}. Leave the option out, or learn into another folder."
+                f"{value}. Leave the option out, or choose another folder."
             )
-    return load(model.folder, device=options.device)
 
 
 def _with_weights(learner: Learner, weights: Path) -> Any:
@@ -261,7 +273,16 @@ def history(words: Sequence[str]) -> None:
     if current is None:
         raise UserError(f"There is no model in {model.folder}. Learn one: engram learn FOLDER.")
     table = Table(
-        "", "version", "made", "from", "classes", "exemplars", "bytes", "forgotten", **LOOK
+        "",
+        "version",
+        "made",
+        "after",
+        "learnt from",
+        "classes",
+        "exemplars",
+        "bytes",
+        "forgotten",
+        **LOOK,
     )
     for facts in model.history():
         changes = [Change(**change) for change in facts["changes"]]
@@ -270,6 +291,7 @@ def history(words: Sequence[str]) -> None:
             str(facts["number"]),
             facts["created"].replace("T", " ").removesuffix("+00:00"),
             str(facts["parent"] or ""),
+            escape(facts.get("source", "")),
             str(len(facts["learner"]["classes"])),
             f"{facts['exemplars']:,}",
             f"{facts['bytes']:,}",
@@ -296,3 +318,49 @@ def rollback(words: Sequence[str]) -> None:
     with model.changing():
         model.rollback(options.version)
     print(f"Version {options.version} of {options.model} is the current one.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions(NewModelOptions):
+    """A page on which a model is taught and asked, and REST for programs."""
+
+    model: tyro.conf.Positional[Path]
+    """The model folder; it is made where there is none."""
+    host: str = "127.0.0.1"
+    """Where to listen. 0.0.0.0 lets other machines in, which then need the token."""
+    port: int = 8000
+    """0 takes one that is free."""
+    token: str | None = None
+    """What requests must carry. Default: none for this machine alone, else a new one."""
+    allow_origin: tuple[str, ...] = ()
+    """Pages elsewhere that may use the model, such as https://example.org."""
+    keep_versions: int | None = None
+    """The most versions that stay on disk. Default: all."""
+    device: str = "auto"
+
+
+def serve(words: Sequence[str]) -> None:
+    """Serve the page until it is interrupted."""
+    options = tyro.cli(ServeOptions, args=words, prog="engram serve")
+    try:
+        from engram.serve.run import serve_model
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"engram serve needs {error.name}. Install it: pip install 'engram[serve]'."
+        ) from error
+    check_keep(options.keep_versions)
+    model, given = ModelFolder(options.model), _given(options)
+    if model.current is None:
+        Learner(**given, device=options.device).check()
+    else:
+        _check_made_with(model, given)
+    serve_model(
+        options.model,
+        given,
+        host=options.host,
+        port=options.port,
+        token=options.token,
+        origins=options.allow_origin,
+        keep=options.keep_versions,
+        device=options.device,
+    )

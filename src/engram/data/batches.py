@@ -150,7 +150,7 @@ class FeatureDraws:
         generator: Callable[[str], torch.Generator],
         dim: int,
         device: torch.device,
-        batch_size: int = BATCH,
+        batch_size: int,
     ) -> FeatureDraws:
         """The features of `draws` epochs of a source.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import unicodedata
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,15 +18,25 @@ from torch import Tensor
 from engram.data.images import ImageSet
 from engram.errors import UserError
 
-__all__ = ["Labelled", "NamedImages", "Picture", "picture", "pixels_of", "read_labelled"]
+__all__ = [
+    "Labelled",
+    "NamedImages",
+    "Picture",
+    "as_png",
+    "normal_name",
+    "picture",
+    "pixels_of",
+    "read_labelled",
+]
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff"}
 
 MOST_PIXELS = 100_000_000
 """Larger pictures are not decoded: a file of a few kilobytes may claim to be one."""
 
-Picture = str | Path | Image.Image | np.ndarray
-"""A file, a Pillow image, or an array (H, W) or (H, W, 3), uint8 or floats in [0, 1]."""
+Picture = str | Path | bytes | Image.Image | np.ndarray
+"""A file, the bytes of one, a Pillow image, or an array (H, W) or (H, W, 3), uint8 or floats in
+[0, 1]."""
 
 Labelled = str | Path | Mapping[str, Sequence[Picture]] | tuple[Sequence[Picture], Sequence[Any]]
 """A folder with a folder for each class; pictures by class name; or pictures and their labels."""
@@ -56,31 +67,40 @@ def picture(source: Picture, size: int) -> np.ndarray:
         opened = _from_array(source)
     elif isinstance(source, Image.Image):
         opened = source
+    elif isinstance(source, bytes):
+        return _from_file(io.BytesIO(source), "The picture", size)
     else:
-        return _from_file(Path(source), size)
+        return _from_file(Path(source), str(source), size)
     try:
         return _square(opened, size)
     except OSError as error:
         raise UserError(f"A picture cannot be decoded: {error}. Leave it out.") from error
 
 
-def _from_file(path: Path, size: int) -> np.ndarray:
+def _from_file(file: Path | io.BytesIO, name: str, size: int) -> np.ndarray:
     try:
-        with Image.open(path) as opened:
+        with Image.open(file) as opened:
             if opened.width * opened.height > MOST_PIXELS:
-                raise _too_large(path)
+                raise _too_large(name)
             return _square(opened, size)
     except Image.DecompressionBombError as error:
-        raise _too_large(path) from error
+        raise _too_large(name) from error
     except FileNotFoundError as error:
-        raise UserError(f"There is no file {path}.") from error
+        raise UserError(f"There is no file {name}.") from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as an image. Repair or remove it.") from error
+        raise UserError(f"{name} cannot be read as an image. Repair or remove it.") from error
 
 
-def _too_large(path: Path) -> UserError:
+def as_png(pixels: np.ndarray) -> bytes:
+    """Pixels (H, W, 3) uint8 as the bytes of a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _too_large(name: str) -> UserError:
     return UserError(
-        f"{path} has more than {MOST_PIXELS:,} pixels, which are the most that are read. Make it "
+        f"{name} has more than {MOST_PIXELS:,} pixels, which are the most that are read. Make it "
         "smaller."
     )
 
@@ -146,20 +166,20 @@ def read_labelled(source: Labelled, size: int, *, strict: bool = False) -> Named
         raise UserError("There are no images to learn from.")
     names, skipped = tuple(by_name), []
     pixels, labels = [], []
-    for label, (name, pictures) in enumerate(by_name.items()):
-        with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool:
+        for label, (name, pictures) in enumerate(by_name.items()):
             outcomes = list(pool.map(lambda found: _attempt(found, size), pictures))
-        read = [outcome for outcome in outcomes if isinstance(outcome, np.ndarray)]
-        failed = [outcome for outcome in outcomes if isinstance(outcome, UserError)]
-        if strict and failed:
-            raise failed[0]
-        if not read:
-            raise UserError(
-                f"Class {name} has no image that can be read. Add some, or leave it out."
-            )
-        skipped += [str(error) for error in failed]
-        pixels += read
-        labels += [label] * len(read)
+            read = [outcome for outcome in outcomes if isinstance(outcome, np.ndarray)]
+            failed = [outcome for outcome in outcomes if isinstance(outcome, UserError)]
+            if strict and failed:
+                raise failed[0]
+            if not read:
+                raise UserError(
+                    f"Class {name} has no image that can be read. Add some, or leave it out."
+                )
+            skipped += [str(error) for error in failed]
+            pixels += read
+            labels += [label] * len(read)
     images = ImageSet(torch.from_numpy(np.stack(pixels)), torch.tensor(labels))
     return NamedImages(images, names, tuple(skipped))
 
@@ -186,7 +206,7 @@ def _by_name(source: Labelled) -> dict[str, list[Picture]]:
             raise UserError(f"There are {len(pictures)} pictures and {len(labels)} labels.")
         pairs = list(zip(map(str, labels), pictures, strict=True))
     for name, one in pairs:
-        found.setdefault(_normal(name), []).append(one)
+        found.setdefault(normal_name(name), []).append(one)
     return found
 
 
@@ -199,7 +219,7 @@ def _in_folder(folder: Path) -> dict[str, list[Picture]]:
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
     found: dict[str, list[Picture]] = {}
     for path in classes:
-        found.setdefault(_normal(path.name), []).extend(_files(path))
+        found.setdefault(normal_name(path.name), []).extend(_files(path))
     if empty := [name for name, files in found.items() if not files]:
         raise UserError(
             f"There are no images in {folder}/{empty[0]}. Add some, or remove the folder. Known "
@@ -221,6 +241,6 @@ def _files(folder: Path) -> list[Picture]:
     ]
 
 
-def _normal(name: str) -> str:
+def normal_name(name: str) -> str:
     """Names as one sequence of characters, however a file system composes accents."""
     return unicodedata.normalize("NFC", name)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ from engram.errors import UserError
 from engram.files import load_tensors, save_tensors
 
 __all__ = ["Effort", "EpochReport", "Plan", "Trainer", "learning_rate", "plan_of"]
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class Trainer:
         precision: bf16 runs the forward pass under autocast; weights stay float32.
         folder: where snapshots go; None keeps none.
         on_epoch: called with a report after every epoch.
+        on_progress: called with the name of what is done and the share of it that is.
         snapshot_every: least seconds between two snapshots of a stage; its end is always saved.
 
     Attributes:
@@ -86,6 +89,7 @@ class Trainer:
         precision: str = "fp32",
         folder: Path | None = None,
         on_epoch: Callable[[EpochReport], None] = lambda report: None,
+        on_progress: Callable[[str, float], None] = lambda stage, share: None,
         snapshot_every: float = 20.0,
     ) -> None:
         self.seed = seed
@@ -93,6 +97,7 @@ class Trainer:
         self.precision = precision
         self.folder = folder
         self.on_epoch = on_epoch
+        self.on_progress = on_progress
         self.snapshot_every = snapshot_every
         self.effort = Effort()
         self.restored_seconds = 0.0
@@ -112,6 +117,12 @@ class Trainer:
     def generator(self, name: str) -> torch.Generator:
         """Randomness for what a method does between fits; the same again after a resume."""
         return seeding.generator(self.seed, "task", self._task, name)
+
+    def track(self, stage: str, parts: Sequence[Part]) -> Iterator[Part]:
+        """The parts of a pass without training, one by one; how many are done is reported."""
+        for done, part in enumerate(parts, start=1):
+            yield part
+            self.on_progress(stage, done / len(parts))
 
     def fit(
         self,
@@ -162,6 +173,7 @@ class Trainer:
             self.effort += used
             spent += used
             self.on_epoch(report)
+            self.on_progress(stage, (epoch + 1) / run.plan.epochs)
             last = epoch + 1 == run.plan.epochs
             if last or time.perf_counter() - saved_at >= self.snapshot_every:
                 self._save(run, epoch + 1, spent)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Literal, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from engram.config import Schedule
 from engram.data.augment import Augmentation
-from engram.data.batches import BATCH, AugmentedImages, Loss, Source, Step
+from engram.data.batches import BATCH, AugmentedImages, FeatureDraws, Loss, Source, Step
 from engram.data.images import Images, ImageSet
 from engram.data.stream import Task
 from engram.memory import Budget, ExemplarMemory
 from engram.models.normalise import Normalise, Standardise
 
 __all__ = ["Method", "Trainer"]
+
+Part = TypeVar("Part")
 
 
 class Trainer(Protocol):
@@ -32,6 +34,8 @@ class Trainer(Protocol):
         schedule: Schedule,
         after_step: Callable[[Step], None] = ...,
     ) -> None: ...
+
+    def track(self, stage: str, parts: Sequence[Part]) -> Iterator[Part]: ...
 
     def generator(self, name: str) -> torch.Generator: ...
 
@@ -118,6 +122,26 @@ class Method(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         return self.normalise.mean.device
+
+    def kept_features(
+        self,
+        function: Callable[[Tensor], Tensor],
+        dim: int,
+        source: Source,
+        draws: int,
+        trainer: Trainer,
+    ) -> FeatureDraws:
+        """Features of `draws` augmented versions of a source, on the method's device; their bytes
+        are counted.
+
+        Args:
+            function: inputs to features (B, dim).
+        """
+        found = FeatureDraws.of(
+            function, source, draws, trainer.generator, dim, self.device, self.batch_size
+        )
+        self.cache_bytes = found.nbytes
+        return found
 
     def augmented(
         self,

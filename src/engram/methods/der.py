@@ -411,11 +411,7 @@ class DER(Method):
         """Features of several augmented versions of the images."""
         source = self.augmented(images, self.config.augmentation)
         draws = min(self.config.draws, self.config.head_epochs)
-        found = FeatureDraws.of(
-            self.features, source, draws, trainer.generator, self.dim, self.device
-        )
-        self.cache_bytes = found.nbytes
-        return found
+        return self.kept_features(self.features, self.dim, source, draws, trainer)
 
     def balanced_loss(self, features: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
         """The loss of the second stage (section 3.5)."""

@@ -179,9 +179,7 @@ class LAE(PretrainedMethod):
         self.offline: Tensor
         self.ridge: RidgeHead | None = None
         if "ridge" in config.experts:
-            self.ridge = RidgeHead(
-                self.dim, config.projected or None, generator(seed, "projection")
-            )
+            self.ridge = RidgeHead(self.dim, config.projected, generator(seed, "projection"))
 
     @property
     def online(self) -> dict[str, Tensor]:
@@ -217,7 +215,7 @@ class LAE(PretrainedMethod):
             after_step=lambda step: self.average(decay_of_a_step(left, step.updates)),
         )
         self.accumulate()
-        self.regress(task)
+        self.regress(task, trainer)
         memory.update(task)
 
     def grow(self, new: int) -> None:
@@ -244,17 +242,7 @@ class LAE(PretrainedMethod):
         """Features of several augmented versions of the images, while modules are frozen."""
         source = self.augmented(task.train, self.config.augmentation)
         draws = min(self.config.draws, schedule.epochs or self.config.draws)
-        found = FeatureDraws.of(
-            self.features,
-            source,
-            draws,
-            trainer.generator,
-            self.dim,
-            self.device,
-            self.batch_size,
-        )
-        self.cache_bytes = found.nbytes
-        return found
+        return self.kept_features(self.features, self.dim, source, draws, trainer)
 
     def loss(self, task: Task, features: Callable[[Tensor], Tensor]) -> Loss:
         """Cross-entropy among the task's classes alone (the paper's local loss).
@@ -291,10 +279,10 @@ class LAE(PretrainedMethod):
                 merged = merge(reference, self.named(self.offline[row]), online, self.tasks - 1)
                 self.offline[row] = flat(merged)
 
-    def regress(self, task: Task) -> None:
+    def regress(self, task: Task, trainer: Trainer) -> None:
         """Let the third expert learn, where there is one."""
         if self.ridge is not None:
-            self.add_to(self.ridge, task.train, self.named(self.first))
+            self.add_to(self.ridge, task.train, trainer, self.named(self.first))
             self.ridge.solve()
 
     def scores_by_classifier(self, pixels: Tensor) -> dict[str, Tensor]:

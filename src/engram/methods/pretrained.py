@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from engram.data.batches import BATCH
 from engram.data.images import ImageSet, hashed_share
-from engram.methods.base import Method
+from engram.methods.base import Method, Trainer
 from engram.models.heads import RidgeHead
 from engram.models.pretrained import load_backbone
 from engram.seeding import generator
@@ -67,14 +67,18 @@ class PretrainedMethod(Method):
 
     @torch.no_grad()
     def add_to(
-        self, head: RidgeHead, images: ImageSet, modules: Mapping[str, Tensor] | None = None
+        self,
+        head: RidgeHead,
+        images: ImageSet,
+        trainer: Trainer,
+        modules: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Take images into the sums of a ridge head, in one pass over them.
 
         Which images choose the ridge weight is a property of each, so the sums do not depend on how
         images were cut into tasks.
         """
-        for start in range(0, len(images), self.batch_size):
+        for start in trainer.track("statistics", range(0, len(images), self.batch_size)):
             part = images[start : start + self.batch_size]
             features = self.features(self.normalise(part.pixels.to(self.device)), modules)
             aside = hashed_share(part.pixels, SET_ASIDE)

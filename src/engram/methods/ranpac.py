@@ -82,7 +82,7 @@ class RanPAC(PretrainedMethod):
         super().__init__(config, image_size, seed)
         if config.adapt:
             attach(self.backbone, config.modules, generator(seed, "modules"))
-        self.head = RidgeHead(self.dim, config.projected or None, generator(seed, "projection"))
+        self.head = RidgeHead(self.dim, config.projected, generator(seed, "projection"))
         self.adaptation = LinearHead(self.dim)
 
     @property
@@ -94,7 +94,7 @@ class RanPAC(PretrainedMethod):
         if self.config.adapt and not self.seen:
             self.adapt(task, trainer)
         self.grow(len(task.new))
-        self.add_to(self.head, task.train)
+        self.add_to(self.head, task.train, trainer)
         self.head.solve()
         memory.update(task)
 

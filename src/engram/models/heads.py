@@ -92,7 +92,7 @@ class RidgeHead(nn.Module):
 
     Args:
         dim: length of the features.
-        projected: random dimensions M, or None for the features themselves.
+        projected: random dimensions M; 0 or None for the features themselves.
         generator: source of the projection.
 
     Attributes:

@@ -1,0 +1,1 @@
+"""The server: a page for people who have pictures, and REST for programs."""

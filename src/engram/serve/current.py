@@ -1,0 +1,59 @@
+"""The learner that answers: that of the model's current version."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from engram.api import Learner, load
+from engram.serve.journal import NotThereError
+from engram.versions import ModelFolder
+
+__all__ = ["CurrentModel"]
+
+
+class CurrentModel:
+    """Loads a version when it becomes the current one; until that is there, the one before answers.
+
+    Args:
+        device: where it computes.
+    """
+
+    def __init__(self, model: ModelFolder, device: str = "auto") -> None:
+        self._model = model
+        self._device = device
+        self._loaded: tuple[int, Learner] | None = None
+        self._loading = threading.Lock()
+        self._computing = threading.Lock()
+
+    def get(self) -> tuple[int, Learner] | None:
+        """The current version's number with its learner; None before anything was learnt.
+
+        Raises:
+            UserError: the model folder is damaged.
+        """
+        number = self._model.current
+        if number is None:
+            return None
+        if (there := self._loaded) is not None and there[0] == number:
+            return there
+        with self._loading:
+            there = self._loaded
+            if there is None or there[0] != number:
+                there = self._loaded = (number, load(self._model.folder, device=self._device))
+            return there
+
+    def predict(self, picture: bytes, top: int) -> tuple[int, list[dict[str, Any]]]:
+        """The version that answers, and what it sees.
+
+        One at a time: two at once on the same cores would both be slower.
+
+        Raises:
+            NotThereError: nothing has been learnt.
+            UserError: the picture cannot be read.
+        """
+        if (there := self.get()) is None:
+            raise NotThereError("Nothing has been learnt yet.")
+        number, learner = there
+        with self._computing:
+            return number, learner.predict(picture, top)

@@ -1,0 +1,382 @@
+"""What the server remembers between requests: pictures that wait to be learnt, and jobs.
+
+They lie in one SQLite file in the model folder. Pictures are in it as PNG of the model's input
+size, so a class's name never becomes a path, and no file is left behind.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from engram.errors import UserError
+from engram.versions import BusyError
+
+__all__ = ["Ending", "Job", "Journal", "NotThereError", "TakenAwayError", "WaitingClass"]
+
+FORMAT = 1
+
+Ending = Literal["done", "failed", "cancelled", "interrupted"]
+
+SCHEMA = f"""
+PRAGMA journal_mode = WAL;
+PRAGMA auto_vacuum = INCREMENTAL;
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS job (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL CHECK (kind IN ('learn', 'rollback')),
+    state TEXT NOT NULL CHECK (state IN ('running', {", ".join(map(repr, get_args(Ending)))})),
+    created TEXT NOT NULL,
+    ended TEXT,
+    stage TEXT NOT NULL,
+    share REAL NOT NULL DEFAULT 0,
+    stage_began REAL NOT NULL,
+    message TEXT NOT NULL DEFAULT '',
+    version INTEGER,
+    lessons TEXT NOT NULL DEFAULT '{{}}'
+);
+CREATE UNIQUE INDEX IF NOT EXISTS one_at_a_time ON job (state) WHERE state = 'running';
+CREATE TABLE IF NOT EXISTS waiting_class (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS picture (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    class INTEGER NOT NULL REFERENCES waiting_class ON DELETE CASCADE,
+    checksum INTEGER NOT NULL,
+    png BLOB NOT NULL,
+    job INTEGER REFERENCES job,
+    UNIQUE (class, checksum)
+);
+PRAGMA user_version = {FORMAT};
+COMMIT;
+"""
+
+
+class NotThereError(UserError):
+    """What was asked for does not exist, or no longer."""
+
+
+class TakenAwayError(Exception):
+    """The job is no longer this process's: it was cancelled, or found interrupted."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingClass:
+    """A class whose pictures wait to be learnt; `pictures` are their numbers."""
+
+    id: int
+    name: str
+    pictures: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Something that changes the model, or did.
+
+    Attributes:
+        stage: what it does now, or did last.
+        share: of the stage that is done.
+        message: why it ended as it did; empty where all is well.
+        version: that came of it.
+        lessons: how many pictures of each class it learns from.
+    """
+
+    id: int
+    kind: Literal["learn", "rollback"]
+    state: Literal["running"] | Ending
+    created: str
+    ended: str | None
+    stage: str
+    share: float
+    stage_began: float
+    message: str
+    version: int | None
+    lessons: dict[str, int]
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Of the stage, from its speed so far; None where there is nothing to tell it from."""
+        if self.state != "running" or not 0 < self.share < 1:
+            return None
+        return (time.time() - self.stage_began) * (1 - self.share) / self.share
+
+
+class Journal:
+    """The record, for any number of processes and threads.
+
+    Args:
+        folder: the model's; it is made where there is none.
+
+    Raises:
+        UserError: another engram wrote the record.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "serve.sqlite"
+        with self._connected() as database:
+            (found,) = database.execute("PRAGMA user_version").fetchone()
+            if found not in (0, FORMAT):
+                raise UserError(f"{self.path} has format {found}; this engram reads {FORMAT}.")
+            database.executescript(SCHEMA)
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as database:
+            database.execute("PRAGMA foreign_keys = ON")
+            yield database
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of it is recorded, or nothing."""
+        with self._connected() as database:
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                yield database
+            except BaseException:
+                database.execute("ROLLBACK")
+                raise
+            database.execute("COMMIT")
+
+    def _one(self, question: str, *values: Any) -> Any:
+        with self._connected() as database:
+            return database.execute(question, values).fetchone()
+
+    # Pictures that wait.
+
+    def waiting(self) -> list[WaitingClass]:
+        """Classes in the order in which they were made, without what is being learnt."""
+        with self._connected() as database:
+            classes = database.execute("SELECT id, name FROM waiting_class ORDER BY id").fetchall()
+            pictures = database.execute(
+                "SELECT class, id FROM picture WHERE job IS NULL ORDER BY id"
+            ).fetchall()
+        return [
+            WaitingClass(number, name, tuple(id for of, id in pictures if of == number))
+            for number, name in classes
+        ]
+
+    def waiting_bytes(self) -> int:
+        """Of all pictures that wait or are being learnt."""
+        (found,) = self._one("SELECT coalesce(sum(length(png)), 0) FROM picture")
+        return int(found)
+
+    def add_class(self, name: str) -> int:
+        """Make a class; its number.
+
+        Raises:
+            UserError: there is one of that name.
+        """
+        with self._transaction() as database, _unique(name):
+            made = database.execute("INSERT INTO waiting_class (name) VALUES (?)", (name,))
+            return int(made.lastrowid or 0)
+
+    def rename_class(self, number: int, name: str) -> None:
+        """Give a class another name.
+
+        Raises:
+            NotThereError: there is no such class.
+            BusyError: it is being learnt.
+            UserError: there is another one of that name.
+        """
+        with self._transaction() as database, _unique(name):
+            _expect_not_learning(database, number)
+            _expect_one(
+                database.execute("UPDATE waiting_class SET name = ? WHERE id = ?", (name, number)),
+                f"There is no class {number} that waits.",
+            )
+
+    def remove_class(self, number: int) -> None:
+        """Remove a class that waits, with its pictures.
+
+        Raises:
+            NotThereError: there is no such class.
+            BusyError: it is being learnt.
+        """
+        with self._transaction() as database:
+            _expect_not_learning(database, number)
+            _expect_one(
+                database.execute("DELETE FROM waiting_class WHERE id = ?", (number,)),
+                f"There is no class {number} that waits.",
+            )
+
+    def add_picture(self, number: int, png: bytes, checksum: int) -> int:
+        """Let a picture of a class wait; its number, which is the old one if it is there already.
+
+        Raises:
+            NotThereError: there is no such class.
+        """
+        with self._transaction() as database:
+            question = "SELECT id FROM picture WHERE class = ? AND checksum = ?"
+            if there := database.execute(question, (number, checksum)).fetchone():
+                return int(there[0])
+            try:
+                made = database.execute(
+                    "INSERT INTO picture (class, checksum, png) VALUES (?, ?, ?)",
+                    (number, checksum, png),
+                )
+            except sqlite3.IntegrityError as error:
+                raise NotThereError(f"There is no class {number} that waits.") from error
+            return int(made.lastrowid or 0)
+
+    def remove_picture(self, number: int) -> None:
+        """Remove a picture that waits.
+
+        Raises:
+            NotThereError: there is no such picture, or it is being learnt.
+        """
+        with self._transaction() as database:
+            _expect_one(
+                database.execute("DELETE FROM picture WHERE id = ? AND job IS NULL", (number,)),
+                f"There is no picture {number} that waits.",
+            )
+
+    def picture(self, number: int) -> bytes:
+        """A picture as PNG.
+
+        Raises:
+            NotThereError: there is no such picture.
+        """
+        found = self._one("SELECT png FROM picture WHERE id = ?", number)
+        if found is None:
+            raise NotThereError(f"There is no picture {number} that waits.")
+        return bytes(found[0])
+
+    # Jobs.
+
+    def begin(self, kind: Literal["learn", "rollback"]) -> int:
+        """Begin a job; one that learns takes all pictures that wait. Its number.
+
+        Raises:
+            BusyError: another one is running.
+            UserError: nothing waits to be learnt.
+        """
+        with self._transaction() as database:
+            lessons = dict(
+                database.execute(
+                    "SELECT name, count(*) FROM waiting_class JOIN picture "
+                    "ON class = waiting_class.id GROUP BY class ORDER BY class"
+                ).fetchall()
+            )
+            if kind == "learn" and not lessons:
+                raise UserError("There is nothing to learn. Make a class and add pictures to it.")
+            try:
+                made = database.execute(
+                    "INSERT INTO job (kind, state, created, stage, stage_began, lessons) "
+                    "VALUES (?, 'running', ?, 'starting', ?, ?)",
+                    (kind, _now(), time.time(), json.dumps(lessons if kind == "learn" else {})),
+                )
+            except sqlite3.IntegrityError as error:
+                raise BusyError("The model is being changed. Wait until that is done.") from error
+            if kind == "learn":
+                database.execute("UPDATE picture SET job = ?", (made.lastrowid,))
+            return int(made.lastrowid or 0)
+
+    def pictures_of(self, job: int) -> dict[str, list[bytes]]:
+        """What a job learns: PNG by the names of classes."""
+        found: dict[str, list[bytes]] = {}
+        with self._connected() as database:
+            for name, png in database.execute(
+                "SELECT name, png FROM picture JOIN waiting_class ON class = waiting_class.id "
+                "WHERE job = ? ORDER BY waiting_class.id, picture.id",
+                (job,),
+            ):
+                found.setdefault(name, []).append(png)
+        return found
+
+    def report(self, job: int, stage: str, share: float) -> None:
+        """Record how far a job is.
+
+        Raises:
+            TakenAwayError: it is no longer running.
+        """
+        with self._transaction() as database:
+            changed = database.execute(
+                "UPDATE job SET stage_began = iif(stage = ?, stage_began, ?), stage = ?, share = ? "
+                "WHERE id = ? AND state = 'running'",
+                (stage, time.time(), stage, share, job),
+            )
+            if not changed.rowcount:
+                raise TakenAwayError
+
+    def end(
+        self, job: int, state: Ending, *, message: str = "", version: int | None = None
+    ) -> None:
+        """Record how a job ended, unless that is known. What was not learnt waits again."""
+        with self._transaction() as database:
+            changed = database.execute(
+                "UPDATE job SET state = ?, ended = ?, message = ?, version = ? "
+                "WHERE id = ? AND state = 'running'",
+                (state, _now(), message, version, job),
+            )
+            if not changed.rowcount:
+                return
+            if state == "done":
+                database.execute("DELETE FROM picture WHERE job = ?", (job,))
+                question = "SELECT lessons FROM job WHERE id = ?"
+                (lessons,) = database.execute(question, (job,)).fetchone()
+                database.executemany(
+                    "DELETE FROM waiting_class WHERE name = ? "
+                    "AND id NOT IN (SELECT class FROM picture)",
+                    [(name,) for name in json.loads(lessons)],
+                )
+            else:
+                database.execute("UPDATE picture SET job = NULL WHERE job = ?", (job,))
+        with self._connected() as database:
+            database.execute("PRAGMA incremental_vacuum")
+
+    def running(self) -> Job | None:
+        """The job that is running."""
+        return next(iter(self._jobs("WHERE state = 'running'")), None)
+
+    def job(self, number: int) -> Job:
+        """A job by its number.
+
+        Raises:
+            NotThereError: there is none.
+        """
+        found = self._jobs("WHERE id = ?", number)
+        if not found:
+            raise NotThereError(f"There is no job {number}.")
+        return found[0]
+
+    def jobs(self, most: int) -> list[Job]:
+        """The last ones, newest first."""
+        return self._jobs("ORDER BY id DESC LIMIT ?", most)
+
+    def _jobs(self, which: str, *values: Any) -> list[Job]:
+        with self._connected() as database:
+            database.row_factory = sqlite3.Row
+            rows: Sequence[Mapping[str, Any]] = database.execute(
+                f"SELECT * FROM job {which}", values
+            ).fetchall()
+        return [Job(**{**dict(row), "lessons": json.loads(row["lessons"])}) for row in rows]
+
+
+@contextmanager
+def _unique(name: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise UserError(f"A class {name} waits already. Add pictures to that one.") from error
+
+
+def _expect_not_learning(database: sqlite3.Connection, number: int) -> None:
+    question = "SELECT count(*) FROM picture WHERE class = ? AND job IS NOT NULL"
+    (learning,) = database.execute(question, (number,)).fetchone()
+    if learning:
+        raise BusyError("This class is being learnt. Cancel that first.")
+
+
+def _expect_one(changed: sqlite3.Cursor, otherwise: str) -> None:
+    if changed.rowcount != 1:
+        raise NotThereError(otherwise)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,103 @@
+// The page: asks for the model's state, and lets every part show it.
+
+import { Ask } from "/page/ask.js";
+import { find, make, several } from "/page/markup.js";
+import { showChanges, showMemory, showVersions } from "/page/model.js";
+import { NeedsToken, openSession, server } from "/page/server.js";
+import { Teach } from "/page/teach.js";
+
+const WHILE_LEARNING = 400;
+const AT_REST = 4000;
+
+let timer = null;
+let shownVersions = null;
+
+// Does something that may fail, says why if it does, and shows what came of it.
+async function attempt(work) {
+  try {
+    return await work();
+  } catch (error) {
+    if (error instanceof NeedsToken) askForToken();
+    else say(error.message);
+    return undefined;
+  }
+}
+
+function say(text) {
+  const message = make("p", {}, text);
+  const close = make("button", { type: "button", "aria-label": "Dismiss", onclick: () => message.remove() }, "✕");
+  message.append(close);
+  find("messages").replaceChildren(message);
+}
+
+function askForToken() {
+  clearTimeout(timer);
+  if (!find("token").open) find("token").showModal();
+}
+
+async function enterToken(event) {
+  event.preventDefault();
+  if (await openSession(find("token-value").value)) {
+    find("token").close();
+    refresh();
+  } else {
+    find("token-problem").textContent = "That is not the token.";
+  }
+}
+
+async function refresh() {
+  clearTimeout(timer);
+  const state = await attempt(server.state);
+  if (state) await show(state);
+  if (!find("token").open) {
+    timer = setTimeout(refresh, state?.job?.state === "running" ? WHILE_LEARNING : AT_REST);
+  }
+}
+
+async function show(state) {
+  document.title = `${state.name} · engram`;
+  find("model-name").textContent = state.name;
+  find("summary").textContent = summary(state);
+  for (const place of document.querySelectorAll(".once-taught")) place.hidden = !state.version;
+  ask.show(state);
+  teach.show(state);
+  showMemory(find("memory"), state);
+  showChanges(find("changes"), state);
+  const stamp = `${state.version} ${state.job?.id} ${state.job?.state}`;
+  if (stamp !== shownVersions) {
+    const versions = await attempt(server.versions);
+    if (versions) {
+      showVersions(find("versions"), versions, state, restore);
+      shownVersions = stamp;
+    }
+  }
+}
+
+function summary(state) {
+  if (!state.version) return "knows nothing yet";
+  const names = state.classes.map((one) => one.name);
+  const some = names.length > 6 ? `${names.slice(0, 5).join(", ")} and ${names.length - 5} more` : names.join(", ");
+  return `knows ${several(names.length, "class", "classes")}: ${some}`;
+}
+
+async function restore(version) {
+  await attempt(() => server.restore(version));
+  shownVersions = null;
+  await refresh();
+}
+
+const ask = new Ask(attempt);
+const teach = new Teach(attempt, refresh, say);
+
+find("token-form").addEventListener("submit", enterToken);
+// Pictures that are dropped beside a place for them must not replace the page.
+for (const kind of ["dragover", "drop"]) {
+  window.addEventListener(kind, (event) => event.preventDefault());
+}
+
+const given = new URLSearchParams(location.hash.slice(1)).get("token");
+if (given) {
+  history.replaceState(null, "", location.pathname);
+  await openSession(given);
+}
+refresh();

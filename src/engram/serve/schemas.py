@@ -1,0 +1,136 @@
+"""What the server answers with."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+__all__ = [
+    "ClassName",
+    "ExemplarMemory",
+    "JobState",
+    "KnownClass",
+    "Label",
+    "Made",
+    "ModelState",
+    "Prediction",
+    "Problem",
+    "ServerLimits",
+    "Version",
+    "WaitingClass",
+]
+
+
+class Problem(BaseModel):
+    """Why something was refused, and the way out."""
+
+    message: str
+
+
+class Made(BaseModel):
+    """The number of what was made."""
+
+    id: int
+
+
+class ClassName(BaseModel):
+    """What a class is called."""
+
+    name: str
+
+
+class Label(BaseModel):
+    """A class, and how likely it is, from 0 to 1."""
+
+    label: str
+    score: float
+
+
+class Prediction(BaseModel):
+    """What a picture shows, likeliest first."""
+
+    version: int
+    labels: list[Label]
+
+
+class KnownClass(BaseModel):
+    """A class that was learnt; accuracy in percent, before and after the last time."""
+
+    name: str
+    exemplars: int
+    bytes: int
+    before: float | None
+    after: float | None
+    measured_on: int
+
+
+class WaitingClass(BaseModel):
+    """A class whose pictures wait to be learnt."""
+
+    id: int
+    name: str
+    known: bool
+    pictures: list[int]
+
+
+class JobState(BaseModel):
+    """Something that changes the model, or did; `seconds_left` is of the stage."""
+
+    id: int
+    kind: Literal["learn", "rollback"]
+    state: Literal["running", "done", "failed", "cancelled", "interrupted"]
+    created: str
+    ended: str | None
+    stage: str
+    share: float
+    seconds_left: float | None
+    message: str
+    version: int | None
+    lessons: dict[str, int]
+
+
+class ExemplarMemory(BaseModel):
+    """What is kept of the pictures; `budget_bytes` is null where the budget counts images."""
+
+    budget: str
+    budget_bytes: int | None
+    bytes: int
+    exemplars: int
+
+
+class ServerLimits(BaseModel):
+    """What the server takes."""
+
+    picture_bytes: int
+    waiting_pictures: int
+    waiting_classes: int
+    name_length: int
+
+
+class ModelState(BaseModel):
+    """Everything that the page shows at once."""
+
+    name: str
+    version: int | None
+    method: str
+    image_size: int
+    classes: list[KnownClass]
+    memory: ExemplarMemory
+    waiting: list[WaitingClass]
+    job: JobState | None
+    limits: ServerLimits
+
+
+class Version(BaseModel):
+    """A version of the model; `forgotten` in points of accuracy, on average over known classes."""
+
+    number: int
+    current: bool
+    created: str
+    parent: int | None
+    source: str
+    classes: list[str]
+    exemplars: int
+    bytes: int
+    forgotten: float

@@ -1,0 +1,72 @@
+"""The process that learns, while the server goes on answering: `python -m engram.serve.worker`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from engram.api import Learner, load
+from engram.errors import UserError
+from engram.serve.journal import Journal, TakenAwayError
+from engram.versions import ModelFolder
+
+__all__ = ["learn", "source_of"]
+
+POLITENESS = 5
+"""By how much the process stands back behind those that answer."""
+
+
+def source_of(job: int) -> str:
+    """What a version tells of where it comes from."""
+    return f"job {job}"
+
+
+def learn(
+    model: ModelFolder,
+    journal: Journal,
+    job: int,
+    new_model: dict[str, Any],
+    device: str,
+    keep: int | None,
+) -> None:
+    """Learn a job's pictures into the model's next version, and record how that ended.
+
+    Args:
+        new_model: arguments of the `Learner`, where there is no version yet.
+        keep: the most versions that stay.
+    """
+    try:
+        with model.changing():
+            if model.current is None:
+                learner = Learner(**new_model, device=device)
+            else:
+                learner = load(model.folder, device=device)
+            learner.on_progress = lambda stage, share: journal.report(job, stage, share)
+            learner.learn(journal.pictures_of(job), update=True)
+            journal.report(job, "saving", 0.0)
+            number = learner.add_to(model, keep=keep, source=source_of(job))
+        journal.end(job, "done", version=number)
+    except UserError as error:
+        journal.end(job, "failed", message=str(error))
+    except TakenAwayError:
+        return
+    except BaseException as error:
+        found = f"Something went wrong: {type(error).__name__}. The model is as it was."
+        journal.end(job, "failed", message=found)
+        raise
+
+
+def main() -> None:
+    """Learn the job that standard input tells of."""
+    if hasattr(os, "nice"):
+        os.nice(POLITENESS)
+    task = json.load(sys.stdin)
+    folder = Path(task.pop("folder"))
+    learn(ModelFolder(folder), Journal(folder), **task)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""The page in a real browser: taught, asked, taught more, rolled back, found again after a restart.
+
+`ENGRAM_SCREENSHOTS=docs/page` keeps the pictures that are taken on the way.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from engram.files import data_folder, save_tensors
+from engram.models.pretrained import BackboneConfig
+from engram.models.vit import create_vit
+
+sys.path.insert(0, str(Path(__file__).parent))
+from drawings import file_of
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+WEIGHTS = Path("weights", f"{BackboneConfig().backbone}.safetensors")
+PATIENCE = 120_000
+
+Shoot = Callable[..., None]
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with weights: the real ones where they are, else drawn ones."""
+    if (data_folder() / WEIGHTS).exists():
+        return data_folder()
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "weights").mkdir()
+    network = create_vit(BackboneConfig().backbone, 224)
+    network.draw(torch.Generator().manual_seed(0))
+    save_tensors(folder / WEIGHTS, network.state_dict(), {})
+    return folder
+
+
+class Served:
+    """A server in a process of its own."""
+
+    def __init__(self, model: Path, data: Path, *words: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "engram", "serve", str(model), "--port", "0", *words],
+            env={**os.environ, "ENGRAM_DATA": str(data)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        found = re.search(r"http://\S+", self.process.stdout.readline())
+        assert found is not None, "the server did not start"
+        self.address = found[0]
+
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.send_signal(signal.SIGINT)
+        self.process.communicate(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+        quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+        camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+        opened = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=[*options, *quiet, *camera]
+        )
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def shoot(tmp_path: Path) -> Shoot:
+    folder = Path(os.environ.get("ENGRAM_SCREENSHOTS", tmp_path)).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def taken(page: Page, name: str, *, whole: bool = True) -> None:
+        page.evaluate("scrollTo(0, 0)")
+        page.screenshot(path=folder / f"{name}.png", full_page=whole)
+
+    return taken
+
+
+def files(thing: str, seeds: Iterable[int]) -> list[dict[str, object]]:
+    return [
+        {"name": f"{thing}-{seed}.jpg", "mimeType": "image/jpeg", "buffer": file_of(thing, seed)}
+        for seed in seeds
+    ]
+
+
+def give(page: Page, thing: str, count: int = 14) -> None:
+    """Make a class and add pictures of it."""
+    page.get_by_label("New class").fill(thing)
+    page.get_by_role("button", name="Make it").click()
+    card = page.get_by_role("article", name=thing)
+    card.locator("input[type=file]").set_input_files(files(thing, range(count)))
+    expect(card.get_by_role("status")).to_have_text(f"{count} pictures", timeout=PATIENCE)
+
+
+def learn(page: Page, version: int) -> None:
+    page.get_by_role("button", name="Learn", exact=True).click()
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    made = page.get_by_role("listitem", name=f"Version {version}")
+    expect(made).to_contain_text("in use", timeout=PATIENCE)
+
+
+def ask(page: Page, thing: str, seed: int) -> str:
+    """The name that the page gives to a picture."""
+    with page.expect_response(re.compile("/api/predict")):
+        page.locator("#ask-file").set_input_files(files(thing, [seed]))
+    first = page.locator("#answers li").first
+    expect(first).to_be_visible()
+    return first.locator("span").first.inner_text()
+
+
+def test_two_classes_then_a_third_then_back(
+    browser: Browser, data: Path, tmp_path: Path, shoot: Shoot
+) -> None:
+    # Weights that were drawn recognise what they saw, and no more.
+    seed = 100 if data == data_folder() else 0
+    page = browser.new_page(viewport={"width": 1200, "height": 1080})
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
+    with Served(tmp_path / "things", data) as served:
+        page.goto(served.address)
+        teach_and_ask(page, shoot, seed)
+        page.goto("about:blank")
+    with Served(tmp_path / "things", data) as served:
+        page.goto(served.address)
+        expect(page.get_by_text("knows 2 classes: mug, leaf")).to_be_visible()
+        assert ask(page, "mug", seed) == "mug"
+        page.get_by_role("button", name="Go back to version 2").click()
+        expect(page.get_by_text("knows 3 classes: mug, leaf, fish")).to_be_visible()
+        page.close()
+        assert problems == []
+        on_a_phone(browser, served.address, shoot, seed)
+
+
+def teach_and_ask(page: Page, shoot: Shoot, seed: int) -> None:
+    """Two classes, then a third, then back to two."""
+    expect(page.get_by_text("knows nothing yet")).to_be_visible()
+    expect(page.get_by_role("button", name="Learn", exact=True)).to_be_disabled()
+    shoot(page, "empty")
+
+    give(page, "mug")
+    expect(page.get_by_text("It needs a second class")).to_be_visible()
+    give(page, "leaf")
+    shoot(page, "teaching")
+    learn(page, 1)
+    expect(page.get_by_text("knows 2 classes: mug, leaf")).to_be_visible()
+    assert ask(page, "leaf", seed) == "leaf"
+    assert ask(page, "mug", seed) == "mug"
+    give(page, "fish")
+    shoot(page, "page", whole=False)
+    learn(page, 2)
+    expect(page.get_by_text("knows 3 classes: mug, leaf, fish")).to_be_visible()
+    assert [ask(page, thing, seed) for thing in ("mug", "leaf", "fish")] == ["mug", "leaf", "fish"]
+    for name, before in (("mug", r"\d+ %"), ("leaf", r"\d+ %"), ("fish", "new")):
+        row = page.locator("#forgotten").get_by_role("row", name=re.compile(f"^{name} {before} "))
+        expect(row).to_be_visible()
+    pictures = page.locator("#remembered img")
+    expect(pictures).to_have_count(36)
+    pictures.last.scroll_into_view_if_needed()
+    expect(pictures.last).to_have_js_property("complete", True)
+    shoot(page, "taught")
+
+    page.get_by_role("button", name="Go back to version 1").click()
+    expect(page.get_by_text("knows 2 classes: mug, leaf")).to_be_visible()
+    assert ask(page, "fish", seed) in ("mug", "leaf")
+
+
+def on_a_phone(browser: Browser, address: str, shoot: Shoot, seed: int) -> None:
+    """In the dark, and narrow."""
+    phone = browser.new_page(
+        viewport={"width": 390, "height": 844}, color_scheme="dark", device_scale_factor=2
+    )
+    phone.goto(address)
+    expect(phone.get_by_text("knows 3 classes")).to_be_visible()
+    ask(phone, "fish", seed)
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390, "it scrolls sideways"
+    shoot(phone, "phone", whole=False)
+    phone.close()

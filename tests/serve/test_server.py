@@ -1,0 +1,411 @@
+"""The server by HTTP: what it takes and refuses, and what becomes of jobs that do not end well."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from conftest import coloured, small_learner
+from engram.api import load
+from engram.serve import worker
+from engram.serve.app import create_app
+from engram.serve.journal import Journal
+from engram.serve.limits import Limits
+from engram.versions import ModelFolder
+
+PATIENCE = 120
+
+
+def png(colour: str, seed: int = 0) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(coloured(colour, 1, seed)[0]).save(file, "PNG")
+    return file.getvalue()
+
+
+def opened(folder: Path, **options: Any) -> TestClient:
+    return TestClient(create_app(folder, device="cpu", **options))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ModelFolder:
+    """A model that knows two colours, on a network that is quickly run."""
+    known = {name: coloured(name, 8) for name in ("red", "blue")}
+    small_learner().learn(known).save(tmp_path / "model")
+    return ModelFolder(tmp_path / "model")
+
+
+@pytest.fixture
+def client(model: ModelFolder) -> Iterator[TestClient]:
+    with opened(model.folder) as client:
+        yield client
+
+
+def give(client: TestClient, name: str, count: int = 8) -> int:
+    """Let pictures of a class wait; the class's number."""
+    number = client.post("/api/classes", json={"name": name}).json()["id"]
+    for seed in range(count):
+        client.post(f"/api/classes/{number}/pictures", content=png(name, seed)).raise_for_status()
+    return int(number)
+
+
+def ended(client: TestClient, job: int) -> dict[str, Any]:
+    """A job, when it is over."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        found: dict[str, Any] = client.get(f"/api/jobs/{job}").json()
+        if found["state"] != "running":
+            return found
+        time.sleep(0.1)
+    raise AssertionError("the job does not end")
+
+
+def waiting(client: TestClient) -> dict[str, int]:
+    """How many pictures of each class wait."""
+    state = client.get("/api/state").json()
+    return {one["name"]: len(one["pictures"]) for one in state["waiting"]}
+
+
+def test_a_class_is_taught_and_asked_for(client: TestClient, model: ModelFolder) -> None:
+    give(client, "grün")
+    answer = client.post("/api/jobs")
+    assert answer.status_code == 202
+    assert answer.json()["lessons"] == {"grün": 8}
+    # Pictures that come meanwhile wait for the next time.
+    late = client.get("/api/state").json()["waiting"][0]["id"]
+    client.post(f"/api/classes/{late}/pictures", content=png("grün", 99)).raise_for_status()
+    job = ended(client, answer.json()["id"])
+    assert (job["state"], job["version"], job["message"]) == ("done", 2, "")
+    assert waiting(client) == {"grün": 1}
+
+    state = client.get("/api/state").json()
+    assert state["version"] == 2
+    assert [one["name"] for one in state["classes"]] == ["red", "blue", "grün"]
+    assert state["waiting"][0]["known"]
+    assert state["memory"]["bytes"] <= state["memory"]["budget_bytes"]
+    found = client.post("/api/predict?top=2", content=png("grün", 3)).json()
+    assert found["version"] == 2
+    assert found["labels"][0]["label"] == "grün"
+    assert len(found["labels"]) == 2
+
+    kept = client.get("/api/versions/2/exemplars/2/0")
+    assert Image.open(io.BytesIO(kept.content)).size == (16, 16)
+    assert client.get("/api/versions/2/exemplars/2/999").status_code == 404
+    assert client.get("/api/versions/1/exemplars/0/0").status_code == 404
+    newest, first = client.get("/api/versions").json()
+    assert (newest["number"], newest["current"], newest["parent"]) == (2, True, 1)
+    assert (first["number"], first["current"]) == (1, False)
+
+    assert client.post("/api/versions/1/restore").status_code == 204
+    assert model.current == 1
+    assert client.get("/api/state").json()["version"] == 1
+    assert client.post("/api/predict", content=png("grün")).json()["version"] == 1
+    jobs = client.get("/api/jobs").json()
+    assert [(job["kind"], job["version"]) for job in jobs] == [("rollback", 1), ("learn", 2)]
+
+
+def test_a_version_is_downloaded_and_loaded_elsewhere(client: TestClient, tmp_path: Path) -> None:
+    answer = client.get("/api/versions/1/model.zip")
+    assert "model-1.zip" in answer.headers["content-disposition"]
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        archive.extractall(tmp_path / "elsewhere")
+    learner = load(tmp_path / "elsewhere" / "model", device="cpu")
+    assert learner.predict(coloured("blue", 1)[0])[0]["label"] == "blue"
+
+
+def test_one_change_at_a_time_and_a_job_that_is_cancelled(
+    client: TestClient, model: ModelFolder
+) -> None:
+    number = give(client, "grün")
+    job = client.post("/api/jobs").json()["id"]
+    for refused in (
+        client.post("/api/jobs"),
+        client.post("/api/versions/1/restore"),
+        client.delete(f"/api/classes/{number}"),
+        client.patch(f"/api/classes/{number}", json={"name": "grass"}),
+    ):
+        assert refused.status_code == 409
+        assert refused.json()["message"].endswith((".",))
+    assert client.post("/api/predict", content=png("red")).json()["version"] == 1
+    assert client.delete(f"/api/jobs/{job}").status_code == 204
+    assert ended(client, job)["state"] == "cancelled"
+    assert waiting(client) == {"grün": 8}
+    assert model.numbers() == [1]
+    assert client.patch(f"/api/classes/{number}", json={"name": "grass"}).status_code == 204
+    assert waiting(client) == {"grass": 8}
+
+
+def test_a_learning_process_that_is_killed_is_found_out(
+    client: TestClient, model: ModelFolder
+) -> None:
+    give(client, "grün")
+    job = client.post("/api/jobs").json()["id"]
+    os.kill(_worker_of(os.getpid()), signal.SIGKILL)
+    found = ended(client, job)
+    assert found["state"] == "failed"
+    assert "The model is as it was" in found["message"]
+    assert waiting(client) == {"grün": 8}
+    assert model.current == 1
+
+
+def _worker_of(parent: int) -> int:
+    """The process that learns, among the children of this one."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        words = path.read_text().rpartition(")")[2].split()
+        command = (path.parent / "cmdline").read_bytes()
+        if int(words[1]) == parent and b"engram.serve.worker" in command:
+            return int(path.parent.name)
+    raise AssertionError("no process learns")
+
+
+def test_what_the_budget_cannot_hold_is_said_and_waits_again(tmp_path: Path) -> None:
+    model = ModelFolder(tmp_path / "model")
+    small_learner(budget="2", holdout=0).learn(
+        {name: coloured(name, 8) for name in ("red", "blue")}
+    ).save(model.folder)
+    with opened(model.folder) as client:
+        give(client, "grün")
+        found = ended(client, client.post("/api/jobs").json()["id"])
+        assert found["state"] == "failed"
+        assert "cannot hold one exemplar of each of the 3 classes" in found["message"]
+        assert waiting(client) == {"grün": 8}
+    assert model.numbers() == [1]
+
+
+def test_a_restart_says_what_was_interrupted(model: ModelFolder) -> None:
+    with opened(model.folder) as client:
+        give(client, "grün")
+    job = Journal(model.folder).begin("learn")
+    with opened(model.folder) as client:
+        found = client.get(f"/api/jobs/{job}").json()
+        assert found["state"] == "interrupted"
+        assert "Nothing is lost: learn again" in found["message"]
+        assert waiting(client) == {"grün": 8}
+
+
+def test_a_restart_finds_a_job_that_was_done(model: ModelFolder) -> None:
+    with opened(model.folder) as client:
+        give(client, "grün")
+    job = Journal(model.folder).begin("learn")
+    with model.changing():
+        learner = load(model.folder, device="cpu").learn({"grün": coloured("grün", 8)})
+        learner.add_to(model, source=worker.source_of(job))
+    with opened(model.folder) as client:
+        found = client.get(f"/api/jobs/{job}").json()
+        assert (found["state"], found["version"]) == ("done", 2)
+        assert waiting(client) == {}
+
+
+def test_a_process_whose_job_was_taken_away_changes_nothing(model: ModelFolder) -> None:
+    with opened(model.folder) as client:
+        give(client, "grün")
+    journal = Journal(model.folder)
+    job = journal.begin("learn")
+    journal.end(job, "interrupted")
+    worker.learn(model, journal, job, {}, "cpu", None)
+    assert model.numbers() == [1]
+    assert journal.job(job).state == "interrupted"
+
+
+def test_a_job_that_fails_says_why(model: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(model.folder) as client:
+        give(client, "grün")
+    journal = Journal(model.folder)
+    job = journal.begin("learn")
+    with model.changing():
+        worker.learn(model, journal, job, {}, "cpu", None)
+    assert journal.job(job).state == "failed"
+    assert "Another process is changing" in journal.job(job).message
+    job = journal.begin("learn")
+
+    def breaks(*arguments: object, **named: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("engram.api.Learner.learn", breaks)
+    with pytest.raises(ZeroDivisionError):
+        worker.learn(model, journal, job, {}, "cpu", None)
+    assert journal.job(job).message.startswith("Something went wrong: ZeroDivisionError")
+    assert [len(one.pictures) for one in journal.waiting()] == [8]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("../../etc", "A name cannot have '/' in it"),
+        ("a\\b", "A name cannot have '\\\\' in it"),
+        ("..", 'A name cannot have ".." in it'),
+        ("a\x00b", "A name cannot have '\\x00' in it"),
+        ("  ", "A class needs a name"),
+        ("x" * 101, "A name may have 100 characters; this one has 101"),
+        ("grün", "A class grün waits already"),
+    ],
+)
+def test_names_that_are_refused(client: TestClient, name: str, message: str) -> None:
+    give(client, "grün", count=0)
+    answer = client.post("/api/classes", json={"name": name})
+    assert answer.status_code == 400
+    assert message in answer.json()["message"]
+    assert waiting(client) == {"grün": 0}
+
+
+def test_names_are_kept_as_they_are_meant(client: TestClient) -> None:
+    for name in ("Cat", "cat", "  grüne   Tasse ", "gru\u0308n", "猫"):
+        assert client.post("/api/classes", json={"name": name}).status_code == 201
+    assert list(waiting(client)) == ["Cat", "cat", "grüne Tasse", "grün", "猫"]
+
+
+def test_pictures_that_are_refused(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = give(client, "grün", count=1)
+    place = f"/api/classes/{number}/pictures"
+    bomb = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
+    whole = png("grün")
+    for content, status, message in (
+        (b"", 400, "No picture came"),
+        (b"<svg/>", 400, "cannot be read as an image"),
+        (whole[: len(whole) // 2], 400, "cannot be read as an image"),
+        (bomb.getvalue(), 400, "has more than 100,000,000 pixels"),
+        (b"x" * 30_000_001, 413, "A picture may have 30 MB; this one has more"),
+    ):
+        for address in (place, "/api/predict"):
+            answer = client.post(address, content=content)
+            assert (answer.status_code, message in answer.json()["message"]) == (status, True)
+    assert client.post("/api/classes/777/pictures", content=whole).status_code == 404
+    assert waiting(client) == {"grün": 1}
+
+
+def test_the_same_picture_waits_once(client: TestClient) -> None:
+    number = give(client, "grün", count=2)
+    first = client.post(f"/api/classes/{number}/pictures", content=png("grün", 0)).json()
+    assert waiting(client) == {"grün": 2}
+    assert client.get(f"/api/pictures/{first['id']}").headers["content-type"] == "image/png"
+    assert client.delete(f"/api/pictures/{first['id']}").status_code == 204
+    assert client.delete(f"/api/pictures/{first['id']}").status_code == 404
+    assert client.get(f"/api/pictures/{first['id']}").status_code == 404
+    assert waiting(client) == {"grün": 1}
+    assert client.delete(f"/api/classes/{number}").status_code == 204
+    assert client.delete(f"/api/classes/{number}").status_code == 404
+    assert waiting(client) == {}
+
+
+def test_no_more_waits_than_may(model: ModelFolder) -> None:
+    limits = Limits(waiting_pictures=3, waiting_classes=2)
+    with opened(model.folder, limits=limits) as client:
+        number = give(client, "grün", count=3)
+        full = client.post(f"/api/classes/{number}/pictures", content=png("grün", 9))
+        assert (full.status_code, "3 pictures wait already" in full.json()["message"]) == (
+            413,
+            True,
+        )
+        give(client, "red", count=0)
+        full = client.post("/api/classes", json={"name": "blue"})
+        assert (full.status_code, "2 classes wait already" in full.json()["message"]) == (413, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "address", "content", "status", "message"),
+    [
+        ("POST", "/api/jobs", None, 400, "There is nothing to learn"),
+        ("POST", "/api/classes", b"{}", 422, "The request is not understood: body.name"),
+        ("POST", "/api/classes", b"nonsense", 422, "The request is not understood"),
+        ("POST", "/api/predict?top=0", b"x", 422, "query.top"),
+        ("POST", "/api/versions/9/restore", None, 400, "has no version 9. Present: 1"),
+        ("GET", "/api/versions/9/model.zip", None, 400, "has no version 9. Present: 1"),
+        ("GET", "/api/jobs/9", None, 404, "There is no job 9"),
+        ("DELETE", "/api/jobs/9", None, 404, "There is no job 9"),
+        ("PATCH", "/api/classes/9", b'{"name": "x"}', 404, "There is no class 9"),
+        ("GET", "/api/jobs/99999999999999999999", None, 422, "path.number"),
+    ],
+)
+def test_requests_that_are_refused(
+    client: TestClient,
+    method: str,
+    address: str,
+    content: bytes | None,
+    status: int,
+    message: str,
+) -> None:
+    answer = client.request(
+        method, address, content=content, headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code == status
+    assert message in answer.json()["message"]
+
+
+def test_before_anything_is_learnt(tmp_path: Path) -> None:
+    with opened(tmp_path / "new") as client:
+        state = client.get("/api/state").json()
+        assert (state["version"], state["classes"], state["name"]) == (None, [], "new")
+        assert client.get("/api/versions").json() == []
+        answer = client.post("/api/predict", content=png("red"))
+        assert (answer.status_code, answer.json()["message"]) == (
+            404,
+            "Nothing has been learnt yet.",
+        )
+
+
+def test_the_token_opens_and_nothing_else_does(model: ModelFolder) -> None:
+    with opened(model.folder, token="secret") as client:
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Cookie": "engram-token=wröng"}):
+            answer = client.get("/api/state", headers={k: v.encode() for k, v in headers.items()})
+            assert answer.status_code == 401
+            assert "wants its token" in answer.json()["message"]
+        assert client.post("/api/session").status_code == 401
+        bearer = {"Authorization": "Bearer secret"}
+        assert client.get("/api/state", headers=bearer).status_code == 200
+        assert client.get("/").status_code == 200
+        opened_session = client.post("/api/session", headers=bearer)
+        cookie = opened_session.headers["set-cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=strict" in cookie
+        assert client.get("/api/state").status_code == 200
+
+
+def test_other_sites_may_not_change_the_model(model: ModelFolder) -> None:
+    elsewhere = {"Origin": "https://elsewhere.example"}
+    with opened(model.folder, hosts=("testserver",)) as client:
+        answer = client.post("/api/classes", json={"name": "x"}, headers=elsewhere)
+        assert answer.status_code == 403
+        assert "--allow-origin https://elsewhere.example" in answer.json()["message"]
+        here = client.post(
+            "/api/classes", json={"name": "x"}, headers={"Origin": "http://testserver"}
+        )
+        assert here.status_code == 201
+        read = client.get("/api/state", headers=elsewhere)
+        assert "access-control-allow-origin" not in read.headers
+        assert client.get("/api/state", headers={"Host": "elsewhere.example"}).status_code == 400
+    with opened(model.folder, origins=("https://elsewhere.example",)) as client:
+        answer = client.post("/api/classes", json={"name": "y"}, headers=elsewhere)
+        assert answer.status_code == 201
+        assert answer.headers["access-control-allow-origin"] == "https://elsewhere.example"
+
+
+def test_what_is_documented(client: TestClient) -> None:
+    paths = client.get("/api/openapi.json").json()["paths"]
+    assert "/api/predict" in paths
+    assert "image/*" in paths["/api/predict"]["post"]["requestBody"]["content"]
+    page = client.get("/")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    for name in ("page.css", "page.js", "teach.js", "icon.svg"):
+        assert client.get(f"/page/{name}").status_code == 200
+
+
+def test_a_record_of_another_engram_is_refused(tmp_path: Path) -> None:
+    import sqlite3
+
+    from engram.errors import UserError
+
+    with sqlite3.connect(tmp_path / "serve.sqlite") as database:
+        database.execute("PRAGMA user_version = 99")
+    database.close()
+    with pytest.raises(UserError, match="has format 99; this engram reads 1"):
+        create_app(tmp_path)
