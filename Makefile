@@ -31,6 +31,7 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/vit.py
 	$(BIN)/python benchmarks/ranpac.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/serve.py
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -165,3 +165,14 @@ def test_pictures_by_name_and_with_labels() -> None:
 
 def test_no_pictures_are_no_pixels() -> None:
     assert pixels_of([], 4).shape == (0, 4, 4, 3)
+
+
+def test_a_large_jpeg_is_read_at_a_part_of_its_size(tmp_path: Path) -> None:
+    coarse = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    large = Image.fromarray(coarse).resize((1200, 800), Image.Resampling.BICUBIC)
+    large.save(tmp_path / "large.jpg", quality=95)
+    whole = picture(large, 32).astype(int)
+    assert np.abs(picture(tmp_path / "large.jpg", 32) - whole).mean() < 2
+    assert np.array_equal(
+        picture((tmp_path / "large.jpg").read_bytes(), 32), picture(tmp_path / "large.jpg", 32)
+    )

@@ -82,6 +82,8 @@ def _from_file(file: Path | io.BytesIO, name: str, size: int) -> np.ndarray:
         with Image.open(file) as opened:
             if opened.width * opened.height > MOST_PIXELS:
                 raise _too_large(name)
+            # A large JPEG is decoded at a half, a quarter or an eighth where that is enough.
+            opened.draft(None, (2 * size, 2 * size))
             return _square(opened, size)
     except Image.DecompressionBombError as error:
         raise _too_large(name) from error
