@@ -43,6 +43,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "lae",
         {"merge": ("ties", "ema", "mean"), "experts": ("offline", "ridge")},
     ),
+    "icarl, on a transformer": ("icarl", {"backbone": "vit_micro_patch4_16"}),
+    "der, on transformers": ("der", {"backbone": "vit_micro_patch4_16"}),
     "ranpac, adapted": ("ranpac", {"adapt": True, "projected": 100}),
 }
 """Methods with settings under which they do something else: they promise the same."""

@@ -7,17 +7,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import engram
 from conftest import COLOURS, coloured, small_learner
 from engram.api import Change, Learner, mean_forgetting
+from engram.config import Schedule
 from engram.data.pictures import pixels_of
 from engram.data.stream import Task
 from engram.errors import UserError
+from engram.files import save_tensors
 from engram.learner import TaskLearner
+from engram.methods import METHODS
 from engram.methods.bounds import JointConfig
 from engram.models.heads import RidgeHead
+from engram.models.vit import create_vit
 
 
 def taught(*names: str, count: int = 12, **options: object) -> Learner:
@@ -211,3 +216,33 @@ def test_settings_decide_on_the_method() -> None:
 def test_a_class_of_one_image() -> None:
     learner = small_learner().learn({"red": coloured("red", 1), "blue": coloured("blue", 30)})
     assert learner.predict(np.stack(coloured("red", 1))[0], top=1)[0]["label"] == "red"
+
+
+@pytest.mark.parametrize("method", ["icarl", "der", "finetune", "joint"])
+def test_a_pretrained_network_is_not_needed_where_a_model_is_loaded(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it was trained further and saved; to learn everything anew, joint wants it again."""
+    name = "vit_micro_patch4_16.drawn"
+    weights = tmp_path / "data" / "weights" / f"{name}.safetensors"
+    weights.parent.mkdir(parents=True)
+    network = create_vit(name, 16)
+    network.draw(torch.Generator().manual_seed(0))
+    save_tensors(weights, network.state_dict(), {})
+    monkeypatch.setenv("ENGRAM_DATA", str(tmp_path / "data"))
+    schedule = Schedule(epochs=1, batch_size=8, optimizer="adam", decay="constant")
+    settings = METHODS[method].Config(backbone=name, schedule=schedule)
+    budget = "all" if method == "joint" else "200kB"
+    pictures = {colour: coloured(colour, 6) for colour in ("red", "blue")}
+    learner = Learner(settings, image_size=16, budget=budget, device="cpu").learn(pictures)
+    learner.save(tmp_path / "model")
+    weights.unlink()
+    loaded = engram.load(tmp_path / "model", device="cpu")
+    probe = coloured("red", 2, seed=3)
+    assert np.array_equal(loaded.predict_proba(probe), learner.predict_proba(probe))
+    more = {"grün": coloured("grün", 6)}
+    if method == "joint":
+        with pytest.raises(UserError, match="There are no weights"):
+            loaded.learn(more)
+    else:
+        assert loaded.learn(more).classes_ == ("red", "blue", "grün")

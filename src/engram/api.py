@@ -30,7 +30,7 @@ from engram.files import load_tensors, save_tensors
 from engram.learner import TaskLearner
 from engram.memory import Budget, ExemplarMemory
 from engram.methods import METHODS, method_class
-from engram.models.pretrained import RANDOM
+from engram.models.pretrained import without_weights
 from engram.runs import preset_settings
 from engram.versions import ModelFolder
 
@@ -185,7 +185,7 @@ class Learner:
         Raises:
             UserError: something is unknown or does not fit, or pretrained weights are not there.
         """
-        self._made()
+        self._made(self.settings)
 
     def learn(
         self,
@@ -219,7 +219,7 @@ class Learner:
         new = range(len(self.classes_), len(names))
         probe = None if test is None else _relabelled(self._read_test(test, names), names)
         # Learning happens on copies, so that nothing is lost if it fails or is interrupted.
-        tasks, holdout = self._made() if new.start == 0 else self._copied()
+        tasks, holdout = self._made(self.settings) if new.start == 0 else self._copied()
         images = _relabelled(given, names)
         aside, set_aside = self._chosen_aside(images, new, holdout)
         learnt, held = images[~aside], images[aside & (images.labels >= new.start)]
@@ -276,21 +276,13 @@ class Learner:
                 f"set aside, is too small. {error}"
             ) from error
 
-    def _made(self, *, restoring: bool = False) -> tuple[TaskLearner, ExemplarMemory]:
-        """What learns, and the memory of images set aside.
-
-        Args:
-            restoring: weights that are about to be restored are not looked for.
-        """
+    def _made(self, settings: Any) -> tuple[TaskLearner, ExemplarMemory]:
+        """What learns with a method's settings, and the memory of images set aside."""
         if not 0 <= self.holdout < 1:
             raise UserError(f"holdout must be in [0, 1), not {self.holdout}.")
         size = (self.image_size, self.image_size)
         budget = Budget.parse(self.budget)
         holdout = ExemplarMemory(budget.share(self.holdout), create_codec(self.codec, size))
-        settings = given = self.settings
-        if restoring and hasattr(settings, "pretrained"):
-            drawn = dataclasses.replace(settings.pretrained, weights=RANDOM)
-            settings = dataclasses.replace(settings, pretrained=drawn)
         tasks = TaskLearner(
             self.method_name,
             settings,
@@ -302,7 +294,6 @@ class Learner:
             precision=self.precision,
             on_progress=lambda stage, share: self.on_progress(stage, share),
         )
-        tasks.config = given
         return tasks, holdout
 
     def _read_test(self, test: Labelled, names: Sequence[str]) -> NamedImages:
@@ -438,8 +429,10 @@ class Learner:
 
     def _restore(self, folder: Path, facts: dict[str, Any], classes: Sequence[str]) -> None:
         """Take over what `_write` and `_facts` gave."""
-        self._tasks, self._holdout = self._made(restoring=True)
+        # Weights that are about to be restored are not looked for.
+        self._tasks, self._holdout = self._made(without_weights(self.settings))
         self._tasks.restore(folder / "learner")
+        self._tasks.config = self._tasks.method.config = self.settings
         self._holdout.load_state(*load_tensors(folder / HOLDOUT), where=str(folder))
         self._aside = frozenset(facts["set_aside"])
         self.classes_ = tuple(classes)

@@ -85,3 +85,15 @@ def test_initial_weights_follow_the_generator() -> None:
 def test_an_unknown_backbone_names_the_nearest() -> None:
     with pytest.raises(UserError, match='Perhaps you meant "resnet32"'):
         models.create("resnet23", generator(0))
+
+
+def test_a_transformer_is_made_for_the_images() -> None:
+    network = models.create("vit_micro_patch4_16", generator(0), (8, 8))
+    assert network(torch.zeros(2, 3, 8, 8)).shape == (2, 0)
+    still = frozen(network)
+    assert not any(parameter.requires_grad for parameter in still.parameters())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    with pytest.raises(UserError, match="wants square images, not 8 x 12"):
+        models.create("vit_micro_patch4_16", generator(0), (8, 12))
+    with pytest.raises(UserError, match=r"There are no weights .*vit_micro_patch4_16\.nobodys"):
+        models.create("vit_micro_patch4_16.nobodys", generator(0), (8, 8))

@@ -48,7 +48,8 @@ class Finetune(Method):
 
     def __init__(self, config: FinetuneConfig, image_size: tuple[int, int], seed: int) -> None:
         super().__init__(config, image_size, seed)
-        self.network = models.create(config.backbone, generator(seed, "network"))
+        self.normalise = models.normaliser(config.backbone, image_size)
+        self.network = models.create(config.backbone, generator(seed, "network"), image_size)
 
     @property
     def classifier(self) -> str:
@@ -91,6 +92,8 @@ class Joint(Finetune):
 
     def grow(self, new: int) -> None:
         seen = self.seen + new
-        self.network = models.create(self.config.backbone, generator(self.seed, "network", seen))
+        self.network = models.create(
+            self.config.backbone, generator(self.seed, "network", seen), self.image_size
+        )
         self.network.head.grow(seen, generator(self.seed, "head", seen))
         self.seen = seen

@@ -27,6 +27,7 @@ from engram.data.stream import Task
 from engram.errors import UserError
 from engram.memory import ExemplarMemory, herding
 from engram.methods.base import Method, Trainer
+from engram.models.backbone import Backbone
 from engram.models.heads import UniformHead
 from engram.models.masks import (
     Allowance,
@@ -176,13 +177,29 @@ class DER(Method):
 
     def __init__(self, config: DERConfig, image_size: tuple[int, int], seed: int) -> None:
         super().__init__(config, image_size, seed)
-        self.dense = models.create(config.backbone, generator(seed, "network")).backbone
+        self.normalise = models.normaliser(config.backbone, image_size)
+        self.dense = models.create(config.backbone, generator(seed, "network"), image_size).backbone
         self.extractors = nn.ModuleList()
         self.masks: ChannelMasks | None = None
         self.control: SparsityControl | None = None
         self.head = UniformHead(0, 0, bias=False)
         self.auxiliary = UniformHead(0, 0, bias=True)
-        self.refuse_impossible_sizes(self.allowance)
+        if config.prunes:
+            self.refuse_impossible_sizes(self.allowance)
+
+    @property
+    def prunable(self) -> ResNet:
+        """The newest extractor as one that can become smaller.
+
+        Raises:
+            UserError: it has no channels that could be cut.
+        """
+        if isinstance(self.dense, ResNet):
+            return self.dense
+        raise UserError(
+            f"keep, max_parameters and sparsity_weight cut channels of convolutions, of which "
+            f"{self.config.backbone} has none. Leave them out, or choose a ResNet."
+        )
 
     @property
     def classifier(self) -> str:
@@ -192,7 +209,7 @@ class DER(Method):
         """The two stages of section 3: a new extractor, then a classifier on balanced data."""
         self.grow(len(task.new))
         images = memory + task.train
-        if self.has_room(self.allowance):
+        if not self.config.prunes or self.has_room(self.allowance):
             if not task.new:
                 self.reopen()
             self.expand(len(task.classes))
@@ -234,7 +251,7 @@ class DER(Method):
             self.head.weight.data[:rows, :columns] = inherited
         if self.config.prunes:
             self.masks = ChannelMasks(
-                self.dense, steepest=self.config.mask_steepness, rule=self.config.mask_gradient
+                self.prunable, steepest=self.config.mask_steepness, rule=self.config.mask_gradient
             )
             if self.config.sparsity_weight is None:
                 self.control = SparsityControl(self.allowance.target)
@@ -244,7 +261,7 @@ class DER(Method):
         self.head.draw(generator(self.seed, "head", self.seen))
         self.auxiliary.draw(generator(self.seed, "auxiliary", self.seen))
 
-    def pruned(self, images: Images, trainer: Trainer) -> ResNet:
+    def pruned(self, images: Images, trainer: Trainer) -> Backbone:
         """The new extractor without the channels whose masks are closed (section 3.4)."""
         if self.masks is None:
             return self.dense
@@ -252,16 +269,15 @@ class DER(Method):
         source = self.augmented(images, self.config.augmentation)
         size = math.ceil(len(source) / math.ceil(len(source) / BATCH))
         batches = (x for x, _ in source.batches(size, trainer.generator("norms")))
-        reestimate_norms(self.dense, kept, batches)
-        smaller = shrunk(self.dense, kept)
-        check_cut(
-            self.dense, kept, smaller, self.normalise(images[:CHECKED].pixels.to(self.device))
-        )
+        whole = self.prunable
+        reestimate_norms(whole, kept, batches)
+        smaller = shrunk(whole, kept)
+        check_cut(whole, kept, smaller, self.normalise(images[:CHECKED].pixels.to(self.device)))
         old = torch.ones(self.dim, dtype=torch.bool, device=self.device)
-        self.head.keep_features(torch.cat([old, kept[self.dense.features]]))
+        self.head.keep_features(torch.cat([old, kept[whole.features]]))
         return smaller
 
-    def freeze(self, extractor: ResNet) -> None:
+    def freeze(self, extractor: Backbone) -> None:
         """Let the new extractor be one of the old ones; what only its training needed is gone."""
         self.extractors.append(extractor.folded())
         self.auxiliary = UniformHead(0, 0, bias=True)
@@ -294,7 +310,7 @@ class DER(Method):
             taken = self.extractor_parameters + 2 * self.dim * self.seen
             room = max(0, int((limit - taken) * SHARE_OF_ROOM))
         return Allowance(
-            network=self.dense,
+            network=self.prunable,
             floor=Floor(stream=self.config.least_channels, multiple=self.config.round_channels),
             share=self.config.keep or 1.0,
             parameters=room,
@@ -356,8 +372,8 @@ class DER(Method):
         """Length of the features of all frozen extractors together."""
         return sum(extractor.dim for extractor in self.frozen_extractors())
 
-    def frozen_extractors(self) -> list[ResNet]:
-        return [extractor for extractor in self.extractors if isinstance(extractor, ResNet)]
+    def frozen_extractors(self) -> list[Backbone]:
+        return [extractor for extractor in self.extractors if isinstance(extractor, Backbone)]
 
     @torch.no_grad()
     def frozen_features(self, x: Tensor) -> list[Tensor]:
@@ -373,14 +389,14 @@ class DER(Method):
         def both(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
             self.reset_heads(step)
             gates = self.gates(step)
-            new = self.dense(x, gates)
+            new = self.dense(x) if gates is None else self.prunable(x, gates)
             logits = self.head(torch.cat([*self.frozen_features(x), new], dim=1)).float()
             parts = {"classification": F.cross_entropy(logits, y)}
             if others and self.config.auxiliary_weight:
                 auxiliary = F.cross_entropy(self.auxiliary(new).float(), among[y])
                 parts["auxiliary"] = self.config.auxiliary_weight * auxiliary
             if gates is not None:
-                parts["sparsity"] = self.sparsity_weight(step) * weight_share(self.dense, gates)
+                parts["sparsity"] = self.sparsity_weight(step) * weight_share(self.prunable, gates)
             return parts
 
         return both
@@ -397,7 +413,7 @@ class DER(Method):
         """Of the sparsity loss, for a batch."""
         if self.control is None or self.masks is None:
             return self.config.sparsity_weight or 0.0
-        left = weight_share(self.dense, self.masks.nearly_binary())
+        left = weight_share(self.prunable, self.masks.nearly_binary())
         weight: Tensor = self.control(left.detach(), step.progress)
         return weight
 

@@ -99,7 +99,10 @@ class ICaRL(Method):
 
     def __init__(self, config: ICaRLConfig, image_size: tuple[int, int], seed: int) -> None:
         super().__init__(config, image_size, seed)
-        self.network: Network = models.create(config.backbone, generator(seed, "network"))
+        self.normalise = models.normaliser(config.backbone, image_size)
+        self.network: Network = models.create(
+            config.backbone, generator(seed, "network"), image_size
+        )
         self.register_buffer("means", torch.zeros(0, self.network.dim))
         self.means: Tensor
 

@@ -6,11 +6,14 @@ from collections.abc import Callable
 
 import torch
 
-from engram.errors import unknown
+from engram.errors import UserError, unknown
 from engram.models.network import Network
+from engram.models.normalise import Normalise, Standardise
+from engram.models.pretrained import RANDOM, vision_transformer
 from engram.models.resnet import CifarResNet, ResNet, ResNet18
+from engram.models.vit import MEAN_AND_DEVIATION, VIT
 
-__all__ = ["BACKBONES", "create"]
+__all__ = ["BACKBONES", "create", "normaliser"]
 
 BACKBONES: dict[str, Callable[[torch.Generator], ResNet]] = {
     "resnet8": lambda generator: CifarResNet(1, generator),
@@ -21,15 +24,33 @@ BACKBONES: dict[str, Callable[[torch.Generator], ResNet]] = {
 }
 
 
-def create(name: str, generator: torch.Generator) -> Network:
+def create(
+    name: str, generator: torch.Generator, image_size: tuple[int, int] = (224, 224)
+) -> Network:
     """A network with the backbone called `name` and a head without classes.
 
     Args:
+        name: one of `BACKBONES`, or a vision transformer under timm's name. One that names weights
+            behind a dot, as vit_tiny_patch16_224.augreg_in21k_ft_in1k does, has these; else they
+            are drawn.
         generator: source of the initial weights.
+        image_size: height and width of the images; what a vision transformer is made for.
 
     Raises:
-        UserError: no backbone has that name.
+        UserError: no backbone has that name, its weights are not there, or images do not fit it.
     """
+    if name.startswith(VIT):
+        if image_size[0] != image_size[1]:
+            raise UserError(f"{name} wants square images, not {image_size[0]} x {image_size[1]}.")
+        weights = None if "." in name else RANDOM
+        return Network(vision_transformer(name, image_size[0], weights, generator)[0])
     if name not in BACKBONES:
-        raise unknown("backbone", name, BACKBONES)
+        raise unknown("backbone", name, [*BACKBONES, "vit_tiny_patch16_224"])
     return Network(BACKBONES[name](generator))
+
+
+def normaliser(name: str, image_size: tuple[int, int]) -> Normalise | Standardise:
+    """What makes pixels the input of the backbone called `name`."""
+    if name.startswith(VIT):
+        return Standardise(image_size, *MEAN_AND_DEVIATION)
+    return Normalise(image_size)

@@ -6,8 +6,8 @@ import copy
 
 from torch import Tensor, nn
 
+from engram.models.backbone import Backbone
 from engram.models.heads import LinearHead
-from engram.models.resnet import ResNet
 
 __all__ = ["Network", "frozen"]
 
@@ -15,7 +15,7 @@ __all__ = ["Network", "frozen"]
 class Network(nn.Module):
     """Backbone -> features -> linear head."""
 
-    def __init__(self, backbone: ResNet) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = LinearHead(backbone.dim)
@@ -28,7 +28,7 @@ class Network(nn.Module):
 
 
 def frozen(network: Network) -> Network:
-    """A copy that never changes: no gradients, and BatchNorm folded into the convolutions."""
+    """A copy that never changes: no gradients, and the backbone in its fastest form."""
     copied = Network(network.backbone.folded())
     copied.head = copy.deepcopy(network.head)
     return copied.eval().requires_grad_(False)

@@ -7,7 +7,7 @@ The packages `timm` and `huggingface_hub` are known here and nowhere else; files
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +17,22 @@ from torch import Tensor, nn
 from engram.errors import UserError, nearest
 from engram.files import data_folder, read_weights, sha256
 from engram.models.normalise import Standardise
-from engram.models.vit import create_vit, fitted_weights
+from engram.models.vit import (
+    MEAN_AND_DEVIATION,
+    VIT,
+    VisionTransformer,
+    create_vit,
+    fitted_weights,
+)
 
-__all__ = ["RANDOM", "BackboneConfig", "Pretrained", "load_backbone"]
+__all__ = [
+    "RANDOM",
+    "BackboneConfig",
+    "Pretrained",
+    "load_backbone",
+    "vision_transformer",
+    "without_weights",
+]
 
 RANDOM = "random"
 TIMM = "timm/"
@@ -75,15 +88,42 @@ def load_backbone(config: BackboneConfig, generator: torch.Generator) -> Pretrai
     """
     if config.backbone.startswith(TIMM):
         return _from_timm(config, generator)
-    vit = create_vit(config.backbone, config.input_size)
-    checksum = None
-    if config.weights == RANDOM:
+    vit, checksum = vision_transformer(
+        config.backbone, config.input_size, config.weights, generator
+    )
+    return _frozen(vit, vit.dim, config, *MEAN_AND_DEVIATION, checksum)
+
+
+def vision_transformer(
+    name: str, image_size: int, weights: str | None, generator: torch.Generator
+) -> tuple[VisionTransformer, str | None]:
+    """A ViT with its weights, all of which may be trained; and the checksum of their file.
+
+    Args:
+        image_size: side in pixels.
+        weights: a file, "random", or None for those that the name tells.
+        generator: source of random weights.
+
+    Raises:
+        UserError: no network has that name, its weights are not there, or they are of another one.
+    """
+    vit = create_vit(name, image_size)
+    if weights == RANDOM:
         vit.draw(generator)
-    else:
-        path = Path(config.weights) if config.weights else _weights_of(config.backbone)
-        vit.load_state_dict(fitted_weights(vit, read_weights(path)))
-        checksum = sha256(path)
-    return _frozen(vit, vit.dim, config, (0.5,) * 3, (0.5,) * 3, checksum)
+        return vit, None
+    path = Path(weights) if weights else _weights_of(name)
+    vit.load_state_dict(fitted_weights(vit, read_weights(path)))
+    return vit, sha256(path)
+
+
+def without_weights(settings: Any) -> Any:
+    """A method's settings with which no weights are looked for; they are drawn instead."""
+    if hasattr(settings, "pretrained"):
+        drawn = replace(settings.pretrained, weights=RANDOM)
+        return replace(settings, pretrained=drawn)
+    if settings.backbone.startswith(VIT):
+        return replace(settings, backbone=settings.backbone.partition(".")[0])
+    return settings
 
 
 def _frozen(

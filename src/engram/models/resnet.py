@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engram.models.backbone import Backbone
+
 __all__ = ["IMAGE", "CifarResNet", "Convolution", "ResNet", "ResNet18", "ZeroPadding"]
 
 IMAGE = "image"
@@ -116,7 +118,7 @@ def he_normal_(module: nn.Module, generator: torch.Generator) -> None:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """A stem, blocks in stages, and the mean over all pixels.
 
     Args:

@@ -5,18 +5,35 @@ Shapes: B images, N tokens (the class token first, then patches row by row), D d
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engram.errors import UserError, unknown
+from engram.models.backbone import Backbone
 
-__all__ = ["VisionTransformer", "create_vit", "fitted_weights", "join_heads", "split_heads"]
+__all__ = [
+    "MEAN_AND_DEVIATION",
+    "VIT",
+    "VisionTransformer",
+    "create_vit",
+    "fitted_weights",
+    "join_heads",
+    "split_heads",
+]
+
+VIT = "vit_"
+"""What the names of all of them begin with."""
+
+MEAN_AND_DEVIATION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+"""Of each channel, in [0, 1]: what Google's vision transformers were trained with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +134,7 @@ class Block(nn.Module):
         return out
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Backbone):
     """A ViT (Dosovitskiy et al., ICLR 2021) without classifier; its feature is the class token.
 
     Args:
@@ -138,7 +155,6 @@ class VisionTransformer(nn.Module):
                 f"An image of {image_size} pixels cannot be cut into patches of {patch_size}. The "
                 f"nearest size is {max(1, round(image_size / patch_size)) * patch_size}."
             )
-        self.dim = size.dim
         self.image_size = image_size
         self.patch_embed = PatchEmbedding(patch_size, image_size, size.dim)
         tokens = math.prod(self.patch_embed.grid_size) + self.num_prefix_tokens
@@ -147,6 +163,10 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.Sequential(*(Block(size.dim, size.heads) for _ in range(size.depth)))
         self.norm = nn.LayerNorm(size.dim, eps=LAYER_NORM_EPS)
 
+    @property
+    def dim(self) -> int:
+        return self.cls_token.shape[-1]
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images to (B, D), the class token behind the last LayerNorm."""
         tokens = self.patch_embed(x)
@@ -154,6 +174,9 @@ class VisionTransformer(nn.Module):
         tokens = self.blocks(tokens + self.pos_embed)
         features: Tensor = self.norm(tokens[:, 0])
         return features
+
+    def folded(self) -> Self:
+        return copy.deepcopy(self).eval().requires_grad_(False)
 
     @torch.no_grad()
     def draw(self, generator: torch.Generator) -> None:

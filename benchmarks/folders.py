@@ -1,0 +1,134 @@
+"""Folders of pictures, learnt round by round: accuracy, time and bytes of every method.
+
+    python benchmarks/folders.py photos cifar100 --work FOLDER --json docs/folders.json
+
+`photos` are the photographs of the data folder: four rounds of five classes, tested on all classes
+known so far. `cifar100` is written out as PNG files first: its first fifty classes in five rounds
+of ten, with 100 training and 20 test images of each. Everything goes through `engram.Learner`, as
+for anybody who has folders; what is tested on was never learnt or looked at before. Rows that the
+JSON file has already are not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+import engram
+from engram.data.benchmarks import load_dataset
+from engram.files import data_folder
+from engram.results.record import environment
+
+TRAIN, TEST = 100, 20
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A method with the settings it is compared in."""
+
+    name: str
+    method: str
+    preset: str = "photos"
+    budget: str = "20MB"
+
+
+CONTENDERS = (
+    Contender("ranpac (the default)", "ranpac"),
+    Contender("lae", "lae"),
+    Contender("icarl", "icarl"),
+    Contender("der", "der"),
+    Contender("finetune", "finetune", budget="0"),
+    Contender("joint", "joint", budget="all"),
+    Contender("icarl, from scratch", "icarl", preset="photos-scratch"),
+    Contender("der, from scratch", "der", preset="photos-scratch"),
+)
+
+ROUNDS = {"photos": 5, "cifar100": 10}
+"""Classes that come in a round."""
+
+
+def pictures(name: str, work: Path) -> Path:
+    """The folder of a set, with `train` and `test` below."""
+    return data_folder() / "photos" if name == "photos" else png_folders(work / "cifar100-png")
+
+
+def png_folders(folder: Path) -> Path:
+    """The first fifty classes of CIFAR-100 as folders of PNG files."""
+    if folder.exists():
+        return folder
+    dataset = load_dataset("cifar100")
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for split, images, count in (("train", dataset.train, TRAIN), ("test", dataset.test, TEST)):
+        for label, name in enumerate(dataset.class_names[:50]):
+            place = partial / split / name
+            place.mkdir(parents=True)
+            for number, pixels in enumerate(images.of(label).pixels[:count].numpy()):
+                Image.fromarray(pixels).save(place / f"{number:03}.png")
+    partial.rename(folder)
+    return folder
+
+
+def by_class(folder: Path, names: list[str]) -> dict[str, list[Path]]:
+    return {name: sorted((folder / name).iterdir()) for name in names}
+
+
+def rounds(contender: Contender, folder: Path, classes: int) -> Iterator[dict[str, Any]]:
+    """What is measured after each round."""
+    learner = engram.Learner(
+        contender.method, preset=contender.preset, budget=contender.budget, precision="auto"
+    )
+    names = sorted(path.name for path in (folder / "train").iterdir())
+    for start in range(0, len(names), classes):
+        began = time.perf_counter()
+        learner.learn(by_class(folder / "train", names[start : start + classes]))
+        seconds = time.perf_counter() - began
+        found = learner.evaluate(by_class(folder / "test", names[: start + classes]))
+        yield {
+            "classes": len(learner.classes_),
+            "accuracy": round(found.accuracy, 2),
+            "seconds": round(seconds, 1),
+            "bytes_of_images": learner.nbytes,
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sets", nargs="+", choices=sorted(ROUNDS))
+    parser.add_argument("--work", type=Path, required=True, help="where folders are written out")
+    parser.add_argument("--json", type=Path, required=True, help="the rows, old and new")
+    options = parser.parse_args()
+    content = json.loads(options.json.read_text()) if options.json.exists() else {"rows": []}
+    there = {(row["set"], row["name"]) for row in content["rows"]}
+    for name in options.sets:
+        folder = pictures(name, options.work)
+        for contender in CONTENDERS:
+            if (name, contender.name) in there:
+                continue
+            measured = []
+            for row in rounds(contender, folder, ROUNDS[name]):
+                print(f"{name}, {contender.name}: {row}", flush=True)
+                measured.append(row)
+            content["rows"].append(
+                {
+                    "set": name,
+                    "name": contender.name,
+                    "preset": contender.preset,
+                    "budget": contender.budget,
+                    "rounds": measured,
+                    "environment": environment(),
+                }
+            )
+            options.json.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
