@@ -81,12 +81,46 @@ def curves(summaries: Summaries) -> str:
     return markdown(["Run", "Decision rule", "Accuracy after each task, %"], rows, texts=3)
 
 
+def _of_benchmark(name: str) -> dict[str, Any] | None:
+    """What a benchmark wrote into `docs/`; None where it was not run."""
+    path = ROOT / "docs" / f"{name}.json"
+    return dict(json.loads(path.read_text())) if path.exists() else None
+
+
+def photographs(summaries: Summaries) -> str:
+    """What `benchmarks/folders.py` measured on photographs."""
+    return _rounds("photos")
+
+
+def small_pictures(summaries: Summaries) -> str:
+    """What `benchmarks/folders.py` measured on CIFAR-100 as PNG files."""
+    return _rounds("cifar100")
+
+
+def _rounds(name: str) -> str:
+    """A row for every method: accuracy after each round, the time of all, bytes at the end."""
+    measured = _of_benchmark("folders") or {"rows": []}
+    rows = [row for row in measured["rows"] if row["set"] == name]
+    if not rows:
+        return NOTHING
+    header = ["Method", *(f"{found['classes']} classes" for found in rows[0]["rounds"])]
+    cells = [
+        [
+            row["name"],
+            *(f"{found['accuracy']:.1f}" for found in row["rounds"]),
+            f"{sum(found['seconds'] for found in row['rounds']):,.0f} s",
+            f"{row['rounds'][-1]['bytes_of_images'] / 1e6:.1f} MB",
+        ]
+        for row in rows
+    ]
+    return markdown([*header, "Time of all rounds", "Pictures kept"], cells)
+
+
 def codecs(summaries: Summaries) -> str:
     """What `benchmarks/codecs.py --json` measured."""
-    path = ROOT / "docs" / "codecs.json"
-    if not path.exists():
+    measured = _of_benchmark("codecs")
+    if measured is None:
         return NOTHING
-    measured = json.loads(path.read_text())
     header = ["Codec", "Bytes an image", "Shared", "PSNR, dB", "Encode, µs", "Decode, µs"]
     header += [f"In {budget:,} B" for budget in measured["budgets"]]
     rows = [
@@ -179,10 +213,9 @@ def equal_bytes(summaries: Summaries) -> str:
 
 def der_inference(summaries: Summaries) -> str:
     """What `benchmarks/der_inference.py --json` measured."""
-    path = ROOT / "docs" / "der_inference.json"
-    if not path.exists():
+    measured = _of_benchmark("der_inference")
+    if measured is None:
         return NOTHING
-    measured = json.loads(path.read_text())
     header = ["Network", "Weights kept", "Channels in multiples of", "Parameters", "Multiply-adds"]
     header += ["Fewer by", f"Latency, ms a batch of {measured['batch']}", "Faster by"]
     rows = [
@@ -245,6 +278,8 @@ TABLES: dict[str, Callable[[Summaries], str]] = {
     "pruning": pruning,
     "equal bytes": equal_bytes,
     "der inference": der_inference,
+    "photographs": photographs,
+    "small pictures": small_pictures,
     "lae votes": lae_votes,
     "lae differences": lae_differences,
 }
