@@ -6,7 +6,8 @@ import itertools
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
@@ -14,7 +15,13 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from engram.config import load_preset, presets_of
@@ -25,7 +32,14 @@ from engram.methods import METHODS
 from engram.results.comparison import SHORT_COLUMNS, comparison_table, short_cells
 from engram.results.record import environment
 
-__all__ = ["RunProgress", "print_comparison", "print_diagnosis", "print_methods"]
+__all__ = [
+    "LOOK",
+    "RunProgress",
+    "print_comparison",
+    "print_diagnosis",
+    "print_methods",
+    "shown_progress",
+]
 
 LOOK: dict[str, Any] = {
     "box": None,
@@ -119,6 +133,26 @@ class RunProgress:
             return ""
         seconds = (time.perf_counter() - self._started) * (self._runs - done) / done_here
         return f"{timedelta(seconds=round(seconds))} left"
+
+
+@contextmanager
+def shown_progress() -> Iterator[Callable[[str, float], None]]:
+    """A line on a terminal that is gone at the end; it shows what is done, and its share."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, transient=True) as bar:
+        line = bar.add_task("", total=1.0)
+
+        def show(stage: str, share: float) -> None:
+            if bar.tasks[0].description != stage:
+                bar.reset(line, description=stage)
+            bar.update(line, completed=share)
+
+        yield show
 
 
 def print_comparison(summaries: Sequence[Mapping[str, Any]]) -> None:

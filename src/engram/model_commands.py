@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from engram.api import Change, Learner, load, mean_forgetting
-from engram.console import LOOK
+from engram.console import LOOK, shown_progress
 from engram.errors import UserError
 from engram.files import write_atomically
 from engram.results.model_page import changes_page, evaluation_page
@@ -74,9 +74,10 @@ def learn(words: Sequence[str]) -> None:
     check_keep(options.keep_versions)
     with model.changing():
         learner = _learner(model, given, options)
-        learner.learn(
-            options.folder, update=options.update, test=options.test, strict=options.strict
-        )
+        with shown_progress() as learner.on_progress:
+            learner.learn(
+                options.folder, update=options.update, test=options.test, strict=options.strict
+            )
         _print_learnt(learner)
         limit = options.refuse_if_forgetting_above
         if limit is not None and learner.forgetting > limit:
