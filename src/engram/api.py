@@ -78,15 +78,17 @@ class Change:
     """Accuracy on a class before and after something was learnt, in percent.
 
     Attributes:
-        before: None of a class that is new.
+        before: None of a class that is new, or of which there was nothing to measure it on.
         after: None of a class of which there is nothing to measure it on.
         images: that it was measured on afterwards.
+        new: whether the class was not known before.
     """
 
     name: str
     before: float | None
     after: float | None
     images: int
+    new: bool = False
 
     @property
     def forgotten(self) -> float:
@@ -232,7 +234,8 @@ class Learner:
         self.on_progress("measuring", 0.0)
         after = _measured(tasks, probe)
         self.changes_ = tuple(
-            _change(name, before.get(label), after.get(label)) for label, name in enumerate(names)
+            _change(name, before.get(label), after.get(label), new=label in new)
+            for label, name in enumerate(names)
         )
         self._tasks, self._holdout, self._aside = tasks, holdout, self._aside | set_aside
         self.classes_, self.skipped_ = names, given.skipped
@@ -479,10 +482,13 @@ def _relabelled(given: NamedImages, names: Sequence[str]) -> ImageSet:
     return ImageSet(given.images.pixels, positions[given.images.labels])
 
 
-def _change(name: str, before: ClassAccuracy | None, after: ClassAccuracy | None) -> Change:
+def _change(
+    name: str, before: ClassAccuracy | None, after: ClassAccuracy | None, *, new: bool
+) -> Change:
     return Change(
         name,
         None if before is None else before.accuracy,
         None if after is None else after.accuracy,
         0 if after is None else after.images,
+        new,
     )

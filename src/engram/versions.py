@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -106,16 +106,18 @@ class ModelFolder:
         try:
             yield
         finally:
+            nothing = not self.numbers()
+            if nothing:
+                shutil.rmtree(self.folder / "versions", ignore_errors=True)
             lock.release()
-            self._leave_nothing_behind()
+            if nothing:
+                self._leave_nothing_behind()
 
     def _leave_nothing_behind(self) -> None:
         """Remove the folder where nothing came of what should have been its first version."""
-        if not self.numbers():
-            shutil.rmtree(self.folder / "versions", ignore_errors=True)
-            (self.folder / ".lock").unlink(missing_ok=True)
-            if not any(self.folder.iterdir()):
-                self.folder.rmdir()
+        (self.folder / ".lock").unlink(missing_ok=True)
+        with suppress(OSError):  # there is something else in it
+            self.folder.rmdir()
 
     def chosen(self, number: int | None = None) -> int:
         """The number that is meant: the current version's where none is given.
@@ -206,6 +208,20 @@ class ModelFolder:
                 # So that it is gone at once, whatever happens while its files are removed.
                 self.path(number).rename(self.path(number).with_suffix(PARTIAL))
             self._sweep()
+
+    def made_from(self, source: str) -> int | None:
+        """The version that was learnt from `source`, if there is one; the newest of several.
+
+        It becomes the current one if whoever wrote it was stopped just before that.
+        """
+        for number in reversed(self.numbers()):
+            with suppress(UserError):  # a damaged version is none
+                facts = self.facts(number)
+                if facts.get("source") == source:
+                    if self.current == facts["parent"]:
+                        self._point_to(number)
+                    return number
+        return None
 
     def history(self) -> list[dict[str, Any]]:
         """What all versions tell of themselves, oldest first."""

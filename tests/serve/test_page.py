@@ -108,7 +108,8 @@ def give(page: Page, thing: str, count: int = 14) -> None:
     page.get_by_role("button", name="Make it").click()
     card = page.get_by_role("article", name=thing)
     card.locator("input[type=file]").set_input_files(files(thing, range(count)))
-    expect(card.get_by_role("status")).to_have_text(f"{count} pictures", timeout=PATIENCE)
+    counted = f"{count} picture{'s' if count > 1 else ''}"
+    expect(card.get_by_role("status")).to_have_text(counted, timeout=PATIENCE)
 
 
 def learn(page: Page, version: int) -> None:
@@ -182,6 +183,64 @@ def teach_and_ask(page: Page, shoot: Shoot, seed: int) -> None:
     page.get_by_role("button", name="Go back to version 1").click()
     expect(page.get_by_text("knows 2 classes: mug, leaf")).to_be_visible()
     assert ask(page, "fish", seed) in ("mug", "leaf")
+
+
+def test_a_name_that_is_taken_and_a_picture_that_is_none(
+    browser: Browser, data: Path, tmp_path: Path
+) -> None:
+    with Served(tmp_path / "things", data, "--token", "a+b c") as served:
+        page = browser.new_page()
+        page.goto(served.address)
+        give(page, "mug", 2)
+        give(page, "leaf", 1)
+        # A name that another class has is refused, and the old one stands again.
+        name = page.get_by_role("article", name="leaf").get_by_label("Name of the class")
+        name.fill("mug")
+        name.press("Enter")
+        expect(page.get_by_role("alert").get_by_text("Another class mug waits")).to_be_visible()
+        expect(name).to_have_value("leaf")
+        name.fill("fish")
+        name.press("Enter")
+        fish = page.get_by_role("article", name="fish")
+        expect(fish.get_by_role("button", name="Remove fish")).to_be_visible()
+        broken = {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": b"broken"}
+        fish.locator("input[type=file]").set_input_files([broken])
+        expect(fish.get_by_text("broken.jpg: The picture cannot be read")).to_be_visible()
+        # Without a pointer: the picture goes, and the focus is where the next thing is.
+        thumbnails = page.get_by_role("article", name="mug").locator(".thumb")
+        thumbnails.first.focus()
+        page.keyboard.press("Enter")
+        expect(thumbnails).to_have_count(1)
+        expect(thumbnails.first).to_be_focused()
+        page.close()
+        # Another browser has to be told the token.
+        stranger = browser.new_context().new_page()
+        stranger.goto(served.address.partition("#")[0])
+        expect(stranger.get_by_role("heading", name="wants its token")).to_be_visible()
+        stranger.get_by_role("textbox", name="Token").fill("wrong")
+        stranger.get_by_role("button", name="Open").click()
+        expect(stranger.get_by_text("That is not the token")).to_be_visible()
+        stranger.get_by_role("textbox", name="Token").fill("a+b c")
+        stranger.get_by_role("button", name="Open").click()
+        expect(stranger.get_by_role("article", name="mug")).to_be_visible()
+        stranger.context.close()
+
+
+def test_pictures_from_the_camera(browser: Browser, data: Path, tmp_path: Path) -> None:
+    with Served(tmp_path / "things", data) as served:
+        page = browser.new_page()
+        page.goto(served.address)
+        give(page, "mug", 1)
+        card = page.get_by_role("article", name="mug")
+        card.get_by_role("button", name="Camera").click()
+        shoot = page.get_by_role("button", name="Take a picture")
+        expect(page.get_by_role("dialog", name="Pictures of mug")).to_be_visible()
+        shoot.focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("1 picture", exact=True)).to_be_visible()
+        page.get_by_role("button", name="Done").click()
+        expect(card.get_by_role("status")).to_have_text("2 pictures")
+        page.close()
 
 
 def on_a_phone(browser: Browser, address: str, shoot: Shoot, seed: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import unicodedata
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,8 +32,13 @@ __all__ = [
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff"}
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
+"""What files are tried as. Pillow knows more, some of which start other programs."""
+
 MOST_PIXELS = 100_000_000
-"""Larger pictures are not decoded: a file of a few kilobytes may claim to be one."""
+MOST_DECODED = 50_000_000
+"""Larger pictures are not decoded, since a file of a few kilobytes may claim to be one; a JPEG can
+be decoded at a part of its size. At this limit it takes up to a gigabyte for a moment."""
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 """A file, the bytes of one, a Pillow image, or an array (H, W) or (H, W, 3), uint8 or floats in
@@ -79,17 +85,19 @@ def picture(source: Picture, size: int) -> np.ndarray:
 
 def _from_file(file: Path | io.BytesIO, name: str, size: int) -> np.ndarray:
     try:
-        with Image.open(file) as opened:
+        with Image.open(file, formats=FORMATS) as opened:
             if opened.width * opened.height > MOST_PIXELS:
-                raise _too_large(name)
+                raise _too_large(name, MOST_PIXELS)
             # A large JPEG is decoded at a half, a quarter or an eighth where that is enough.
             opened.draft(None, (2 * size, 2 * size))
+            if opened.width * opened.height > MOST_DECODED:
+                raise _too_large(name, MOST_DECODED)
             return _square(opened, size)
     except Image.DecompressionBombError as error:
-        raise _too_large(name) from error
+        raise _too_large(name, MOST_PIXELS) from error
     except FileNotFoundError as error:
         raise UserError(f"There is no file {name}.") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, RuntimeError, struct.error) as error:
         raise UserError(f"{name} cannot be read as an image. Repair or remove it.") from error
 
 
@@ -100,10 +108,9 @@ def as_png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _too_large(name: str) -> UserError:
+def _too_large(name: str, most: int) -> UserError:
     return UserError(
-        f"{name} has more than {MOST_PIXELS:,} pixels, which are the most that are read. Make it "
-        "smaller."
+        f"{name} has more than {most:,} pixels, which are the most that are read. Make it smaller."
     )
 
 
@@ -115,8 +122,8 @@ def _square(opened: Image.Image, size: int) -> np.ndarray:
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # Sixteen bits of grey, which Pillow would cut off at 255.
-        grey = np.asarray(image).astype(np.float64)
-        return Image.fromarray((grey / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
+        grey = np.asarray(image) // 257
+        return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         clear = image.convert("RGBA")
         white = Image.new("RGBA", clear.size, "white")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from engram.api import Change, Evaluation
+from engram.results.comparison import ABSENT
 from engram.results.markup import page, paragraph, percent, section, signed, table
 
 __all__ = ["changes_page", "evaluation_page"]
@@ -22,7 +23,7 @@ def changes_page(title: str, changes: Sequence[Change], facts: Sequence[str]) ->
             change.name,
             percent(change.before, 1),
             percent(change.after, 1),
-            signed(-change.forgotten, 1) if change.before is not None else "new",
+            "new" if change.new else _change(change),
             str(change.images),
         )
         for change in changes
@@ -44,6 +45,12 @@ def changes_page(title: str, changes: Sequence[Change], facts: Sequence[str]) ->
             ),
         ],
     )
+
+
+def _change(change: Change) -> str:
+    """Points gained or lost, where both are known."""
+    known = change.before is not None and change.after is not None
+    return signed(-change.forgotten, 1) if known else ABSENT
 
 
 def evaluation_page(title: str, found: Evaluation) -> str:

@@ -1,69 +1,133 @@
-"""Who may use the server: who has the token, and pages from here or from where it is allowed."""
+"""Who may use the server, and how much may be sent: checked before anything else is looked at."""
 
 from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass
-from typing import Annotated
+from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
-from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engram.errors import UserError
+from engram.serve.limits import TooLargeError
 
-__all__ = ["COOKIE", "Access", "DeniedError", "TokenNeededError"]
-
-COOKIE = "engram-token"
-
-_bearer = HTTPBearer(auto_error=False, description="The token that the server was started with.")
-
-
-class TokenNeededError(UserError):
-    """The token is missing or wrong."""
-
-
-class DeniedError(UserError):
-    """The request comes from a page that may not make it."""
+__all__ = ["Access", "Gate", "checked_origin", "cookie_name"]
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A check in front of every request; a dependency of routes.
+    """What a request must have.
 
     Attributes:
         token: that is asked for; none where None.
-        origins: pages elsewhere that may change something, such as https://example.org.
+        origins: pages elsewhere that may use the server, such as https://example.org.
+        most_bytes: of a request's body.
     """
 
     token: str | None
-    origins: tuple[str, ...] = ()
+    origins: tuple[str, ...]
+    most_bytes: int
 
-    def __call__(
-        self,
-        request: Request,
-        bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-    ) -> None:
-        """Let a request pass.
+    def __post_init__(self) -> None:
+        if self.token == "":
+            raise UserError("The token is empty, which would let everybody in. Give a longer one.")
 
-        Raises:
-            DeniedError: a browser sends it for another site.
-            TokenNeededError: the token is missing or wrong.
-        """
-        self._check_origin(request)
-        given = bearer.credentials if bearer is not None else request.cookies.get(COOKIE, "")
-        if self.token is not None and not hmac.compare_digest(
-            given.encode(errors="replace"), self.token.encode()
-        ):
-            raise TokenNeededError("This server wants its token, which is missing or wrong.")
-
-    def _check_origin(self, request: Request) -> None:
-        """A page that is open in the same browser must not change the model behind one's back."""
-        origin = request.headers.get("origin")
-        if origin is None or request.method in ("GET", "HEAD"):
-            return
-        if urlsplit(origin).netloc != request.headers.get("host") and origin not in self.origins:
-            raise DeniedError(
+    def refusal(self, headers: Headers) -> tuple[int, str] | None:
+        """The status and the reason with which a request is refused; None where it is not."""
+        origin = headers.get("origin")
+        if origin is not None and not self._from_here(origin, headers):
+            return 403, (
                 f"Requests from {origin} are not allowed. Start the server with --allow-origin "
                 f"{origin} if they should be."
             )
+        if origin is None and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            # A page elsewhere that shows what is here, as a picture for example.
+            return 403, "Requests from other pages are not allowed."
+        if not self._has_token(headers):
+            return 401, "This server wants its token, which is missing or wrong."
+        return None
+
+    def _from_here(self, origin: str, headers: Headers) -> bool:
+        try:
+            place = urlsplit(origin).netloc
+        except ValueError:
+            return False
+        return place == headers.get("host") or origin in self.origins
+
+    def _has_token(self, headers: Headers) -> bool:
+        if self.token is None:
+            return True
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            given = _cookie(headers)
+        return hmac.compare_digest(given.encode(errors="replace"), self.token.encode())
+
+
+def cookie_name(headers: Headers) -> str:
+    """The name of the cookie with the token: browsers share cookies among a machine's ports."""
+    port = headers.get("host", "").rpartition(":")[2]
+    return f"engram-token-{port}" if port.isdecimal() else "engram-token"
+
+
+def _cookie(headers: Headers) -> str:
+    try:
+        found = SimpleCookie(headers.get("cookie", "")).get(cookie_name(headers))
+    except CookieError:
+        return ""
+    return "" if found is None else found.value
+
+
+def checked_origin(origin: str) -> str:
+    """An origin as browsers send it.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        parts = urlsplit(origin.rstrip("/"))
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query:
+        raise UserError(f"{origin} is no origin. Give one as https://example.org or with a port.")
+    return f"{parts.scheme}://{parts.netloc}".lower()
+
+
+class Gate:
+    """Middleware in front of everything below /api.
+
+    A body is counted while it is read, whoever reads it.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith("/api"):
+            await self._app(scope, receive, send)
+            return
+        refusal = self._access.refusal(Headers(scope=scope))
+        if refusal is not None:
+            status, message = refusal
+            await JSONResponse({"message": message}, status)(scope, receive, send)
+            return
+        await self._app(scope, self._counted(receive), send)
+
+    def _counted(self, receive: Receive) -> Receive:
+        read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._access.most_bytes:
+                raise TooLargeError(
+                    f"A picture may have {self._access.most_bytes / 1e6:.0f} MB; this one has "
+                    "more. Make it smaller."
+                )
+            return message
+
+        return counted

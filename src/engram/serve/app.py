@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import IO, Annotated, Any, TypeVar
+from urllib.parse import quote
 
 import torch
 from anyio import CapacityLimiter, to_thread
@@ -16,9 +17,10 @@ from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
-from starlette.background import BackgroundTask
+from starlette.exceptions import HTTPException
 
 from engram.api import Change, Learner, mean_forgetting
 from engram.data.images import checksums
@@ -26,7 +28,7 @@ from engram.data.pictures import as_png, picture
 from engram.errors import UserError
 from engram.memory import Budget
 from engram.serve import schemas
-from engram.serve.access import COOKIE, Access, DeniedError, TokenNeededError
+from engram.serve.access import Access, Gate, checked_origin, cookie_name
 from engram.serve.current import CurrentModel
 from engram.serve.jobs import Jobs
 from engram.serve.journal import Job, Journal, NotThereError
@@ -38,8 +40,6 @@ __all__ = ["create_app"]
 PAGE = Path(__file__).with_name("page")
 
 STATUS: dict[type[UserError], int] = {
-    TokenNeededError: 401,
-    DeniedError: 403,
     NotThereError: 404,
     BusyError: 409,
     TooLargeError: 413,
@@ -51,10 +51,18 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
-FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
+UNCACHED = {"Cache-Control": "no-store"}
+"""Pictures are private, and two models that are served at one address have the same addresses."""
 
 DECODED_AT_ONCE = 2
-"""Pictures; a large one takes some 300 MB while it is decoded."""
+"""Pictures; the largest take a gigabyte while they are decoded."""
+
+CHUNK = 1 << 20
+
+DOCUMENTED = HTTPBearer(
+    auto_error=False, description="The token, where the server was started with one."
+)
+"""For the documentation; `Gate` is what checks."""
 
 Value = TypeVar("Value")
 Several = Annotated[int, Query(ge=1, le=1000)]
@@ -87,23 +95,19 @@ class Server:
         self.limits = limits
         self.untaught = Learner(**new_model)
         self.decoding = CapacityLimiter(DECODED_AT_ONCE)
+        self.packing = CapacityLimiter(1)
+        self.jobs.recover()
+        self.current.get()
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """Find what another server left behind; leave nothing running behind."""
-        await to_thread.run_sync(self.jobs.recover)
-        await to_thread.run_sync(self.current.get)
+        """Leave nothing running behind."""
         yield
         await to_thread.run_sync(self.jobs.close)
 
     async def decoded(self, work: Callable[[], Value]) -> Value:
         """Do what decodes a picture, beside other requests."""
         return await to_thread.run_sync(work, limiter=self.decoding)
-
-    def learner(self) -> Learner:
-        """The one that answers, or one that knows nothing."""
-        there = self.current.get()
-        return self.untaught if there is None else there[1]
 
     def answering(self, version: int) -> Learner:
         """The learner of a version, if it is the one that answers.
@@ -118,12 +122,11 @@ class Server:
 
     def state(self) -> schemas.ModelState:
         """Everything that the page shows at once."""
-        learner = self.learner()
-        there = self.current.get()
+        version, learner = self.current.get() or (None, self.untaught)
         newest = self.journal.jobs(1)
         return schemas.ModelState(
             name=self.model.folder.resolve().name,
-            version=None if there is None else there[0],
+            version=version,
             method=learner.method_name,
             image_size=learner.image_size,
             classes=_known_classes(learner),
@@ -138,22 +141,16 @@ class Server:
                 for found in self.journal.waiting()
             ],
             job=_job(newest[0]) if newest else None,
-            limits=schemas.ServerLimits(
-                picture_bytes=self.limits.picture_bytes,
-                waiting_pictures=self.limits.waiting_pictures,
-                waiting_classes=self.limits.waiting_classes,
-                name_length=self.limits.name_length,
-            ),
         )
 
     def add_class(self, name: str) -> int:
-        """Make a class that waits.
+        """Make a class that waits, or find it.
 
         Raises:
             TooLargeError: so many wait that there is no room.
-            UserError: it is no name, or waits already.
+            UserError: it is no name.
         """
-        if len(self.journal.waiting()) >= self.limits.waiting_classes:
+        if self.journal.count_classes() >= self.limits.waiting_classes:
             raise TooLargeError(
                 f"{self.limits.waiting_classes:,} classes wait already, which is the most. Let "
                 "them be learnt first."
@@ -165,46 +162,63 @@ class Server:
 
         Raises:
             NotThereError: there is no such class.
-            UserError: it cannot be read, or there is no room.
+            UserError: it is missing or cannot be read, or there is no room.
         """
-        waiting = sum(len(found.pictures) for found in self.journal.waiting())
-        self.limits.check_room(waiting, self.journal.waiting_bytes())
-        pixels = picture(content, self.learner().image_size)
+        _expect_picture(content)
+        self.limits.check_room(*self.journal.pictures_and_bytes())
+        _, learner = self.current.get() or (None, self.untaught)
+        pixels = picture(content, learner.image_size)
         (checksum,) = checksums(torch.tensor(pixels)[None])
         return self.journal.add_picture(number, as_png(pixels), checksum)
 
     def versions(self) -> list[schemas.Version]:
-        """All versions, newest first."""
-        current = self.model.current
-        return [
-            schemas.Version(
-                number=facts["number"],
-                current=facts["number"] == current,
-                created=facts["created"],
-                parent=facts["parent"],
-                source=facts.get("source", ""),
-                classes=facts["learner"]["classes"],
-                exemplars=facts["exemplars"],
-                bytes=facts["bytes"],
-                forgotten=mean_forgetting([Change(**change) for change in facts["changes"]]),
-            )
-            for facts in reversed(self.model.history())
-        ]
+        """All versions that can be read, newest first."""
+        current, found = self.model.current, []
+        for number in reversed(self.model.numbers()):
+            with suppress(UserError):
+                found.append(_version(self.model.facts(number), current))
+        return found
 
-    def packed(self, version: int) -> Path:
-        """A temporary file with a model folder that holds one version.
+    def packed(self, version: int) -> IO[bytes]:
+        """A temporary file with a model folder that holds one version; closed, it is gone.
 
         Raises:
             UserError: there is no such version.
         """
         number = self.model.chosen(version)
         name = self.model.folder.resolve().name
-        with tempfile.NamedTemporaryFile(suffix=".zip", delete=False) as file:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed when all of it was sent
+        try:
             with zipfile.ZipFile(file, "w") as archive:
                 archive.writestr(f"{name}/current", f"{number}\n")
                 for path in sorted(self.model.path(number).rglob("*")):
                     archive.write(path, Path(name, path.relative_to(self.model.folder)))
-            return Path(file.name)
+        except BaseException:
+            file.close()
+            raise
+        file.seek(0)
+        return file
+
+
+def _expect_picture(content: bytes) -> None:
+    if not content:
+        raise UserError("No picture came. Send the bytes of its file as the request's body.")
+
+
+def _version(facts: Mapping[str, Any], current: int | None) -> schemas.Version:
+    changes = [Change(**change) for change in facts["changes"]]
+    return schemas.Version(
+        number=facts["number"],
+        current=facts["number"] == current,
+        created=facts["created"],
+        parent=facts["parent"],
+        source=facts.get("source", ""),
+        learnt=[change.name for change in changes if change.new],
+        classes=len(facts["learner"]["classes"]),
+        exemplars=facts["exemplars"],
+        bytes=facts["bytes"],
+        forgotten=mean_forgetting(changes),
+    )
 
 
 def _known_classes(learner: Learner) -> list[schemas.KnownClass]:
@@ -213,6 +227,7 @@ def _known_classes(learner: Learner) -> list[schemas.KnownClass]:
     return [
         schemas.KnownClass(
             name=change.name,
+            new=change.new,
             exemplars=counts.get(label, 0),
             bytes=sizes.get(label, 0),
             before=change.before,
@@ -273,10 +288,12 @@ def create_app(
         origins: pages elsewhere that may use it.
 
     Raises:
-        UserError: the model's folder cannot be read.
+        UserError: the model's folder cannot be read, the token is empty, or an origin is none.
     """
-    server = Server(folder, new_model or {}, device, keep, limits or Limits())
-    access = Access(token, origins)
+    bounds = limits or Limits()
+    origins = tuple(map(checked_origin, origins))
+    access = Access(token, origins, bounds.picture_bytes)
+    server = Server(folder, new_model or {}, device, keep, bounds)
     app = FastAPI(
         title="engram",
         description="Teach a model classes of pictures, and ask it what pictures show.",
@@ -285,6 +302,7 @@ def create_app(
         openapi_url="/api/openapi.json",
         lifespan=server.lifespan,
     )
+    app.add_middleware(Gate, access=access)
     if origins:
         app.add_middleware(
             CORSMiddleware,
@@ -295,7 +313,8 @@ def create_app(
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     app.add_exception_handler(UserError, _refused)
     app.add_exception_handler(RequestValidationError, _not_understood)
-    app.include_router(_routes(server), dependencies=[Depends(access)])
+    app.add_exception_handler(HTTPException, _not_there)
+    app.include_router(_routes(server), dependencies=[Depends(DOCUMENTED)])
     _serve_page(app, access)
     return app
 
@@ -311,16 +330,33 @@ async def _not_understood(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"message": f"The request is not understood: {named}."}, 422)
 
 
+async def _not_there(request: Request, error: Exception) -> JSONResponse:
+    status, reason = (
+        (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, "")
+    )
+    message = f"{request.method} {request.url.path}: {reason}. See /api/docs."
+    return JSONResponse({"message": message}, status)
+
+
+class _Assets(StaticFiles):
+    """Files of the page, which belong together: a browser asks whether they are the newest."""
+
+    def file_response(self, *arguments: Any, **named: Any) -> Response:
+        response = super().file_response(*arguments, **named)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
 def _serve_page(app: FastAPI, access: Access) -> None:
     """The page, and the cookie with which its pictures are asked for."""
 
-    @app.post("/api/session", status_code=204, tags=["page"], dependencies=[Depends(access)])
+    @app.post("/api/session", status_code=204, tags=["page"], dependencies=[Depends(DOCUMENTED)])
     def open_session(request: Request) -> Response:
         """Give a browser the token as a cookie."""
         response = Response(status_code=204)
         if access.token is not None:
             response.set_cookie(
-                COOKIE,
+                cookie_name(request.headers),
                 access.token,
                 httponly=True,
                 samesite="strict",
@@ -333,7 +369,7 @@ def _serve_page(app: FastAPI, access: Access) -> None:
         headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
         return FileResponse(PAGE / "index.html", headers={**headers, "Cache-Control": "no-cache"})
 
-    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    app.mount("/page", _Assets(directory=PAGE), name="page")
 
 
 def _routes(server: Server) -> APIRouter:
@@ -357,7 +393,8 @@ def _routes(server: Server) -> APIRouter:
     @routes.post("/predict", tags=["model"], openapi_extra=body)
     async def predict(request: Request, top: Several = 5) -> schemas.Prediction:
         """What a picture shows."""
-        content = await server.limits.picture(request)
+        content = await request.body()
+        _expect_picture(content)
         version, labels = await server.decoded(lambda: server.current.predict(content, top))
         return schemas.Prediction(version=version, labels=[schemas.Label(**one) for one in labels])
 
@@ -381,7 +418,7 @@ def _routes(server: Server) -> APIRouter:
     )
     async def add_picture(number: Number, request: Request) -> schemas.Made:
         """Add a picture to a class that waits."""
-        content = await server.limits.picture(request)
+        content = await request.body()
         made = await server.decoded(lambda: server.add_picture(number, content))
         return schemas.Made(id=made)
 
@@ -425,12 +462,17 @@ def _routes(server: Server) -> APIRouter:
         """Make a version the one that answers."""
         server.jobs.rollback(number)
 
-    @routes.get("/versions/{number}/model.zip", tags=["history"], response_class=FileResponse)
-    def download(number: Number) -> FileResponse:
+    @routes.get("/versions/{number}/model.zip", tags=["history"], response_class=StreamingResponse)
+    async def download(number: Number) -> StreamingResponse:
         """A version as a model folder, for `engram predict` and `engram.load`."""
-        path = server.packed(number)
-        name = f"{server.model.folder.resolve().name}-{number}.zip"
-        return FileResponse(path, filename=name, background=BackgroundTask(path.unlink))
+        file = await to_thread.run_sync(server.packed, number, limiter=server.packing)
+        name = quote(f"{server.model.folder.resolve().name}-{number}.zip")
+        disposition = f"attachment; filename*=UTF-8''{name}"
+        return StreamingResponse(
+            _chunks(file),
+            media_type="application/zip",
+            headers={"Content-Disposition": disposition, **UNCACHED},
+        )
 
     @routes.get(
         "/versions/{number}/exemplars/{label}/{rank}", tags=["model"], response_class=Response
@@ -446,6 +488,11 @@ def _routes(server: Server) -> APIRouter:
     return routes
 
 
+def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
 def _png(content: bytes) -> Response:
-    """An answer that a browser need not ask for again."""
-    return Response(content, media_type="image/png", headers=FOREVER)
+    return Response(content, media_type="image/png", headers=UNCACHED)

@@ -13,7 +13,8 @@ __all__ = ["CurrentModel"]
 
 
 class CurrentModel:
-    """Loads a version when it becomes the current one; until that is there, the one before answers.
+    """Loads a version for the first who asks when it is the current one; meanwhile, the one before
+    answers all others.
 
     Args:
         device: where it computes.
@@ -33,15 +34,20 @@ class CurrentModel:
             UserError: the model folder is damaged.
         """
         number = self._model.current
+        there = self._loaded
         if number is None:
             return None
-        if (there := self._loaded) is not None and there[0] == number:
+        if there is not None and there[0] == number:
             return there
-        with self._loading:
-            there = self._loaded
-            if there is None or there[0] != number:
-                there = self._loaded = (number, load(self._model.folder, device=self._device))
+        if not self._loading.acquire(blocking=there is None):
             return there
+        try:
+            if self._loaded is None or self._loaded[0] != number:
+                learner = load(self._model.folder, number, device=self._device)
+                self._loaded = (number, learner)
+            return self._loaded
+        finally:
+            self._loading.release()
 
     def predict(self, picture: bytes, top: int) -> tuple[int, list[dict[str, Any]]]:
         """The version that answers, and what it sees.

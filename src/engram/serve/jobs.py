@@ -1,4 +1,4 @@
-"""Jobs: one process at a time that changes the model, and what becomes of it."""
+"""Jobs: one at a time that changes the model, in a process of its own, and what becomes of it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,51 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from engram.serve.journal import Journal
-from engram.serve.worker import source_of
-from engram.versions import ModelFolder
+from engram.serve.journal import Ending, Journal
+from engram.versions import BusyError, ModelFolder
 
-__all__ = ["Jobs"]
+__all__ = ["Jobs", "settle"]
 
 PATIENCE = 10
 """Seconds that a process has to end when it is asked to."""
 
+STOPPED = "The server was stopped meanwhile. Nothing is lost: learn again."
+DIED = (
+    "The process that learnt was ended, perhaps for lack of memory. The model is as it was: learn "
+    "again, perhaps with fewer pictures at a time."
+)
+
+
+def settle(
+    model: ModelFolder, journal: Journal, job: int, otherwise: Ending, message: str = ""
+) -> None:
+    """Record how a job ended: it is done if its version is there, whatever happened then.
+
+    Nobody may be working on it any more.
+    """
+    made = model.made_from(journal.job(job).source)
+    if made is not None:
+        journal.end(job, "done", version=made)
+    else:
+        journal.end(job, otherwise, message=message)
+
+
+@dataclass(slots=True)
+class _Learning:
+    """A process at work; `ending` is what to say of it if it leaves no version."""
+
+    job: int
+    process: subprocess.Popen[str]
+    ending: tuple[Ending, str] = ("failed", DIED)
+
 
 class Jobs:
-    """Starts processes that learn, ends them, and records those that ended by themselves.
+    """Starts processes that learn, ends them, and records what became of them.
 
     Args:
         new_model: arguments of the `Learner` that a first version is made with.
@@ -40,27 +70,35 @@ class Jobs:
         self._model = model
         self._journal = journal
         self._task = {"new_model": dict(new_model), "device": device, "keep": keep}
-        self._process: subprocess.Popen[str] | None = None
+        self._learning: _Learning | None = None
+        self._watcher = threading.Thread()
 
     def recover(self) -> None:
-        """Say of a job that another server left behind whether it was done or interrupted.
+        """Take up a job that another server left behind.
 
-        A process that still works on it finds so when it next reports, and gives up.
+        A process that still works on it goes on; else it is said to be done or interrupted.
         """
         if job := self._journal.running():
-            made = [
-                facts["number"]
-                for facts in self._model.history()
-                if facts.get("source") == source_of(job.id)
-            ]
-            if made:
-                self._journal.end(job.id, "done", version=made[-1])
+            self._watcher = threading.Thread(target=self._adopt, args=(job.id,), daemon=True)
+            if self._at_work():
+                self._watcher.start()
+            elif job.kind == "rollback":
+                self._journal.end(job.id, "interrupted", message="Look which version is in use.")
             else:
-                self._journal.end(
-                    job.id,
-                    "interrupted",
-                    message="The server was stopped meanwhile. Nothing is lost: learn again.",
-                )
+                settle(self._model, self._journal, job.id, "interrupted", STOPPED)
+
+    def _at_work(self) -> bool:
+        """Whether another process is changing the model."""
+        try:
+            with self._model.changing():
+                return False
+        except BusyError:
+            return True
+
+    def _adopt(self, job: int) -> None:
+        while self._at_work():
+            time.sleep(1)
+        settle(self._model, self._journal, job, "interrupted", STOPPED)
 
     def learn(self) -> int:
         """Begin to learn what waits; the job's number.
@@ -70,28 +108,33 @@ class Jobs:
             UserError: nothing waits.
         """
         job = self._journal.begin("learn")
-        task = {"folder": str(self._model.folder.resolve()), "job": job, **self._task}
-        self._process = subprocess.Popen(
+        try:
+            learning = _Learning(job, self._started(job))
+        except BaseException as error:
+            self._journal.end(job, "failed", message=f"No process could be started: {error}.")
+            raise
+        self._learning = learning
+        self._watcher = threading.Thread(target=self._watch, args=(learning,), daemon=True)
+        self._watcher.start()
+        return job
+
+    def _started(self, job: int) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
             [sys.executable, "-m", "engram.serve.worker"],
             stdin=subprocess.PIPE,
             text=True,
+            # What interrupts the server does not reach it; the server ends it in its own way.
             start_new_session=True,
         )
-        if self._process.stdin is not None:
-            self._process.stdin.write(json.dumps(task))
-            self._process.stdin.close()
-        threading.Thread(target=self._watch, args=(self._process, job), daemon=True).start()
-        return job
+        task = {"folder": str(self._model.folder.resolve()), "job": job, **self._task}
+        if process.stdin is not None:
+            process.stdin.write(json.dumps(task))
+            process.stdin.close()
+        return process
 
-    def _watch(self, process: subprocess.Popen[str], job: int) -> None:
-        """Wait for the process; one that was killed could not say so itself."""
-        process.wait()
-        self._journal.end(
-            job,
-            "failed",
-            message="The process that learnt was ended, perhaps for lack of memory. The model is "
-            "as it was.",
-        )
+    def _watch(self, learning: _Learning) -> None:
+        learning.process.wait()
+        settle(self._model, self._journal, learning.job, *learning.ending)
 
     def rollback(self, version: int) -> None:
         """Make an earlier version the current one, or a later one again.
@@ -111,31 +154,29 @@ class Jobs:
         self._journal.end(job, "done", version=version)
 
     def cancel(self, job: int) -> None:
-        """End a job that is running; the model stays as it is.
+        """End a job if it is running; the model stays as it is, unless it was done just before.
 
         Raises:
             NotThereError: there is no such job.
         """
-        self._journal.job(job)
-        self._journal.end(job, "cancelled")
-        self._stop_process()
+        if self._journal.job(job).state == "running":
+            self._stop(job, "cancelled", "")
 
     def close(self) -> None:
         """End what is running, since nobody will be there to tell of it."""
         if job := self._journal.running():
-            self._journal.end(
-                job.id,
-                "interrupted",
-                message="The server was stopped meanwhile. Nothing is lost: learn again.",
-            )
-        self._stop_process()
+            self._stop(job.id, "interrupted", STOPPED)
 
-    def _stop_process(self) -> None:
-        if self._process is None or self._process.poll() is not None:
+    def _stop(self, job: int, ending: Ending, message: str) -> None:
+        learning = self._learning
+        if learning is None or learning.job != job:
+            # The process of another server finds that the job was taken away when it next reports.
+            self._journal.end(job, ending, message=message)
             return
-        self._process.terminate()
+        learning.ending = (ending, message)
+        learning.process.terminate()
         try:
-            self._process.wait(PATIENCE)
+            learning.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            learning.process.kill()
+        self._watcher.join()

@@ -7,6 +7,7 @@ size, so a class's name never becomes a path, and no file is left behind.
 from __future__ import annotations
 
 import json
+import secrets
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,8 +27,8 @@ FORMAT = 1
 Ending = Literal["done", "failed", "cancelled", "interrupted"]
 
 SCHEMA = f"""
-PRAGMA journal_mode = WAL;
 PRAGMA auto_vacuum = INCREMENTAL;
+PRAGMA journal_mode = WAL;
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS job (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -40,10 +41,13 @@ CREATE TABLE IF NOT EXISTS job (
     stage_began REAL NOT NULL,
     message TEXT NOT NULL DEFAULT '',
     version INTEGER,
+    source TEXT NOT NULL,
     lessons TEXT NOT NULL DEFAULT '{{}}'
 );
 CREATE UNIQUE INDEX IF NOT EXISTS one_at_a_time ON job (state) WHERE state = 'running';
-CREATE TABLE IF NOT EXISTS waiting_class (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS waiting_class (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE
+);
 CREATE TABLE IF NOT EXISTS picture (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     class INTEGER NOT NULL REFERENCES waiting_class ON DELETE CASCADE,
@@ -83,6 +87,7 @@ class Job:
         share: of the stage that is done.
         message: why it ended as it did; empty where all is well.
         version: that came of it.
+        source: by which that version is known to be this job's.
         lessons: how many pictures of each class it learns from.
     """
 
@@ -96,6 +101,7 @@ class Job:
     stage_began: float
     message: str
     version: int | None
+    source: str
     lessons: dict[str, int]
 
     @property
@@ -129,6 +135,8 @@ class Journal:
     def _connected(self) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as database:
             database.execute("PRAGMA foreign_keys = ON")
+            # Pictures are private: what is deleted is overwritten.
+            database.execute("PRAGMA secure_delete = ON")
             yield database
 
     @contextmanager
@@ -153,28 +161,32 @@ class Journal:
         """Classes in the order in which they were made, without what is being learnt."""
         with self._connected() as database:
             classes = database.execute("SELECT id, name FROM waiting_class ORDER BY id").fetchall()
-            pictures = database.execute(
+            pictures: dict[int, list[int]] = {number: [] for number, _ in classes}
+            for of, number in database.execute(
                 "SELECT class, id FROM picture WHERE job IS NULL ORDER BY id"
-            ).fetchall()
-        return [
-            WaitingClass(number, name, tuple(id for of, id in pictures if of == number))
-            for number, name in classes
-        ]
+            ):
+                pictures.setdefault(of, []).append(number)
+        return [WaitingClass(number, name, tuple(pictures[number])) for number, name in classes]
 
-    def waiting_bytes(self) -> int:
-        """Of all pictures that wait or are being learnt."""
-        (found,) = self._one("SELECT coalesce(sum(length(png)), 0) FROM picture")
+    def count_classes(self) -> int:
+        """How many classes wait."""
+        (found,) = self._one("SELECT count(*) FROM waiting_class")
         return int(found)
 
-    def add_class(self, name: str) -> int:
-        """Make a class; its number.
+    def pictures_and_bytes(self) -> tuple[int, int]:
+        """How many pictures wait or are being learnt, and what they take."""
+        count, size = self._one("SELECT count(*), coalesce(sum(length(png)), 0) FROM picture")
+        return int(count), int(size)
 
-        Raises:
-            UserError: there is one of that name.
-        """
-        with self._transaction() as database, _unique(name):
-            made = database.execute("INSERT INTO waiting_class (name) VALUES (?)", (name,))
-            return int(made.lastrowid or 0)
+    def add_class(self, name: str) -> int:
+        """Make a class, if none of that name waits; its number."""
+        with self._transaction() as database:
+            database.execute(
+                "INSERT INTO waiting_class (name) VALUES (?) ON CONFLICT DO NOTHING", (name,)
+            )
+            question = "SELECT id FROM waiting_class WHERE name = ?"
+            (number,) = database.execute(question, (name,)).fetchone()
+            return int(number)
 
     def rename_class(self, number: int, name: str) -> None:
         """Give a class another name.
@@ -184,12 +196,17 @@ class Journal:
             BusyError: it is being learnt.
             UserError: there is another one of that name.
         """
-        with self._transaction() as database, _unique(name):
+        with self._transaction() as database:
             _expect_not_learning(database, number)
-            _expect_one(
-                database.execute("UPDATE waiting_class SET name = ? WHERE id = ?", (name, number)),
-                f"There is no class {number} that waits.",
-            )
+            try:
+                renamed = database.execute(
+                    "UPDATE waiting_class SET name = ? WHERE id = ?", (name, number)
+                )
+            except sqlite3.IntegrityError as error:
+                raise UserError(
+                    f"Another class {name} waits already. Add the pictures to that one."
+                ) from error
+            _expect_one(renamed, f"There is no class {number} that waits.")
 
     def remove_class(self, number: int) -> None:
         """Remove a class that waits, with its pictures.
@@ -267,9 +284,15 @@ class Journal:
                 raise UserError("There is nothing to learn. Make a class and add pictures to it.")
             try:
                 made = database.execute(
-                    "INSERT INTO job (kind, state, created, stage, stage_began, lessons) "
-                    "VALUES (?, 'running', ?, 'starting', ?, ?)",
-                    (kind, _now(), time.time(), json.dumps(lessons if kind == "learn" else {})),
+                    "INSERT INTO job (kind, state, created, stage, stage_began, source, lessons) "
+                    "VALUES (?, 'running', ?, 'starting', ?, ?, ?)",
+                    (
+                        kind,
+                        _now(),
+                        time.time(),
+                        f"page, {secrets.token_hex(4)}",
+                        json.dumps(lessons if kind == "learn" else {}),
+                    ),
                 )
             except sqlite3.IntegrityError as error:
                 raise BusyError("The model is being changed. Wait until that is done.") from error
@@ -328,7 +351,7 @@ class Journal:
             else:
                 database.execute("UPDATE picture SET job = NULL WHERE job = ?", (job,))
         with self._connected() as database:
-            database.execute("PRAGMA incremental_vacuum")
+            database.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
 
     def running(self) -> Job | None:
         """The job that is running."""
@@ -356,14 +379,6 @@ class Journal:
                 f"SELECT * FROM job {which}", values
             ).fetchall()
         return [Job(**{**dict(row), "lessons": json.loads(row["lessons"])}) for row in rows]
-
-
-@contextmanager
-def _unique(name: str) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.IntegrityError as error:
-        raise UserError(f"A class {name} waits already. Add pictures to that one.") from error
 
 
 def _expect_not_learning(database: sqlite3.Connection, number: int) -> None:

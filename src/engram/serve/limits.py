@@ -5,8 +5,6 @@ from __future__ import annotations
 import unicodedata
 from dataclasses import dataclass
 
-from starlette.requests import Request
-
 from engram.data.pictures import normal_name
 from engram.errors import UserError
 
@@ -35,25 +33,6 @@ class Limits:
     waiting_classes: int = 1_000
     name_length: int = 100
 
-    async def picture(self, request: Request) -> bytes:
-        """The body of a request, which is one picture.
-
-        Raises:
-            TooLargeError: it is larger than a picture may be; the rest of it is not read.
-            UserError: there is none.
-        """
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > self.picture_bytes:
-                raise TooLargeError(
-                    f"A picture may have {self.picture_bytes / 1e6:.0f} MB; this one has more. "
-                    "Make it smaller."
-                )
-        if not body:
-            raise UserError("No picture came. Send the bytes of its file as the request's body.")
-        return bytes(body)
-
     def class_name(self, name: str) -> str:
         """A name as it is kept.
 
@@ -61,7 +40,7 @@ class Limits:
             UserError: it is empty, too long, or has characters that no name has.
         """
         normal = normal_name(" ".join(name.split()))
-        if not normal:
+        if not any(unicodedata.category(character)[0] in "LNPS" for character in normal):
             raise UserError("A class needs a name.")
         if len(normal) > self.name_length:
             raise UserError(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import uvicorn
+from filelock import FileLock, Timeout
 
 from engram.errors import UserError
 from engram.serve.app import create_app
@@ -17,6 +19,11 @@ from engram.serve.app import create_app
 __all__ = ["serve_model"]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+# The last is what older releases of Starlette make of [::1].
+NAMES_OF_LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "[")
+
+EVERYWHERE = ("0.0.0.0", "::")
 
 MOST_CONNECTIONS = 64
 
@@ -45,26 +52,47 @@ def serve_model(
         device: where it computes.
 
     Raises:
-        UserError: the address cannot be had.
+        UserError: the address cannot be had, or the model is served already.
     """
     private = host in LOOPBACK
     if token is None and not private:
         token = secrets.token_urlsafe(16)
-    app = create_app(
-        folder,
-        new_model,
-        device=device,
-        keep=keep,
-        token=token,
-        hosts=("127.0.0.1", "localhost", "[", "[::1]") if private else ("*",),
-        origins=origins,
-    )
-    listening = _listen(host, port)
-    print(f"Teach and ask {folder} at {_address(host, listening.getsockname()[1], token)}")
-    print("Ctrl-C ends it.", flush=True)
-    config = uvicorn.Config(app, log_level="warning", limit_concurrency=MOST_CONNECTIONS)
-    with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+    with _listen(host, port) as listening, _alone(folder):
+        app = create_app(
+            folder,
+            new_model,
+            device=device,
+            keep=keep,
+            token=token,
+            hosts=NAMES_OF_LOOPBACK if private else ("*",),
+            origins=origins,
+        )
+        print(f"Teach and ask {folder} at {_address(host, listening.getsockname()[1], token)}")
+        print("Ctrl-C ends it.", flush=True)
+        config = uvicorn.Config(app, log_level="warning", limit_concurrency=MOST_CONNECTIONS)
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listening])
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Be the only server of a model.
+
+    Raises:
+        UserError: there is another one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".serve.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"Another engram serve has {folder} open. Use that one, or end it."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -80,5 +108,6 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _address(host: str, port: int, token: str | None) -> str:
     """The page's; what stands behind # stays in the browser."""
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}/" + (f"#token={token}" if token else "")
+    reached = socket.gethostname() if host in EVERYWHERE else host
+    shown = f"[{reached}]" if ":" in reached else reached
+    return f"http://{shown}:{port}/" + (f"#token={quote(token)}" if token else "")

@@ -16,7 +16,6 @@ __all__ = [
     "ModelState",
     "Prediction",
     "Problem",
-    "ServerLimits",
     "Version",
     "WaitingClass",
 ]
@@ -58,6 +57,7 @@ class KnownClass(BaseModel):
     """A class that was learnt; accuracy in percent, before and after the last time."""
 
     name: str
+    new: bool
     exemplars: int
     bytes: int
     before: float | None
@@ -99,15 +99,6 @@ class ExemplarMemory(BaseModel):
     exemplars: int
 
 
-class ServerLimits(BaseModel):
-    """What the server takes."""
-
-    picture_bytes: int
-    waiting_pictures: int
-    waiting_classes: int
-    name_length: int
-
-
 class ModelState(BaseModel):
     """Everything that the page shows at once."""
 
@@ -119,18 +110,21 @@ class ModelState(BaseModel):
     memory: ExemplarMemory
     waiting: list[WaitingClass]
     job: JobState | None
-    limits: ServerLimits
 
 
 class Version(BaseModel):
-    """A version of the model; `forgotten` in points of accuracy, on average over known classes."""
+    """A version of the model; `learnt` names its new classes.
+
+    `forgotten` is in points of accuracy, on average over the classes known before.
+    """
 
     number: int
     current: bool
     created: str
     parent: int | None
     source: str
-    classes: list[str]
+    learnt: list[str]
+    classes: int
     exemplars: int
     bytes: int
     forgotten: float

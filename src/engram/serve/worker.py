@@ -10,18 +10,14 @@ from typing import Any
 
 from engram.api import Learner, load
 from engram.errors import UserError
+from engram.serve.jobs import settle
 from engram.serve.journal import Journal, TakenAwayError
 from engram.versions import ModelFolder
 
-__all__ = ["learn", "source_of"]
+__all__ = ["learn"]
 
 POLITENESS = 5
 """By how much the process stands back behind those that answer."""
-
-
-def source_of(job: int) -> str:
-    """What a version tells of where it comes from."""
-    return f"job {job}"
 
 
 def learn(
@@ -47,15 +43,15 @@ def learn(
             learner.on_progress = lambda stage, share: journal.report(job, stage, share)
             learner.learn(journal.pictures_of(job), update=True)
             journal.report(job, "saving", 0.0)
-            number = learner.add_to(model, keep=keep, source=source_of(job))
+            number = learner.add_to(model, keep=keep, source=journal.job(job).source)
         journal.end(job, "done", version=number)
-    except UserError as error:
-        journal.end(job, "failed", message=str(error))
     except TakenAwayError:
         return
-    except BaseException as error:
+    except UserError as error:
+        settle(model, journal, job, "failed", str(error))
+    except Exception as error:
         found = f"Something went wrong: {type(error).__name__}. The model is as it was."
-        journal.end(job, "failed", message=found)
+        settle(model, journal, job, "failed", found)
         raise
 
 

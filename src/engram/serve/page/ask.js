@@ -3,19 +3,32 @@
 import { Camera, hasCamera } from "/page/camera.js";
 import { acceptDrops } from "/page/drop.js";
 import { dropped, picturesIn } from "/page/folders.js";
-import { find, keyed, make } from "/page/markup.js";
+import { find, keyed, make, setText } from "/page/markup.js";
 import { server } from "/page/server.js";
 
 const BETWEEN_FRAMES = 300;
 
 export class Ask {
-  constructor(attempt) {
+  constructor(attempt, say) {
     this.attempt = attempt;
+    this.say = say;
     this.camera = new Camera(find("ask-video"));
     this.version = null;
+    this.picture = null;
     this.last = null;
-    find("ask-file").addEventListener("change", (event) => this.take(event.target.files));
-    acceptDrops(find("ask-stage"), async (transfer) => this.take((await dropped(transfer)).pictures));
+    this.watching = 0;
+    const input = find("ask-file");
+    input.addEventListener("change", () => {
+      this.take([...input.files]);
+      input.value = "";
+    });
+    acceptDrops(find("ask-stage"), (transfer) =>
+      this.attempt(async () => {
+        const { pictures } = await dropped(transfer);
+        if (pictures.length) await this.take(pictures);
+        else this.say("That is no picture. Drop a JPEG, PNG or WebP file.");
+      }),
+    );
     document.addEventListener("paste", (event) => this.take(event.clipboardData.files));
     find("ask-camera").hidden = !hasCamera;
     find("ask-camera").addEventListener("click", () => this.toggleCamera());
@@ -24,20 +37,23 @@ export class Ask {
   show(state) {
     const changed = this.version !== state.version;
     this.version = state.version;
-    find("ask-note").textContent = state.version
+    const note = state.version
       ? "It knows the classes below and no others: anything else is called by one of their names."
       : "Nothing has been learnt yet. Make two classes below, then ask.";
+    const camera = hasCamera ? "" : " A camera can be used on this computer, or over https.";
+    setText(find("ask-note"), note + camera);
     if (!state.version) this.answer([]);
-    else if (changed && this.last) this.predict(this.last);
+    else if (changed && this.picture && !this.camera.open) this.predict(this.picture);
   }
 
   async take(files) {
     const [file] = picturesIn(files);
     if (!file) return;
-    if (this.camera.open) this.toggleCamera();
+    if (this.camera.open) this.stopCamera();
+    URL.revokeObjectURL(find("ask-picture").src);
     find("ask-picture").src = URL.createObjectURL(file);
-    find("ask-picture").hidden = false;
-    find("ask-hint").hidden = true;
+    this.picture = file;
+    this.showStage();
     this.answer([]);
     await this.predict(file);
   }
@@ -47,6 +63,7 @@ export class Ask {
     this.last = blob;
     const found = await this.attempt(() => server.predict(blob));
     if (found && this.last === blob) this.answer(found.labels);
+    return found;
   }
 
   answer(labels) {
@@ -55,21 +72,44 @@ export class Ask {
       row.querySelector("b").textContent = share;
       row.querySelector("i").style.width = share.replace(" ", "");
     });
+    setText(find("answer-said"), labels.length ? `It looks like ${labels[0].label}.` : "");
+  }
+
+  showStage() {
+    find("ask-video").hidden = !this.camera.open;
+    find("ask-picture").hidden = this.camera.open || !this.picture;
+    find("ask-hint").hidden = this.camera.open || Boolean(this.picture);
+    setText(find("ask-camera"), this.camera.open ? "Stop the camera" : "Use the camera");
   }
 
   async toggleCamera() {
-    const button = find("ask-camera");
     if (this.camera.open) {
-      this.camera.stop();
-    } else {
-      await this.attempt(() => this.camera.start());
+      this.stopCamera();
+      this.answer([]);
+      if (this.picture) await this.predict(this.picture);
+      return;
     }
-    find("ask-video").hidden = !this.camera.open;
-    find("ask-picture").hidden = this.camera.open || !find("ask-picture").src;
-    find("ask-hint").hidden = this.camera.open || !find("ask-picture").hidden;
-    button.textContent = this.camera.open ? "Stop the camera" : "Use the camera";
-    while (this.camera.open) {
-      if (this.version && !document.hidden) await this.predict(await this.camera.frame());
+    await this.attempt(() => this.camera.start());
+    this.showStage();
+    if (this.camera.open) await this.watch();
+  }
+
+  stopCamera() {
+    this.watching += 1;
+    this.camera.stop();
+    this.last = null;
+    this.showStage();
+  }
+
+  // Asks about one frame after the other, until the camera stops or something goes wrong.
+  async watch() {
+    const mine = ++this.watching;
+    while (mine === this.watching) {
+      const frame = this.version && !document.hidden ? await this.camera.frame() : null;
+      if (frame && mine === this.watching && !(await this.predict(frame))) {
+        this.stopCamera();
+        return;
+      }
       await new Promise((resolve) => setTimeout(resolve, BETWEEN_FRAMES));
     }
   }

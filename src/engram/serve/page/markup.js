@@ -12,9 +12,29 @@ export function make(tag, properties = {}, ...children) {
 
 export const find = (id) => document.getElementById(id);
 
-// Lets `container` show `items`, keeping the elements of those that stay.
+// Changes a text only where it is another, so that a screen reader says it once.
+export function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+// Puts the focus somewhere near `place` if what had it is gone.
+export function keepFocus(place, ...candidates) {
+  if (document.activeElement && document.activeElement !== document.body) return;
+  const next = candidates.find((element) => element && !element.disabled);
+  (next ?? place.closest("section").querySelector("h2")).focus({ preventScroll: true });
+}
+
+// Lets `container` show `items`, keeping the elements of those that stay. If the focus was in one
+// that goes, it moves to the next one.
 export function keyed(container, items, key, create, update) {
   const there = new Map([...container.children].map((child) => [child.dataset.key, child]));
+  const stay = new Set(items.map((item) => String(key(item))));
+  let focused = -1;
+  [...container.children].forEach((child, index) => {
+    if (stay.has(child.dataset.key)) return;
+    if (child.contains(document.activeElement)) focused = index;
+    child.remove();
+  });
   items.forEach((item, index) => {
     const name = String(key(item));
     let element = there.get(name);
@@ -22,13 +42,15 @@ export function keyed(container, items, key, create, update) {
       element = create(item);
       element.dataset.key = name;
     }
-    there.delete(name);
     if (container.children[index] !== element) {
       container.insertBefore(element, container.children[index] ?? null);
     }
     update(element, item);
   });
-  for (const gone of there.values()) gone.remove();
+  if (focused >= 0) {
+    const near = container.children[Math.min(focused, container.children.length - 1)];
+    keepFocus(container, near?.matches("button") ? near : near?.querySelector("button, input"));
+  }
 }
 
 export function bytes(count) {

@@ -1,6 +1,6 @@
 // What the model remembers, what it forgot, and its versions.
 
-import { ago, bytes, keyed, make, percent, several } from "/page/markup.js";
+import { ago, bytes, keepFocus, keyed, make, percent, several } from "/page/markup.js";
 import { server } from "/page/server.js";
 
 const SHOWN = 12;
@@ -33,7 +33,10 @@ function keptRow(version, one, label) {
       alt: `${one.name}, picture ${rank + 1}`,
     }), () => {});
     if (one.exemplars > count) {
-      thumbs.append(make("button", { type: "button", className: "quiet", onclick: () => showTo(one.exemplars) }, `all ${one.exemplars}`));
+      thumbs.append(make("button", { type: "button", className: "quiet", onclick: () => {
+        showTo(one.exemplars);
+        keepFocus(thumbs);
+      } }, `all ${one.exemplars}`));
     }
   };
   showTo(SHOWN);
@@ -46,7 +49,7 @@ export function showChanges(place, { version, classes }) {
     const known = classes.filter((one) => one.before !== null && one.after !== null);
     const rows = classes.map((one) => make("tr", {},
       make("th", { scope: "row" }, one.name),
-      make("td", { className: "number" }, one.before === null ? "new" : percent(one.before)),
+      make("td", { className: "number" }, one.new ? "new" : percent(one.before)),
       make("td", { className: "number" }, one.measured_on ? percent(one.after) : "not measured"),
       changeCell(one),
       make("td", { className: "number" }, one.measured_on.toLocaleString("en"))));
@@ -55,13 +58,14 @@ export function showChanges(place, { version, classes }) {
     return [
       make("p", {}, verdict(known, classes)),
       make("p", { className: "note" }, "Right answers on pictures of each class that were set aside as they came, and never learnt from. Classes of fewer than five pictures have none."),
-      make("div", { className: "scroll", tabIndex: 0 }, make("table", {}, make("thead", {}, make("tr", {}, header)), make("tbody", {}, rows))),
+      make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Accuracy by class" }, make("table", {}, make("thead", {}, make("tr", {}, header)), make("tbody", {}, rows))),
     ];
   });
 }
 
 function verdict(known, classes) {
-  if (!known.length) return "These are its first classes: there was nothing to forget.";
+  if (classes.every((one) => one.new)) return "These are its first classes: there was nothing to forget.";
+  if (!known.length) return "That cannot be told: no class that it knew before has pictures to measure it on.";
   const lost = known.filter((one) => one.before - one.after > 0.5).sort((a, b) => b.before - b.after - (a.before - a.after));
   if (!lost.length) return `Nothing: all ${several(known.length, "class", "classes")} that it knew before are recognised as well as they were.`;
   const worst = lost[0];
@@ -79,17 +83,15 @@ function changeCell(one) {
 export function showVersions(place, versions, state, restore) {
   const busy = state.job?.state === "running";
   place.replaceChildren(...versions.map((one) => {
-    const before = versions.find((other) => other.number === one.parent)?.classes ?? [];
-    const fresh = one.classes.filter((name) => !before.includes(name));
     const back = one.current
       ? make("span", { className: "badge" }, "in use")
       : make("button", { type: "button", disabled: busy, onclick: () => restore(one.number), "aria-label": `Go back to version ${one.number}` }, "Go back to this");
     return make("li", { "aria-label": `Version ${one.number}` },
       make("div", {},
-        make("h3", {}, `Version ${one.number}: ${fresh.length ? named(fresh) : "more pictures"}`),
+        make("h3", {}, `Version ${one.number}: ${one.learnt.length ? named(one.learnt) : "more pictures"}`),
         make("p", { className: "note" },
           make("time", { dateTime: one.created, title: new Date(one.created).toLocaleString() }, ago(one.created)),
-          ` · ${several(one.classes.length, "class", "classes")}, ${bytes(one.bytes)} of pictures`)),
+          ` · ${several(one.classes, "class", "classes")}, ${bytes(one.bytes)} of pictures`)),
       make("div", { className: "row" },
         make("a", { href: server.downloadAddress(one.number), download: "", "aria-label": `Download version ${one.number}` }, "Download"), back));
   }));

@@ -1,9 +1,9 @@
 // The page: asks for the model's state, and lets every part show it.
 
 import { Ask } from "/page/ask.js";
-import { find, make, several } from "/page/markup.js";
+import { find, keepFocus, make, setText, several } from "/page/markup.js";
 import { showChanges, showMemory, showVersions } from "/page/model.js";
-import { NeedsToken, openSession, server } from "/page/server.js";
+import { NO_ANSWER, NeedsToken, openSession, server } from "/page/server.js";
 import { Teach } from "/page/teach.js";
 
 const WHILE_LEARNING = 400;
@@ -23,9 +23,12 @@ async function attempt(work) {
   }
 }
 
+// Says something once, however often it happens, until it is dismissed or over.
 function say(text) {
+  if (find("messages").dataset.text === text) return;
+  find("messages").dataset.text = text;
   const message = make("p", {}, text);
-  const close = make("button", { type: "button", "aria-label": "Dismiss", onclick: () => message.remove() }, "✕");
+  const close = make("button", { type: "button", "aria-label": "Dismiss", onclick: () => dismiss(message) }, "\u2715");
   message.append(close);
   find("messages").replaceChildren(message);
 }
@@ -39,16 +42,30 @@ async function enterToken(event) {
   event.preventDefault();
   if (await openSession(find("token-value").value)) {
     find("token").close();
-    refresh();
   } else {
     find("token-problem").textContent = "That is not the token.";
   }
 }
 
+function dismiss(message) {
+  message.remove();
+  // That the server is gone is found again and again, and was understood.
+  if (find("messages").dataset.text !== NO_ANSWER) delete find("messages").dataset.text;
+}
+
+function saidNoMore(text) {
+  if (find("messages").dataset.text !== text) return;
+  delete find("messages").dataset.text;
+  find("messages").replaceChildren();
+}
+
 async function refresh() {
   clearTimeout(timer);
   const state = await attempt(server.state);
-  if (state) await show(state);
+  if (state) {
+    saidNoMore(NO_ANSWER);
+    await show(state);
+  }
   if (!find("token").open) {
     timer = setTimeout(refresh, state?.job?.state === "running" ? WHILE_LEARNING : AT_REST);
   }
@@ -56,8 +73,8 @@ async function refresh() {
 
 async function show(state) {
   document.title = `${state.name} · engram`;
-  find("model-name").textContent = state.name;
-  find("summary").textContent = summary(state);
+  setText(find("model-name"), state.name);
+  setText(find("summary"), summary(state));
   for (const place of document.querySelectorAll(".once-taught")) place.hidden = !state.version;
   ask.show(state);
   teach.show(state);
@@ -84,12 +101,14 @@ async function restore(version) {
   await attempt(() => server.restore(version));
   shownVersions = null;
   await refresh();
+  keepFocus(find("versions"));
 }
 
-const ask = new Ask(attempt);
+const ask = new Ask(attempt, say);
 const teach = new Teach(attempt, refresh, say);
 
 find("token-form").addEventListener("submit", enterToken);
+find("token").addEventListener("close", refresh);
 // Pictures that are dropped beside a place for them must not replace the page.
 for (const kind of ["dragover", "drop"]) {
   window.addEventListener(kind, (event) => event.preventDefault());

@@ -2,13 +2,15 @@
 
 export class NeedsToken extends Error {}
 
+export const NO_ANSWER = "The server does not answer. Is it still running?";
+
 async function ask(method, path, body, type = "application/json") {
   const response = await fetch(`/api/${path}`, {
     method,
     body,
     headers: body === undefined ? {} : { "Content-Type": type },
   }).catch(() => {
-    throw new Error("The server does not answer. Is it still running?");
+    throw new Error(NO_ANSWER);
   });
   if (response.status === 401) throw new NeedsToken();
   const text = await response.text();

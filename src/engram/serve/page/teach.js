@@ -2,8 +2,8 @@
 
 import { Camera, hasCamera } from "/page/camera.js";
 import { acceptDrops } from "/page/drop.js";
-import { classesIn, dropped, picturesIn } from "/page/folders.js";
-import { find, keyed, make, seconds, several } from "/page/markup.js";
+import { classesIn, className, dropped } from "/page/folders.js";
+import { find, keepFocus, keyed, make, seconds, setText, several } from "/page/markup.js";
 import { server } from "/page/server.js";
 
 const SHOWN = 11;
@@ -26,16 +26,30 @@ export class Teach {
     this.uploads = new Map();
     this.waiting = [];
     this.dismissed = null;
+    this.changing = Promise.resolve();
     find("new-class").addEventListener("submit", (event) => this.makeClass(event));
-    acceptDrops(find("new-class"), (transfer) => this.takeDrop(transfer));
-    find("folders").addEventListener("change", (event) => this.takeClasses(classesIn(event.target.files)));
-    find("learn").addEventListener("click", () => this.change(() => server.learn()));
-    this.shooting = new Shooting((blobs) => this.add(this.shooting.id, blobs));
+    acceptDrops(find("new-class"), (transfer) => this.attempt(() => this.takeDrop(transfer)));
+    const folders = find("folders");
+    folders.addEventListener("change", async () => {
+      await this.takeClasses(classesIn(folders.files));
+      folders.value = "";
+    });
+    find("learn").addEventListener("click", () => this.learn());
+    this.shooting = new Shooting((id, blob) => server.addPicture(id, blob), this.refresh);
   }
 
-  async change(work) {
-    await this.attempt(work);
-    await this.refresh();
+  // Changes are made one after the other: a name that was typed is sent before Learn is.
+  change(work) {
+    this.changing = this.changing.then(async () => {
+      await this.attempt(work);
+      await this.refresh();
+    });
+    return this.changing;
+  }
+
+  async learn() {
+    await this.change(() => server.learn());
+    keepFocus(find("learn"), find("job").hidden ? null : find("job"));
   }
 
   show(state) {
@@ -47,7 +61,7 @@ export class Teach {
     const pictures = state.waiting.reduce((sum, one) => sum + one.pictures.length, 0);
     const busy = [...this.uploads.values()].some((upload) => upload.left);
     find("learn").disabled = running || busy || !pictures;
-    find("learn-note").textContent = this.advice(state, pictures, running);
+    setText(find("learn-note"), this.advice(state, pictures, running));
     this.showJob(state.job);
   }
 
@@ -76,22 +90,30 @@ export class Teach {
     }
     if (!running) return;
     const left = job.seconds_left === null ? "" : `: about ${seconds(job.seconds_left)} left`;
-    place.querySelector("p").textContent = `${STAGES[job.stage] ?? "Learning"}${left}`;
+    setText(place.querySelector(".stage-said"), STAGES[job.stage] ?? "Learning");
+    setText(place.querySelector(".left"), left);
     const bar = place.querySelector("progress");
     if (job.share > 0) bar.value = job.share;
     else bar.removeAttribute("value");
   }
 
   runningJob(job) {
-    const cancel = make("button", { type: "button", className: "quiet", onclick: () => this.change(() => server.cancel(job.id)) }, "Cancel");
+    const end = async () => {
+      await this.change(() => server.cancel(job.id));
+      keepFocus(find("job"), find("learn"));
+    };
+    const cancel = make("button", { type: "button", className: "quiet", onclick: end }, "Cancel");
     const bar = make("progress", { max: 1, "aria-label": "Learning" });
-    return [make("div", { className: "row" }, make("p", { role: "status" }), cancel), bar];
+    // Only the stage is read out; the time changes too often.
+    const text = make("p", {}, make("span", { className: "stage-said", role: "status" }), make("span", { className: "left" }));
+    return [make("div", { className: "row" }, text, cancel), bar];
   }
 
   endedJob(job) {
     const dismiss = () => {
       this.dismissed = job.id;
       find("job").hidden = true;
+      keepFocus(find("job"), find("learn"));
     };
     const title = job.state === "failed" ? "That was not learnt" : "Learning was interrupted";
     const again = make("button", { type: "button", className: "quiet", onclick: dismiss }, "Dismiss");
@@ -101,53 +123,72 @@ export class Teach {
   card(one) {
     const name = make("input", {
       className: "name", value: one.name, "aria-label": "Name of the class", autocomplete: "off",
-      onchange: () => this.change(() => server.renameClass(one.id, name.value)),
+      onchange: async () => {
+        await this.change(() => server.renameClass(one.id, name.value));
+        // Refused or not, it shows what the class is called.
+        name.value = this.found(one.id)?.name ?? name.value;
+      },
     });
-    const remove = make("button", {
-      type: "button", className: "quiet", "aria-label": `Remove ${one.name}`,
-      onclick: () => this.change(() => server.removeClass(one.id)),
-    }, "Remove");
+    const remove = make("button", { type: "button", className: "quiet remove", onclick: () => this.remove(one.id) }, "Remove");
     const files = make("input", {
       type: "file", multiple: true, accept: "image/*",
-      onchange: () => this.add(one.id, [...files.files]),
+      onchange: () => {
+        this.add(one.id, [...files.files]);
+        files.value = "";
+      },
     });
     const camera = make("button", {
-      type: "button", hidden: !hasCamera, onclick: () => this.attempt(() => this.shooting.open(one)),
+      type: "button", hidden: !hasCamera, onclick: () => this.attempt(() => this.shooting.open(this.found(one.id))),
     }, "Camera");
-    const card = make("article", { className: "card", "aria-label": one.name },
+    const card = make("article", { className: "card" },
       make("div", { className: "row" }, name, remove),
       make("p", { className: "status", role: "status" }),
       make("div", { className: "thumbs" }),
       make("ul", { className: "refused", hidden: true }),
       make("div", { className: "buttons" }, make("label", { className: "button" }, files, "Add pictures"), camera));
-    acceptDrops(card, async (transfer) => {
-      const { pictures, classes } = await dropped(transfer);
-      this.add(one.id, [...pictures, ...[...classes.values()].flat()]);
-    });
+    acceptDrops(card, (transfer) => this.attempt(async () => {
+      const { pictures, classes, others } = await dropped(transfer);
+      if (others) this.say(`${several(others, "file is", "files are")} no picture and left out.`);
+      await this.add(one.id, [...pictures, ...[...classes.values()].flat()]);
+    }));
     return card;
+  }
+
+  found(id) {
+    return this.waiting.find((one) => one.id === id);
+  }
+
+  remove(id) {
+    const { name, pictures } = this.found(id);
+    const sure = !pictures.length || confirm(`Remove ${name} and its ${several(pictures.length, "picture")}?`);
+    if (sure) this.change(() => server.removeClass(id));
   }
 
   update(card, one) {
     const upload = this.uploads.get(one.id);
+    const name = card.querySelector("input.name");
+    if (document.activeElement !== name) name.value = one.name;
+    card.setAttribute("aria-label", one.name);
+    card.querySelector(".remove").setAttribute("aria-label", `Remove ${one.name}`);
     const known = one.known ? "Known already: it will learn further. " : "";
-    card.querySelector(".status").textContent = upload?.left
-      ? `Adding pictures: ${upload.left} to go`
-      : `${known}${one.pictures.length ? several(one.pictures.length, "picture") : "Drop pictures here"}`;
+    const count = one.pictures.length ? several(one.pictures.length, "picture") : "Drop pictures here";
+    setText(card.querySelector(".status"), upload?.left ? `Adding pictures: ${upload.left} to go` : known + count);
     const newest = one.pictures.slice(-SHOWN).reverse();
     const items = one.pictures.length > SHOWN ? [...newest, "more"] : newest;
-    keyed(card.querySelector(".thumbs"), items, (id) => id, (id) => this.thumbnail(id, one.name), (element, id) => {
+    keyed(card.querySelector(".thumbs"), items, (id) => id, (id) => this.thumbnail(id), (element, id) => {
       if (id === "more") element.textContent = `+${one.pictures.length - SHOWN}`;
+      else element.setAttribute("aria-label", `Remove a picture of ${one.name}`);
     });
     const refused = card.querySelector(".refused");
     refused.hidden = !upload?.refused.length;
     refused.replaceChildren(...(upload?.refused ?? []).slice(0, 5).map((text) => make("li", {}, text)));
   }
 
-  thumbnail(id, name) {
+  thumbnail(id) {
     if (id === "more") return make("span", { className: "more" });
     const image = make("img", { src: server.pictureAddress(id), alt: "", loading: "lazy" });
     return make("button", {
-      type: "button", className: "thumb", "aria-label": `Remove a picture of ${name}`,
+      type: "button", className: "thumb",
       onclick: () => this.change(() => server.removePicture(id)),
     }, image);
   }
@@ -155,23 +196,22 @@ export class Teach {
   async makeClass(event) {
     event.preventDefault();
     const field = find("class-name");
-    const made = await this.attempt(() => server.addClass(field.value));
-    if (made) field.value = "";
-    await this.refresh();
+    await this.change(async () => {
+      await server.addClass(className(field.value));
+      field.value = "";
+    });
   }
 
   async takeDrop(transfer) {
     const { pictures, classes } = await dropped(transfer);
-    if (classes.size) await this.takeClasses(classes);
-    else if (pictures.length) this.say("Make a class first, and drop the pictures on its card.");
+    if (pictures.length) this.say("Make a class first, and drop the pictures on its card.");
+    else await this.takeClasses(classes);
   }
 
   async takeClasses(classes) {
-    if (!classes.size) this.say("There are no pictures in there.");
+    if (!classes.size) this.say("There are no folders of pictures in there. Drop JPEG, PNG or WebP files.");
     for (const [name, files] of classes) {
-      if (!files.length) continue;
-      const there = this.waiting.find((one) => one.name === name);
-      const made = there ?? (await this.attempt(() => server.addClass(name)));
+      const made = await this.attempt(() => server.addClass(name));
       if (made) await this.add(made.id, files);
     }
   }
@@ -188,7 +228,8 @@ export class Teach {
         try {
           await server.addPicture(id, file);
         } catch (error) {
-          upload.refused.push(`${file.name ?? "A picture"}: ${error.message}`);
+          upload.refused.push(`${file.name}: ${error.message}`);
+          if (!this.found(id)) this.say(`${file.name}: ${error.message}`);
         }
         upload.left -= 1;
         if (upload.left % 10 === 0) await this.refresh();
@@ -201,16 +242,18 @@ export class Teach {
 
 // The dialog in which pictures are taken for a class.
 class Shooting {
-  constructor(take) {
-    this.take = take;
+  constructor(send, refresh) {
+    this.send = send;
+    this.refresh = refresh;
     this.camera = new Camera(find("camera-video"));
     this.id = null;
     this.count = 0;
     this.burst = null;
     const shoot = find("shoot");
-    shoot.addEventListener("pointerdown", () => this.hold());
-    shoot.addEventListener("keydown", (event) => [" ", "Enter"].includes(event.key) && !event.repeat && this.hold());
-    for (const kind of ["pointerup", "pointerleave", "keyup", "blur"]) shoot.addEventListener(kind, () => this.release());
+    shoot.addEventListener("pointerdown", (event) => event.button === 0 && this.hold());
+    for (const kind of ["pointerup", "pointerleave", "pointercancel", "blur"]) shoot.addEventListener(kind, () => this.release());
+    // From a keyboard, a voice or a screen reader; a pointer's clicks were seen when it went down.
+    shoot.addEventListener("click", (event) => event.detail === 0 && this.shoot());
     find("camera-close").addEventListener("click", () => find("camera").close());
     find("camera").addEventListener("close", () => this.close());
   }
@@ -219,15 +262,24 @@ class Shooting {
     this.id = one.id;
     this.count = 0;
     await this.camera.start();
-    find("camera-title").textContent = `Pictures of ${one.name}`;
-    find("camera-count").textContent = "Hold the button for several pictures.";
+    setText(find("camera-title"), `Pictures of ${one.name}`);
+    setText(find("camera-count"), "Hold the button for several pictures.");
+    setText(find("camera-problem"), "");
     find("camera").showModal();
   }
 
   async shoot() {
-    this.count += 1;
-    find("camera-count").textContent = several(this.count, "picture");
-    this.take([await this.camera.frame()]);
+    const picture = await this.camera.frame();
+    if (!picture) return;
+    try {
+      await this.send(this.id, picture);
+      this.count += 1;
+      setText(find("camera-count"), several(this.count, "picture"));
+    } catch (error) {
+      this.release();
+      setText(find("camera-problem"), error.message);
+    }
+    await this.refresh();
   }
 
   hold() {
