@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
-import zipfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Annotated, Any, TypeVar
+from typing import IO, Annotated, Any
 from urllib.parse import quote
 
-import torch
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
@@ -22,18 +18,14 @@ from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from engram.api import Change, Learner, mean_forgetting
-from engram.data.images import checksums
-from engram.data.pictures import as_png, picture
+from engram.data.pictures import as_png
 from engram.errors import UserError
-from engram.memory import Budget
 from engram.serve import schemas
 from engram.serve.access import Access, Gate, checked_origin, cookie_name
-from engram.serve.current import CurrentModel
-from engram.serve.jobs import Jobs
-from engram.serve.journal import Job, Journal, NotThereError
+from engram.serve.journal import NotThereError
 from engram.serve.limits import Limits, TooLargeError
-from engram.versions import BusyError, ModelFolder
+from engram.serve.server import Server, expect_picture
+from engram.versions import BusyError
 
 __all__ = ["create_app"]
 
@@ -54,9 +46,6 @@ POLICY = (
 UNCACHED = {"Cache-Control": "no-store"}
 """Pictures are private, and two models that are served at one address have the same addresses."""
 
-DECODED_AT_ONCE = 2
-"""Pictures; the largest take a gigabyte while they are decoded."""
-
 CHUNK = 1 << 20
 
 DOCUMENTED = HTTPBearer(
@@ -64,204 +53,8 @@ DOCUMENTED = HTTPBearer(
 )
 """For the documentation; `Gate` is what checks."""
 
-Value = TypeVar("Value")
 Several = Annotated[int, Query(ge=1, le=1000)]
 Number = Annotated[int, InPath(ge=0, lt=2**63)]
-
-
-class Server:
-    """What the routes stand on.
-
-    Args:
-        folder: the model's.
-        new_model: arguments of the `Learner` that a first version is made with.
-        device: where it computes.
-        keep: the most versions that stay.
-        limits: on what is sent.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        new_model: Mapping[str, Any],
-        device: str,
-        keep: int | None,
-        limits: Limits,
-    ) -> None:
-        self.model = ModelFolder(folder)
-        self.journal = Journal(folder)
-        self.jobs = Jobs(self.model, self.journal, new_model, device=device, keep=keep)
-        self.current = CurrentModel(self.model, device)
-        self.limits = limits
-        self.untaught = Learner(**new_model)
-        self.decoding = CapacityLimiter(DECODED_AT_ONCE)
-        self.packing = CapacityLimiter(1)
-        self.jobs.recover()
-        self.current.get()
-
-    @asynccontextmanager
-    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """Leave nothing running behind."""
-        yield
-        await to_thread.run_sync(self.jobs.close)
-
-    async def decoded(self, work: Callable[[], Value]) -> Value:
-        """Do what decodes a picture, beside other requests."""
-        return await to_thread.run_sync(work, limiter=self.decoding)
-
-    def answering(self, version: int) -> Learner:
-        """The learner of a version, if it is the one that answers.
-
-        Raises:
-            NotThereError: it is not.
-        """
-        there = self.current.get()
-        if there is None or there[0] != version:
-            raise NotThereError(f"Version {version} is not the one that answers.")
-        return there[1]
-
-    def state(self) -> schemas.ModelState:
-        """Everything that the page shows at once."""
-        version, learner = self.current.get() or (None, self.untaught)
-        newest = self.journal.jobs(1)
-        return schemas.ModelState(
-            name=self.model.folder.resolve().name,
-            version=version,
-            method=learner.method_name,
-            image_size=learner.image_size,
-            classes=_known_classes(learner),
-            memory=_memory(learner),
-            waiting=[
-                schemas.WaitingClass(
-                    id=found.id,
-                    name=found.name,
-                    known=found.name in learner.classes_,
-                    pictures=list(found.pictures),
-                )
-                for found in self.journal.waiting()
-            ],
-            job=_job(newest[0]) if newest else None,
-        )
-
-    def add_class(self, name: str) -> int:
-        """Make a class that waits, or find it.
-
-        Raises:
-            TooLargeError: so many wait that there is no room.
-            UserError: it is no name.
-        """
-        if self.journal.count_classes() >= self.limits.waiting_classes:
-            raise TooLargeError(
-                f"{self.limits.waiting_classes:,} classes wait already, which is the most. Let "
-                "them be learnt first."
-            )
-        return self.journal.add_class(self.limits.class_name(name))
-
-    def add_picture(self, number: int, content: bytes) -> int:
-        """Let a picture wait, brought to the size at which it will be learnt.
-
-        Raises:
-            NotThereError: there is no such class.
-            UserError: it is missing or cannot be read, or there is no room.
-        """
-        _expect_picture(content)
-        self.limits.check_room(*self.journal.pictures_and_bytes())
-        _, learner = self.current.get() or (None, self.untaught)
-        pixels = picture(content, learner.image_size)
-        (checksum,) = checksums(torch.tensor(pixels)[None])
-        return self.journal.add_picture(number, as_png(pixels), checksum)
-
-    def versions(self) -> list[schemas.Version]:
-        """All versions that can be read, newest first."""
-        current, found = self.model.current, []
-        for number in reversed(self.model.numbers()):
-            with suppress(UserError):
-                found.append(_version(self.model.facts(number), current))
-        return found
-
-    def packed(self, version: int) -> IO[bytes]:
-        """A temporary file with a model folder that holds one version; closed, it is gone.
-
-        Raises:
-            UserError: there is no such version.
-        """
-        number = self.model.chosen(version)
-        name = self.model.folder.resolve().name
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed when all of it was sent
-        try:
-            with zipfile.ZipFile(file, "w") as archive:
-                archive.writestr(f"{name}/current", f"{number}\n")
-                for path in sorted(self.model.path(number).rglob("*")):
-                    archive.write(path, Path(name, path.relative_to(self.model.folder)))
-        except BaseException:
-            file.close()
-            raise
-        file.seek(0)
-        return file
-
-
-def _expect_picture(content: bytes) -> None:
-    if not content:
-        raise UserError("No picture came. Send the bytes of its file as the request's body.")
-
-
-def _version(facts: Mapping[str, Any], current: int | None) -> schemas.Version:
-    changes = [Change(**change) for change in facts["changes"]]
-    return schemas.Version(
-        number=facts["number"],
-        current=facts["number"] == current,
-        created=facts["created"],
-        parent=facts["parent"],
-        source=facts.get("source", ""),
-        learnt=[change.name for change in changes if change.new],
-        classes=len(facts["learner"]["classes"]),
-        exemplars=facts["exemplars"],
-        bytes=facts["bytes"],
-        forgotten=mean_forgetting(changes),
-    )
-
-
-def _known_classes(learner: Learner) -> list[schemas.KnownClass]:
-    counts = learner.memory.counts if learner.classes_ else {}
-    sizes = learner.memory.bytes_of_classes if learner.classes_ else {}
-    return [
-        schemas.KnownClass(
-            name=change.name,
-            new=change.new,
-            exemplars=counts.get(label, 0),
-            bytes=sizes.get(label, 0),
-            before=change.before,
-            after=change.after,
-            measured_on=change.images,
-        )
-        for label, change in enumerate(learner.changes_)
-    ]
-
-
-def _memory(learner: Learner) -> schemas.ExemplarMemory:
-    budget = Budget.parse(learner.budget)
-    return schemas.ExemplarMemory(
-        budget=learner.budget,
-        budget_bytes=budget.amount if budget.kind == "bytes" else None,
-        bytes=learner.nbytes if learner.classes_ else 0,
-        exemplars=len(learner.memory) if learner.classes_ else 0,
-    )
-
-
-def _job(job: Job) -> schemas.JobState:
-    return schemas.JobState(
-        id=job.id,
-        kind=job.kind,
-        state=job.state,
-        created=job.created,
-        ended=job.ended,
-        stage=job.stage,
-        share=job.share,
-        seconds_left=job.seconds_left,
-        message=job.message,
-        version=job.version,
-        lessons=job.lessons,
-    )
 
 
 def create_app(
@@ -394,7 +187,7 @@ def _routes(server: Server) -> APIRouter:
     async def predict(request: Request, top: Several = 5) -> schemas.Prediction:
         """What a picture shows."""
         content = await request.body()
-        _expect_picture(content)
+        expect_picture(content)
         version, labels = await server.decoded(lambda: server.current.predict(content, top))
         return schemas.Prediction(version=version, labels=[schemas.Label(**one) for one in labels])
 
@@ -435,17 +228,17 @@ def _routes(server: Server) -> APIRouter:
     @routes.post("/jobs", status_code=202, tags=["teaching"])
     def learn() -> schemas.JobState:
         """Learn everything that waits, in the background."""
-        return _job(server.journal.job(server.jobs.learn()))
+        return schemas.JobState.model_validate(server.journal.job(server.jobs.learn()))
 
     @routes.get("/jobs", tags=["teaching"])
     def jobs(most: Several = 20) -> list[schemas.JobState]:
         """The last jobs, newest first."""
-        return [_job(job) for job in server.journal.jobs(most)]
+        return [schemas.JobState.model_validate(job) for job in server.journal.jobs(most)]
 
     @routes.get("/jobs/{number}", tags=["teaching"])
     def job(number: Number) -> schemas.JobState:
         """How far a job is, or how it ended."""
-        return _job(server.journal.job(number))
+        return schemas.JobState.model_validate(server.journal.job(number))
 
     @routes.delete("/jobs/{number}", status_code=204, tags=["teaching"])
     def cancel(number: Number) -> None:

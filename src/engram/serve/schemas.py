@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 __all__ = [
     "ClassName",
@@ -76,6 +76,8 @@ class WaitingClass(BaseModel):
 
 class JobState(BaseModel):
     """Something that changes the model, or did; `seconds_left` is of the stage."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     id: int
     kind: Literal["learn", "rollback"]

@@ -1,0 +1,217 @@
+"""What the server does when it is asked, whoever asks."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import torch
+from anyio import CapacityLimiter, to_thread
+
+from engram.api import Change, Learner, mean_forgetting
+from engram.data.images import checksums
+from engram.data.pictures import as_png, picture
+from engram.errors import UserError
+from engram.memory import Budget
+from engram.serve import schemas
+from engram.serve.current import CurrentModel
+from engram.serve.jobs import Jobs
+from engram.serve.journal import Journal, NotThereError
+from engram.serve.limits import Limits, TooLargeError
+from engram.versions import ModelFolder
+
+__all__ = ["Server", "expect_picture"]
+
+DECODED_AT_ONCE = 2
+"""Pictures; the largest take a gigabyte while they are decoded."""
+
+Value = TypeVar("Value")
+
+
+class Server:
+    """What the routes stand on.
+
+    Args:
+        folder: the model's.
+        new_model: arguments of the `Learner` that a first version is made with.
+        device: where it computes.
+        keep: the most versions that stay.
+        limits: on what is sent.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        new_model: Mapping[str, Any],
+        device: str,
+        keep: int | None,
+        limits: Limits,
+    ) -> None:
+        self.model = ModelFolder(folder)
+        self.journal = Journal(folder)
+        self.jobs = Jobs(self.model, self.journal, new_model, device=device, keep=keep)
+        self.current = CurrentModel(self.model, device)
+        self.limits = limits
+        self.untaught = Learner(**new_model)
+        self.decoding = CapacityLimiter(DECODED_AT_ONCE)
+        self.packing = CapacityLimiter(1)
+        self.jobs.recover()
+        self.current.get()
+
+    @asynccontextmanager
+    async def lifespan(self, app: object) -> AsyncIterator[None]:
+        """Leave nothing running behind."""
+        yield
+        await to_thread.run_sync(self.jobs.close)
+
+    async def decoded(self, work: Callable[[], Value]) -> Value:
+        """Do what decodes a picture, beside other requests."""
+        return await to_thread.run_sync(work, limiter=self.decoding)
+
+    def answering(self, version: int) -> Learner:
+        """The learner of a version, if it is the one that answers.
+
+        Raises:
+            NotThereError: it is not.
+        """
+        there = self.current.get()
+        if there is None or there[0] != version:
+            raise NotThereError(f"Version {version} is not the one that answers.")
+        return there[1]
+
+    def state(self) -> schemas.ModelState:
+        """Everything that the page shows at once."""
+        version, learner = self.current.get() or (None, self.untaught)
+        newest = self.journal.jobs(1)
+        return schemas.ModelState(
+            name=self.model.folder.resolve().name,
+            version=version,
+            method=learner.method_name,
+            image_size=learner.image_size,
+            classes=_known_classes(learner),
+            memory=_memory(learner),
+            waiting=[
+                schemas.WaitingClass(
+                    id=found.id,
+                    name=found.name,
+                    known=found.name in learner.classes_,
+                    pictures=list(found.pictures),
+                )
+                for found in self.journal.waiting()
+            ],
+            job=schemas.JobState.model_validate(newest[0]) if newest else None,
+        )
+
+    def add_class(self, name: str) -> int:
+        """Make a class that waits, or find it.
+
+        Raises:
+            TooLargeError: so many wait that there is no room.
+            UserError: it is no name.
+        """
+        if self.journal.count_classes() >= self.limits.waiting_classes:
+            raise TooLargeError(
+                f"{self.limits.waiting_classes:,} classes wait already, which is the most. Let "
+                "them be learnt first."
+            )
+        return self.journal.add_class(self.limits.class_name(name))
+
+    def add_picture(self, number: int, content: bytes) -> int:
+        """Let a picture wait, brought to the size at which it will be learnt.
+
+        Raises:
+            NotThereError: there is no such class.
+            UserError: it is missing or cannot be read, or there is no room.
+        """
+        expect_picture(content)
+        self.limits.check_room(*self.journal.pictures_and_bytes())
+        _, learner = self.current.get() or (None, self.untaught)
+        pixels = picture(content, learner.image_size)
+        (checksum,) = checksums(torch.tensor(pixels)[None])
+        return self.journal.add_picture(number, as_png(pixels), checksum)
+
+    def versions(self) -> list[schemas.Version]:
+        """All versions that can be read, newest first."""
+        current, found = self.model.current, []
+        for number in reversed(self.model.numbers()):
+            with suppress(UserError):
+                found.append(_version(self.model.facts(number), current))
+        return found
+
+    def packed(self, version: int) -> IO[bytes]:
+        """A temporary file with a model folder that holds one version; closed, it is gone.
+
+        Raises:
+            UserError: there is no such version.
+        """
+        number = self.model.chosen(version)
+        name = self.model.folder.resolve().name
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed when all of it was sent
+        try:
+            with zipfile.ZipFile(file, "w") as archive:
+                archive.writestr(f"{name}/current", f"{number}\n")
+                for path in sorted(self.model.path(number).rglob("*")):
+                    archive.write(path, Path(name, path.relative_to(self.model.folder)))
+        except BaseException:
+            file.close()
+            raise
+        file.seek(0)
+        return file
+
+
+def expect_picture(content: bytes) -> None:
+    """Refuse a request without a body.
+
+    Raises:
+        UserError: it is one.
+    """
+    if not content:
+        raise UserError("No picture came. Send the bytes of its file as the request's body.")
+
+
+def _version(facts: Mapping[str, Any], current: int | None) -> schemas.Version:
+    changes = [Change(**change) for change in facts["changes"]]
+    return schemas.Version(
+        number=facts["number"],
+        current=facts["number"] == current,
+        created=facts["created"],
+        parent=facts["parent"],
+        source=facts.get("source", ""),
+        learnt=[change.name for change in changes if change.new],
+        classes=len(facts["learner"]["classes"]),
+        exemplars=facts["exemplars"],
+        bytes=facts["bytes"],
+        forgotten=mean_forgetting(changes),
+    )
+
+
+def _known_classes(learner: Learner) -> list[schemas.KnownClass]:
+    if not learner.classes_:
+        return []
+    counts, sizes = learner.memory.counts, learner.memory.bytes_of_classes
+    return [
+        schemas.KnownClass(
+            name=change.name,
+            new=change.new,
+            exemplars=counts.get(label, 0),
+            bytes=sizes.get(label, 0),
+            before=change.before,
+            after=change.after,
+            measured_on=change.images,
+        )
+        for label, change in enumerate(learner.changes_)
+    ]
+
+
+def _memory(learner: Learner) -> schemas.ExemplarMemory:
+    budget = Budget.parse(learner.budget)
+    return schemas.ExemplarMemory(
+        budget=learner.budget,
+        budget_bytes=budget.amount if budget.kind == "bytes" else None,
+        bytes=learner.nbytes if learner.classes_ else 0,
+        exemplars=len(learner.memory) if learner.classes_ else 0,
+    )
