@@ -9,8 +9,9 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 demo: .venv/demo
 	$(BIN)/engram demo
 
+# On all cores: a test's own work runs on one.
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist worksteal
 
 test-slow: .venv/dev
 	$(BIN)/pytest -m slow

@@ -64,6 +64,11 @@ def modules() -> Iterator[tuple[str, ast.Module]]:
             yield name, ast.parse(path.read_text())
 
 
+EVERY_MODULE = pytest.mark.parametrize(
+    ("module", "tree"), [pytest.param(name, tree, id=name) for name, tree in modules()]
+)
+
+
 def imported(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -94,13 +99,13 @@ def layer(module: str) -> int:
     return LAYERS[name]
 
 
-@pytest.mark.parametrize(("module", "tree"), list(modules()), ids=lambda value: str(value)[:30])
+@EVERY_MODULE
 def test_imports_go_downwards(module: str, tree: ast.Module) -> None:
     for name in filter(None, map(own, imported(tree))):
         assert layer(name) <= layer(module), f"{module} imports {name} from a higher layer"
 
 
-@pytest.mark.parametrize(("module", "tree"), list(modules()), ids=lambda value: str(value)[:30])
+@EVERY_MODULE
 def test_methods_know_neither_each_other_nor_the_engine(module: str, tree: ast.Module) -> None:
     targets = set(filter(None, map(own, imported(tree))))
     if module.startswith("methods."):
