@@ -98,8 +98,8 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Only where a socket says that it is TCP does asyncio send what there is at once; else an answer
-    # in two parts takes forty milliseconds more.
+    # Only where a socket says that it is TCP does asyncio send what there is at once; else the
+    # second part of an answer waits forty milliseconds for the first to be acknowledged.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":  # elsewhere it lets two servers have one port
