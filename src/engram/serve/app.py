@@ -24,7 +24,7 @@ from engram.serve import schemas
 from engram.serve.access import Access, Gate, checked_origin, cookie_name
 from engram.serve.journal import NotThereError
 from engram.serve.limits import Limits, TooLargeError
-from engram.serve.server import Server, expect_picture
+from engram.serve.server import Server
 from engram.versions import BusyError
 
 __all__ = ["create_app"]
@@ -186,8 +186,7 @@ def _routes(server: Server) -> APIRouter:
     @routes.post("/predict", tags=["model"], openapi_extra=body)
     async def predict(request: Request, top: Several = 5) -> schemas.Prediction:
         """What a picture shows."""
-        content = await request.body()
-        expect_picture(content)
+        content = await _picture(request)
         version, labels = await server.decoded(lambda: server.current.predict(content, top))
         return schemas.Prediction(version=version, labels=[schemas.Label(**one) for one in labels])
 
@@ -211,7 +210,7 @@ def _routes(server: Server) -> APIRouter:
     )
     async def add_picture(number: Number, request: Request) -> schemas.Made:
         """Add a picture to a class that waits."""
-        content = await request.body()
+        content = await _picture(request)
         made = await server.decoded(lambda: server.add_picture(number, content))
         return schemas.Made(id=made)
 
@@ -279,6 +278,18 @@ def _routes(server: Server) -> APIRouter:
         return _png(as_png(pixels.numpy()))
 
     return routes
+
+
+async def _picture(request: Request) -> bytes:
+    """The body of a request, which is a picture.
+
+    Raises:
+        UserError: there is none.
+    """
+    content = await request.body()
+    if not content:
+        raise UserError("No picture came. Send the bytes of its file as the request's body.")
+    return content
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:

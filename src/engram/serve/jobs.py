@@ -79,9 +79,8 @@ class Jobs:
         A process that still works on it goes on; else it is said to be done or interrupted.
         """
         if job := self._journal.running():
-            self._watcher = threading.Thread(target=self._adopt, args=(job.id,), daemon=True)
             if self._at_work():
-                self._watcher.start()
+                threading.Thread(target=self._adopt, args=(job.id,), daemon=True).start()
             elif job.kind == "rollback":
                 self._journal.end(job.id, "interrupted", message="Look which version is in use.")
             else:

@@ -274,12 +274,7 @@ class Journal:
             UserError: nothing waits to be learnt.
         """
         with self._transaction() as database:
-            lessons = dict(
-                database.execute(
-                    "SELECT name, count(*) FROM waiting_class JOIN picture "
-                    "ON class = waiting_class.id GROUP BY class ORDER BY class"
-                ).fetchall()
-            )
+            lessons = _lessons(database) if kind == "learn" else {}
             if kind == "learn" and not lessons:
                 raise UserError("There is nothing to learn. Make a class and add pictures to it.")
             try:
@@ -291,7 +286,7 @@ class Journal:
                         _now(),
                         time.time(),
                         f"page, {secrets.token_hex(4)}",
-                        json.dumps(lessons if kind == "learn" else {}),
+                        json.dumps(lessons),
                     ),
                 )
             except sqlite3.IntegrityError as error:
@@ -379,6 +374,15 @@ class Journal:
                 f"SELECT * FROM job {which}", values
             ).fetchall()
         return [Job(**{**dict(row), "lessons": json.loads(row["lessons"])}) for row in rows]
+
+
+def _lessons(database: sqlite3.Connection) -> dict[str, int]:
+    """How many pictures of each class wait."""
+    question = (
+        "SELECT name, count(*) FROM waiting_class JOIN picture ON class = waiting_class.id "
+        "GROUP BY class ORDER BY class"
+    )
+    return dict(database.execute(question).fetchall())
 
 
 def _expect_not_learning(database: sqlite3.Connection, number: int) -> None:

@@ -24,7 +24,7 @@ from engram.serve.journal import Journal, NotThereError
 from engram.serve.limits import Limits, TooLargeError
 from engram.versions import ModelFolder
 
-__all__ = ["Server", "expect_picture"]
+__all__ = ["Server"]
 
 DECODED_AT_ONCE = 2
 """Pictures; the largest take a gigabyte while they are decoded."""
@@ -125,9 +125,8 @@ class Server:
 
         Raises:
             NotThereError: there is no such class.
-            UserError: it is missing or cannot be read, or there is no room.
+            UserError: it cannot be read, or there is no room.
         """
-        expect_picture(content)
         self.limits.check_room(*self.journal.pictures_and_bytes())
         _, learner = self.current.get() or (None, self.untaught)
         pixels = picture(content, learner.image_size)
@@ -161,16 +160,6 @@ class Server:
             raise
         file.seek(0)
         return file
-
-
-def expect_picture(content: bytes) -> None:
-    """Refuse a request without a body.
-
-    Raises:
-        UserError: it is one.
-    """
-    if not content:
-        raise UserError("No picture came. Send the bytes of its file as the request's body.")
 
 
 def _version(facts: Mapping[str, Any], current: int | None) -> schemas.Version:

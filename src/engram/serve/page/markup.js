@@ -83,3 +83,9 @@ export const several = (count, one, many = `${one}s`) =>
   `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
 
 export const percent = (value) => (value === null ? "–" : `${value.toFixed(0)} %`);
+
+// Names in a row; of more than `most`, the first ones and how many more there are.
+export function named(names, most) {
+  if (names.length <= most) return names.join(", ");
+  return `${names.slice(0, most - 1).join(", ")} and ${names.length - most + 1} more`;
+}

@@ -1,6 +1,6 @@
 // What the model remembers, what it forgot, and its versions.
 
-import { ago, bytes, keepFocus, keyed, make, percent, several } from "/page/markup.js";
+import { ago, bytes, keepFocus, keyed, make, named, percent, several } from "/page/markup.js";
 import { server } from "/page/server.js";
 
 const SHOWN = 12;
@@ -88,15 +88,11 @@ export function showVersions(place, versions, state, restore) {
       : make("button", { type: "button", disabled: busy, onclick: () => restore(one.number), "aria-label": `Go back to version ${one.number}` }, "Go back to this");
     return make("li", { "aria-label": `Version ${one.number}` },
       make("div", {},
-        make("h3", {}, `Version ${one.number}: ${one.learnt.length ? named(one.learnt) : "more pictures"}`),
+        make("h3", {}, `Version ${one.number}: ${one.learnt.length ? named(one.learnt, 4) : "more pictures"}`),
         make("p", { className: "note" },
           make("time", { dateTime: one.created, title: new Date(one.created).toLocaleString() }, ago(one.created)),
           ` · ${several(one.classes, "class", "classes")}, ${bytes(one.bytes)} of pictures`)),
       make("div", { className: "row" },
         make("a", { href: server.downloadAddress(one.number), download: "", "aria-label": `Download version ${one.number}` }, "Download"), back));
   }));
-}
-
-function named(names) {
-  return names.length > 4 ? `${names.slice(0, 3).join(", ")} and ${names.length - 3} more` : names.join(", ");
 }

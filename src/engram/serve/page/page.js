@@ -1,7 +1,7 @@
 // The page: asks for the model's state, and lets every part show it.
 
 import { Ask } from "/page/ask.js";
-import { find, keepFocus, make, setText, several } from "/page/markup.js";
+import { find, keepFocus, make, named, setText, several } from "/page/markup.js";
 import { showChanges, showMemory, showVersions } from "/page/model.js";
 import { NO_ANSWER, NeedsToken, openSession, server } from "/page/server.js";
 import { Teach } from "/page/teach.js";
@@ -93,8 +93,7 @@ async function show(state) {
 function summary(state) {
   if (!state.version) return "knows nothing yet";
   const names = state.classes.map((one) => one.name);
-  const some = names.length > 6 ? `${names.slice(0, 5).join(", ")} and ${names.length - 5} more` : names.join(", ");
-  return `knows ${several(names.length, "class", "classes")}: ${some}`;
+  return `knows ${several(names.length, "class", "classes")}: ${named(names, 6)}`;
 }
 
 async function restore(version) {
