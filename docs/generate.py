@@ -2,13 +2,14 @@
 
     python docs/generate.py [--check]
 
-Every number stands between two marker comments in a Markdown file; `--check` changes nothing and
-fails where a file is not what would be written, or a figure shows something else.
+Every number and figure stands between two marker comments in a Markdown file; `--check` changes
+nothing and fails where a file is not what would be written, or a figure shows something else.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import statistics
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 
 import figures
 
+from engram.config import load_preset
 from engram.errors import UserError
 from engram.memory import Budget
 from engram.results.comparison import (
@@ -58,13 +60,13 @@ def short_table(summaries: Summaries) -> str:
 
 def _usual_memory(summaries: Summaries) -> Summaries:
     """Test runs in ten tasks with their preset's memory: others have tables of their own."""
-    return [
-        summary
-        for summary in summaries
-        if (summary["stream"], summary["evaluate_on"]) == ("cifar100/b0-inc10", "test")
-        and summary["codec"] == "raw"
-        and not summary["config"]["budget"].endswith("B")
-    ]
+
+    def usual(summary: dict[str, Any]) -> bool:
+        preset = load_preset(summary["method"], summary["preset"])
+        return (summary["config"]["budget"], summary["codec"]) == (preset.budget, preset.codec)
+
+    published = ("cifar100/b0-inc10", "test")
+    return [s for s in summaries if (s["stream"], s["evaluate_on"]) == published and usual(s)]
 
 
 def curves(summaries: Summaries) -> str:
@@ -285,14 +287,28 @@ TABLES: dict[str, Callable[[Summaries], str]] = {
 }
 
 
-def filled(text: str, summaries: Summaries) -> str:
+def filled(path: Path, summaries: Summaries) -> str:
     """A document with what stands between its markers written anew."""
 
-    def table(match: re.Match[str]) -> str:
-        content = TABLES[match[1]](summaries) if summaries else NOTHING
-        return f"<!-- {match[1]} -->\n{content}<!-- end -->"
+    def written(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in figures.FIGURES:
+            content = embedded(name, path.parent, summaries)
+        else:
+            content = TABLES[name](summaries) if summaries else NOTHING
+        return f"<!-- {name} -->\n{content}<!-- end -->"
 
-    return re.sub(r"<!-- ([\w ]+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+    text = path.read_text(encoding="utf-8")
+    return re.sub(r"<!-- ([\w ]+) -->\n.*?<!-- end -->", written, text, flags=re.DOTALL)
+
+
+def embedded(name: str, folder: Path, summaries: Summaries) -> str:
+    """A figure as a document in `folder` shows it."""
+    drawing = figures.FIGURES[name]
+    if not drawing.curves(summaries):
+        return NOTHING
+    place = os.path.relpath(figures.path_of(FIGURES, name), folder)
+    return f"![{drawing.caption}]({Path(place).as_posix()})\n"
 
 
 def measured() -> Summaries:
@@ -308,9 +324,8 @@ def main() -> None:
     check = "--check" in sys.argv[1:]
     summaries = measured()
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
-        text = path.read_text(encoding="utf-8")
-        new = filled(text, summaries)
-        if check and new != text:
+        new = filled(path, summaries)
+        if check and new != path.read_text(encoding="utf-8"):
             sys.exit(f"{path.relative_to(ROOT)} does not show what results/ holds: run make docs.")
         path.write_text(new, encoding="utf-8")
     for name in figures.outdated(FIGURES, summaries):

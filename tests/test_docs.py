@@ -36,11 +36,13 @@ def generate(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
 def test_tables_show_what_results_holds(generate: types.ModuleType) -> None:
     for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
-        text = path.read_text()
-        assert generate.filled(text, generate.measured()) == text, f"{path}: run make docs"
+        written = generate.filled(path, generate.measured())
+        assert path.read_text() == written, f"{path}: run make docs"
 
 
-def test_figures_show_what_results_holds(generate: types.ModuleType, tmp_path: Path) -> None:
+def test_figures_show_what_results_holds(
+    generate: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     measured = generate.measured()
     assert generate.figures.outdated(ROOT / "docs" / "figures", measured) == []
     study = [study_run(codec, budget) for codec in ("float16", "float32") for budget in (6, 24)]
@@ -49,6 +51,11 @@ def test_figures_show_what_results_holds(generate: types.ModuleType, tmp_path: P
         generate.figures.draw(tmp_path, name, study)
     assert generate.figures.outdated(tmp_path, study) == []
     assert "float32" in (tmp_path / "float16.svg").read_text()
+    page = tmp_path / "page.md"
+    page.write_text("<!-- bytes -->\n<!-- end -->\n<!-- modules -->\n<!-- end -->\n")
+    monkeypatch.setattr(generate, "FIGURES", tmp_path / "figures")
+    assert "](figures/bytes.svg)\n<!-- end -->" in generate.filled(page, study)
+    assert generate.NOTHING in generate.filled(page, study)
     study[0]["average_incremental_accuracy"] += 1
     assert generate.figures.outdated(tmp_path, study) == ["bytes"]
 
