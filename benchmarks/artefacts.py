@@ -1,9 +1,9 @@
 """Can a trained network tell old classes from new ones by what a codec leaves behind?
 
-    python benchmarks/artefacts.py RUN_FOLDER [--codec jpeg:75]
+    python benchmarks/artefacts.py RUN_FOLDER... [--codec jpeg:75] [--json docs/artefacts.json]
 
-Takes the evaluation images of the run's last task, as they are and through the codec (the run's
-own, or another), and prints
+Takes the evaluation images of a run's last task, as they are and through the codec (the run's own,
+or another), and prints
 
 * probe: how well a linear probe on the network's features tells the two versions apart, on images
   that it was not fitted on; 50 % where it cannot;
@@ -14,7 +14,9 @@ own, or another), and prints
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +30,7 @@ from engram.data.stream import ClassStream, create_stream
 from engram.errors import UserError
 from engram.learner import TaskLearner
 from engram.methods import method_class
+from engram.results.comparison import changed_settings
 
 RIDGE = 1e-3
 
@@ -65,22 +68,17 @@ def probe(one: Tensor, other: Tensor) -> float:
     return 100 * float(right.double().mean())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--codec", help="default: the run's own")
-    options = parser.parse_args()
-    learner, stream = restored(options.folder)
+def measure(folder: Path, codec_name: str | None) -> dict[str, Any]:
+    """The probe, and the share of new images that are taken for old ones, by decision rule: as they
+    are, and through the codec."""
+    learner, stream = restored(folder)
     task = stream.task(len(stream) - 1)
     images = stream.evaluation(task.new)
     codec = learner.memory.codec
-    if options.codec:
-        codec = create_codec(options.codec, stream.image_size)
+    if codec_name:
+        codec = create_codec(codec_name, stream.image_size)
         codec.prepare(stream.task(0).train.pixels)
-    versions = {
-        "as they are": images,
-        f"as {codec.name}": ImageSet(recoded(codec, images.pixels), images.labels),
-    }
+    versions = [images, ImageSet(recoded(codec, images.pixels), images.labels)]
     method = learner.method
     features = [
         apply(
@@ -88,14 +86,35 @@ def main() -> None:
             version,
             device=method.device,
         )
-        for version in versions.values()
+        for version in versions
     ]
-    print(f"{len(images)} evaluation images of the last task's {len(task.new)} classes")
-    print(f"probe: {probe(*features):.1f} % (50 % where the versions cannot be told apart)")
-    for name, version in versions.items():
-        for rule, labels in learner.predict(version).items():
-            old = 100 * float((labels < task.new.start).double().mean())
-            print(f"{name:16} {rule:8} taken for old: {old:5.1f} %")
+    labels = [learner.predict(version) for version in versions]
+    summary = json.loads((folder / "summary.json").read_text())
+    return {
+        "name": ", ".join([codec.name, *changed_settings(summary)]),
+        "images": len(images),
+        "probe": probe(*features),
+        "taken_for_old": {
+            rule: [100 * float((by[rule] < task.new.start).double().mean()) for by in labels]
+            for rule in labels[0]
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--codec", help="default: the run's own")
+    parser.add_argument("--json", type=Path, help="also write what was found there")
+    options = parser.parse_args()
+    runs = []
+    for folder in options.folders:
+        runs.append(run := measure(folder, options.codec))
+        print(f"{run['name']}: {run['images']} images, probe {run['probe']:.1f} %")
+        for rule, (before, after) in run["taken_for_old"].items():
+            print(f"  {rule:8} takes for old {before:5.1f} %, through the codec {after:5.1f} %")
+    if options.json:
+        options.json.write_text(json.dumps({"runs": runs}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

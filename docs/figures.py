@@ -19,12 +19,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from engram.memory import Budget
-from engram.results.comparison import changed_settings
+from engram.results.comparison import changed_settings, comparison_table
 
 Summaries = Sequence[dict[str, Any]]
 Curves = dict[str, tuple[list[float], list[float]]]
 
 PUBLISHED_VOTE = "online + offline ema"
+
+STUDY_BUDGETS = ("1536000B", "6144000B", "24576000B")
+EQUAL_EPOCHS = ("epochs=2", "updates=None")
+"""How runs of the memory study with iCaRL as published differ from preset quick: only new images
+carry labels there, and in a fixed number of updates, more exemplars would make them rarer."""
 
 COLOURS = (
     *("#0067a8", "#c94f00", "#00805c", "#a64d8c", "#8a6d00"),
@@ -48,36 +53,37 @@ matplotlib.rcParams.update(
 )
 
 
-def as_published(summaries: Summaries) -> Summaries:
-    """The runs of the memory study with iCaRL as published, preset quick."""
+def study(summaries: Summaries, preset: str) -> Summaries:
+    """The runs of the memory study with a preset of iCaRL."""
     return [
         summary
         for summary in summaries
-        if (summary["method"], summary["preset"]) == ("icarl", "quick")
-        and summary["config"]["budget"].endswith("B")
-        and not changed_settings(summary)
+        if (summary["method"], summary["preset"]) == ("icarl", preset)
+        and (summary["stream"], summary["evaluate_on"]) == ("cifar100/b0-inc10", "test")
+        and summary["config"]["budget"] in STUDY_BUDGETS
     ]
 
 
 def float_curves(summaries: Summaries) -> Curves:
-    """Accuracy by classes seen, with float32 and with float16 exemplars in the same bytes."""
+    """Accuracy of iCaRL as published by classes seen, with float32 and with float16 exemplars in
+    the same bytes: means over seeds."""
     return {
-        summary["codec"]: (
-            [float(n) for n in itertools.accumulate(summary["task_sizes"])],
-            summary["accuracy_by_classifier"]["nme"]["accuracy_per_task"],
+        f"{row.codec}, n = {len(row.seeds)}": (
+            [float(n) for n in itertools.accumulate(row.task_sizes)],
+            [statistics.fmean(values) for values in zip(*row.accuracies, strict=True)],
         )
-        for summary in sorted(as_published(summaries), key=lambda summary: summary["codec"])
-        if summary["codec"] in ("float32", "float16") and summary["config"]["budget"] == "24576000B"
+        for row in comparison_table(study(summaries, "quick"))
+        if (row.budget, row.changed) == (STUDY_BUDGETS[-1], EQUAL_EPOCHS)
+        and row.codec in ("float32", "float16")
     }
 
 
 def byte_curves(summaries: Summaries) -> Curves:
     """Average incremental accuracy by bytes, for every codec that was measured at several."""
     points: dict[str, list[tuple[float, float]]] = {}
-    for summary in as_published(summaries):
-        size = Budget.parse(summary["config"]["budget"]).amount / 1e6
-        accuracy = summary["average_incremental_accuracy"]
-        points.setdefault(summary["codec"], []).append((size, accuracy))
+    for row in comparison_table(study(summaries, "best-quick")):
+        size = Budget.parse(row.budget).amount / 1e6
+        points.setdefault(row.codec, []).append((size, row.average.mean))
     return {
         codec: tuple(map(list, zip(*sorted(found), strict=True)))  # type: ignore[misc]
         for codec, found in sorted(points.items())

@@ -24,10 +24,12 @@ from engram.errors import UserError
 from engram.memory import Budget
 from engram.results.comparison import (
     SHORT_COLUMNS,
+    ComparisonRow,
     Estimate,
     comparison_table,
     find_runs,
     format_count,
+    format_seconds,
     markdown,
     markdown_table,
     short_cells,
@@ -39,9 +41,17 @@ NOTHING = "_Nothing measured yet._\n"
 
 COSTS = ("parameters", "multiply_adds", "latency_ms")
 
+ALL_IMAGES = 50_000
+"""Training images of CIFAR-100: no memory holds more."""
+
 EQUAL_BYTES = (10_000_000, 20_000_000, 40_000_000)
 
 Summaries = Sequence[dict[str, Any]]
+
+
+def pooled(summaries: Summaries) -> list[tuple[ComparisonRow, Summaries]]:
+    """Rows of the comparison, each with the summaries that it stands for."""
+    return [(row, [summaries[run] for run in row.runs]) for row in comparison_table(summaries)]
 
 
 def short_table(summaries: Summaries) -> str:
@@ -132,7 +142,7 @@ def codecs(summaries: Summaries) -> str:
             f"{row['shared']:,}",
             "lossless" if row["psnr"] is None else f"{row['psnr']:.1f}",
             *(f"{row[key]:,.0f}" for key in ("encode", "decode")),
-            *(f"{count:,}" for count in row["exemplars"]),
+            *("all" if count >= ALL_IMAGES else f"{count:,}" for count in row["exemplars"]),
         ]
         for row in measured["codecs"]
     ]
@@ -141,24 +151,61 @@ def codecs(summaries: Summaries) -> str:
 
 def memory_study(summaries: Summaries) -> str:
     """iCaRL with budgets in bytes: a row for each codec and setting, a column for each budget."""
-    rows = [
-        row
-        for row in comparison_table([s for s in summaries if s["evaluate_on"] == "test"])
-        if row.method == "icarl" and row.budget.endswith("B") and row.stream == "cifar100/b0-inc10"
-    ]
-    budgets = sorted({row.budget for row in rows}, key=lambda budget: Budget.parse(budget).amount)
-    lines: dict[tuple[str, str], dict[str, str]] = {}
-    for row in rows:
-        setting = (", ".join([row.preset, *row.changed]), row.codec)
-        cell = f"{row.average.mean:.2f} / {row.last.mean:.2f} ({len(row.seeds)})"
-        lines.setdefault(setting, {})[row.budget] = cell
+    lines: dict[tuple[str, str, int], dict[str, str]] = {}
+    for preset in ("quick", "best-quick"):
+        for row, runs in pooled(figures.study(summaries, preset)):
+            setting = (", ".join([preset, *row.changed]), row.codec, len(runs))
+            cell = f"{row.average} / {row.last}, {runs[0]['exemplars']:,}"
+            lines.setdefault(setting, {})[row.budget] = cell
     if not lines:
         return NOTHING
     cells = [
-        [preset, f"`{codec}`", *(found.get(budget, "") for budget in budgets)]
-        for (preset, codec), found in sorted(lines.items())
+        [preset, f"`{codec}`", str(seeds), *(found.get(each, "") for each in figures.STUDY_BUDGETS)]
+        for (preset, codec, seeds), found in sorted(lines.items())
     ]
-    return markdown(["Preset", "Codec", *budgets], cells, texts=2)
+    budgets = [f"{Budget.parse(budget).amount:,} B" for budget in figures.STUDY_BUDGETS]
+    return markdown(["Preset", "Codec", "Seeds", *budgets], cells, texts=2)
+
+
+def claims(summaries: Summaries) -> str:
+    """What a memory counted in bytes is worth to iCaRL, beside what it has to be compared with."""
+    found = [
+        summary
+        for summary in summaries
+        if (summary["stream"], summary["evaluate_on"]) == ("cifar100/b0-inc10", "test")
+        and (summary["method"], summary["preset"])
+        in (("icarl", "laptop"), ("icarl", "best"), ("joint", "laptop"))
+        and summary["config"]["budget"] in ("2000", "all", *figures.STUDY_BUDGETS)
+    ]
+    header = ["Method, preset", "Budget, codec", "Seeds", "Exemplars at the end", "Updates", "Time"]
+    header += ["Average", "Without first task", "Last"]
+    rows = [
+        [
+            ", ".join([row.method, row.preset, *row.changed]),
+            f"{row.budget}, `{row.codec}`",
+            str(len(runs)),
+            f"{statistics.fmean(run['exemplars'] for run in runs):,.0f}",
+            f"{statistics.fmean(run['updates'] for run in runs):,.0f}",
+            format_seconds(row.seconds),
+            *map(str, (row.average, row.average_without_first_task, row.last)),
+        ]
+        for row, runs in pooled(found)
+    ]
+    return markdown(header, rows, texts=2) if rows else NOTHING
+
+
+def artefacts(summaries: Summaries) -> str:
+    """What `benchmarks/artefacts.py --json` measured."""
+    measured = _of_benchmark("artefacts")
+    if measured is None:
+        return NOTHING
+    header = ["Run", "Probe", "Decision rule", "Taken for old: as they are", "Through the codec"]
+    rows = [
+        [run["name"], f"{run['probe']:.1f}", rule, *(f"{share:.1f}" for share in shares)]
+        for run in measured["runs"]
+        for rule, shares in run["taken_for_old"].items()
+    ]
+    return markdown(header, rows)
 
 
 def pruning(summaries: Summaries) -> str:
@@ -168,8 +215,7 @@ def pruning(summaries: Summaries) -> str:
     header = ["Stream, preset", "Size", "Seeds", "Average", "Last", "Parameters at the end"]
     header += ["On average", "Multiply-adds", "One image, ms"]
     rows = []
-    for row in comparison_table(found):
-        runs = [found[position] for position in row.runs]
+    for row, runs in pooled(found):
         end = [statistics.fmean(run[name][-1] for run in runs) for name in COSTS]
         average = statistics.fmean(statistics.fmean(run["parameters"]) for run in runs)
         rows.append(
@@ -257,8 +303,7 @@ def _by_rule(summaries: Summaries, value: Callable[[dict[str, Any], str], float]
     rules = list(dict.fromkeys(rule for s in found for rule in s["accuracy_by_classifier"]))
     header = ["Stream, preset", "Images", "Method, modules", "Orders", *rules]
     rows = []
-    for row in comparison_table(found):
-        runs = [found[position] for position in row.runs]
+    for row, runs in pooled(found):
         cells = [
             str(Estimate.of([value(run, rule) for run in runs]))
             if all(rule in run["accuracy_by_classifier"] for run in runs)
@@ -277,6 +322,8 @@ TABLES: dict[str, Callable[[Summaries], str]] = {
     "curves": curves,
     "codecs": codecs,
     "memory study": memory_study,
+    "claims": claims,
+    "artefacts": artefacts,
     "pruning": pruning,
     "equal bytes": equal_bytes,
     "der inference": der_inference,

@@ -45,7 +45,12 @@ def test_figures_show_what_results_holds(
 ) -> None:
     measured = generate.measured()
     assert generate.figures.outdated(ROOT / "docs" / "figures", measured) == []
-    study = [study_run(codec, budget) for codec in ("float16", "float32") for budget in (6, 24)]
+    study = [
+        study_run(preset, codec, budget)
+        for preset in ("quick", "best-quick")
+        for codec in ("float16", "float32")
+        for budget in ("6144000B", "24576000B")
+    ]
     assert generate.figures.outdated(tmp_path, study) == ["float16", "bytes"]
     for name in ("float16", "bytes"):
         generate.figures.draw(tmp_path, name, study)
@@ -56,8 +61,23 @@ def test_figures_show_what_results_holds(
     monkeypatch.setattr(generate, "FIGURES", tmp_path / "figures")
     assert "](figures/bytes.svg)\n<!-- end -->" in generate.filled(page, study)
     assert generate.NOTHING in generate.filled(page, study)
-    study[0]["average_incremental_accuracy"] += 1
+    study[-1]["average_incremental_accuracy"] += 1
     assert generate.figures.outdated(tmp_path, study) == ["bytes"]
+
+
+def test_figures_and_tables_stand_in_the_documents(generate: types.ModuleType) -> None:
+    documents = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    named = re.findall(r"<!-- ([\w ]+) -->\n", "".join(path.read_text() for path in documents))
+    assert {*named} - {"end"} == {*generate.TABLES, *generate.figures.FIGURES}
+
+
+def test_float_curves_average_over_seeds(generate: types.ModuleType) -> None:
+    runs = [study_run("quick", "float16", "24576000B", seed) for seed in (0, 1)]
+    runs[1]["accuracy_by_classifier"]["nme"]["accuracy_per_task"][0] += 2
+    ((name, (seen, accuracies)),) = generate.figures.float_curves(runs).items()
+    assert name == "float16, n = 2"
+    assert seen[:2] == [10, 20]
+    assert accuracies[0] == runs[0]["accuracy_per_task"][0] + 1
 
 
 def test_figures_of_lae_average_over_orders(generate: types.ModuleType, tmp_path: Path) -> None:
@@ -97,17 +117,16 @@ def lae_run(seed: int, place: str) -> dict[str, Any]:
     }
 
 
-def study_run(codec: str, megabytes: int) -> dict[str, Any]:
-    """What the figures read of a run of the memory study."""
-    return {
-        "method": "icarl",
-        "preset": "quick",
-        "codec": codec,
-        "config": {"budget": {6: "6144000B", 24: "24576000B"}[megabytes], "settings": {}},
-        "task_sizes": [10, 10],
-        "average_incremental_accuracy": 50.0 + megabytes,
-        "accuracy_by_classifier": {"nme": {"accuracy_per_task": [80.0, 60.0]}},
-    }
+def study_run(preset: str, codec: str, budget: str, seed: int = 0) -> dict[str, Any]:
+    """A published summary, as if it were one of the memory study."""
+    path = ROOT / "results" / "icarl" / "icarl-cifar100-b0-inc10-laptop-s0.json"
+    settings = as_mapping(preset_settings("icarl", preset))
+    if preset == "quick":
+        settings["schedule"] |= {"epochs": 2, "updates": None}
+    found: dict[str, Any] = json.loads(path.read_text())
+    found |= {"preset": preset, "codec": codec, "seed": seed, "order": f"seed{seed}"}
+    found["config"] |= {"preset": preset, "codec": codec, "budget": budget, "settings": settings}
+    return found
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)

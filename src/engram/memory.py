@@ -12,6 +12,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -61,7 +62,7 @@ class Budget:
             return cls("images a class", int(match[1]))
         match = re.fullmatch(r"(\d+(?:\.\d+)?)([kMG]?B|[KMG]iB)", text)
         if match:
-            return cls("bytes", int(float(match[1]) * _UNITS[match[2]]))
+            return cls("bytes", int(Decimal(match[1]) * _UNITS[match[2]]))
         raise UserError(
             f'"{text}" is not a budget. Give images (2000), images a class (20/class), '
             "bytes (6144000B, 6MB, 6MiB), or all."

@@ -138,10 +138,11 @@ class ICaRL(Method):
 
     def training_images(self, task: Task, memory: ExemplarMemory) -> AugmentedImages:
         """Exemplars and new images; some of the new ones through the codec, where it is asked."""
-        exemplars, recoding = memory.images(), self.config.codec_augmentation
-        memory.prepare(task.train)
-        recoded = memory.recode(task.train) if recoding else None
-        return self.augmented(exemplars + task.train, self.config.augmentation, recoded, recoding)
+        recoded, recoding = None, self.config.codec_augmentation
+        if recoding:
+            memory.prepare(task.train)
+            recoded = memory.recode(task.train)
+        return self.augmented(memory + task.train, self.config.augmentation, recoded, recoding)
 
     def kept_share(self, task: Task, memory: ExemplarMemory) -> float:
         """Exemplars of an old class for each image of one of the task's, at most 1."""
