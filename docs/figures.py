@@ -153,6 +153,33 @@ class Drawing:
     furnish: Callable[[Axes], None]
 
 
+def pruning_curves(summaries: Summaries) -> Curves:
+    """Accuracy of DER on ResNet-32 by the share of weights that extractors keep."""
+    found = [
+        summary
+        for summary in summaries
+        if (summary["method"], summary["preset"]) == ("der", "laptop")
+        and (summary["stream"], summary["evaluate_on"]) == ("cifar100/b0-inc10", "test")
+        and summary["config"]["budget"] == "2000"
+    ]
+    points = sorted(
+        (found[row.runs[0]]["config"]["settings"]["keep"] or 1.0, row.average.mean, row.last.mean)
+        for row in comparison_table(found)
+    )
+    if len(points) < 2:
+        return {}
+    keep, averages, lasts = map(list, zip(*points, strict=True))
+    return {"average over tasks": (keep, averages), "after the last task": (keep, lasts)}
+
+
+def _by_size(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.set_xlabel("share of its convolution weights that an extractor keeps")
+    axes.set_ylabel("accuracy over all classes seen, %")
+    axes.set_xticks([0.1, 0.25, 0.5, 1.0], ["0.1", "0.25", "0.5", "1"])
+    axes.minorticks_off()
+
+
 FIGURES = {
     "float16": Drawing(
         "Accuracy by classes seen, with 2,000 float32 and with 4,000 float16 exemplars.",
@@ -160,6 +187,11 @@ FIGURES = {
         _by_classes,
     ),
     "bytes": Drawing("Average accuracy by bytes, a line a codec.", byte_curves, _draw_bytes),
+    "curve of pruning": Drawing(
+        "Accuracy of DER by the share of weights that its extractors keep.",
+        pruning_curves,
+        _by_size,
+    ),
     "modules": Drawing(
         "Accuracy of LAE by classes seen, a line a kind of modules.", module_curves, _by_classes
     ),
@@ -171,7 +203,7 @@ FIGURES = {
 
 def path_of(folder: Path, name: str) -> Path:
     """Where a figure is drawn."""
-    return folder / f"{name}.svg"
+    return folder / f"{name.replace(' ', '-')}.svg"
 
 
 def outdated(folder: Path, summaries: Summaries) -> list[str]:

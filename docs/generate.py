@@ -210,8 +210,12 @@ def artefacts(summaries: Summaries) -> str:
 
 def pruning(summaries: Summaries) -> str:
     """DER whole and cut: accuracy, and what it costs to classify after the last task."""
-    found = [s for s in summaries if s["method"] == "der" and s["codec"] == "raw"]
-    found = [s for s in found if not s["config"]["budget"].endswith("B")]
+    found = [
+        summary
+        for summary in summaries
+        if (summary["method"], summary["codec"], summary["evaluate_on"]) == ("der", "raw", "test")
+        and not summary["config"]["budget"].endswith("B")
+    ]
     header = ["Stream, preset", "Size", "Seeds", "Average", "Last", "Parameters at the end"]
     header += ["On average", "Multiply-adds", "One image, ms"]
     rows = []
@@ -235,28 +239,56 @@ def pruning(summaries: Summaries) -> str:
 
 
 def equal_bytes(summaries: Summaries) -> str:
-    """Average accuracy by exemplars and parameters together, in steps of EQUAL_BYTES."""
+    """Accuracy by exemplars and parameters together, near one of EQUAL_BYTES."""
+    found = [
+        summary
+        for summary in summaries
+        if (summary["stream"], summary["evaluate_on"]) == ("cifar100/b0-inc10", "test")
+        and summary["config"]["budget"].endswith("B")
+        and summary["config"]["budget"] not in figures.STUDY_BUDGETS
+    ]
     rows: dict[tuple[str, ...], dict[int, str]] = {}
-    for row in comparison_table([s for s in summaries if s["evaluate_on"] == "test"]):
-        if not row.budget.endswith("B") or row.stream != "cifar100/b0-inc10":
-            continue
-        allowed = Budget.parse(row.budget).amount + 4 * row.parameters
-        if step := next((step for step in EQUAL_BYTES if 0.95 * step <= allowed <= step), None):
-            name = (row.preset, " ".join([row.method, *row.changed]), row.codec)
-            cell = f"{row.average.mean:.2f} / {row.last.mean:.2f} ({len(row.seeds)})"
-            rows.setdefault(name, {})[step] = cell
-            own = 4 * row.parameters
-            rows[name] |= {
-                less: f"cannot be: {own / 1e6:.1f} MB are parameters"
-                for less in EQUAL_BYTES
-                if less < own
-            }
+    for row in comparison_table(found):
+        name = (row.preset, " ".join([row.method, *row.changed]), row.codec)
+        nearest = min(EQUAL_BYTES, key=lambda step: abs(step - row.total_bytes))
+        held = f"{row.total_bytes / 1e6:.1f} MB"
+        cells = rows.setdefault(name, {})
+        cells[nearest] = f"{row.average} / {row.last} in {held}"
+        own = 4 * row.parameters
+        cells |= {
+            less: f"cannot be: {own / 1e6:.1f} MB are parameters"
+            for less in EQUAL_BYTES
+            if less < own
+        }
     header = ["Preset", "Method", "Codec", *(f"{step / 1e6:.0f} MB" for step in EQUAL_BYTES)]
     cells = [
         [preset, method, f"`{codec}`", *(found.get(step, "") for step in EQUAL_BYTES)]
         for (preset, method, codec), found in sorted(rows.items())
     ]
     return markdown(header, cells, texts=3) if cells else NOTHING
+
+
+def der_paper(summaries: Summaries) -> str:
+    """The curves of DER's authors, and ours beside them where there are any."""
+    rows = []
+    for stream, curves in (_of_benchmark("authors") or {})["der"].items():
+        for name, curve in curves.items():
+            average, without_first = statistics.fmean(curve), statistics.fmean(curve[1:])
+            rows.append([stream, name, "authors, 3 orders", *_curve(average, without_first, curve)])
+        ours = [s for s in summaries if (s["method"], s["preset"]) == ("der", "paper")]
+        for row in comparison_table([s for s in ours if s["stream"] == stream]):
+            curve = [statistics.fmean(values) for values in zip(*row.accuracies, strict=True)]
+            rest = statistics.fmean(curve[1:])
+            name = ", ".join(row.changed) or "whole"
+            rows.append(
+                [stream, name, ", ".join(row.orders), *_curve(row.average.mean, rest, curve)]
+            )
+    header = ["Stream", "Size", "Who", "Average", "Without first task", "After each task, %"]
+    return markdown(header, rows, texts=3)
+
+
+def _curve(average: float, without_first: float, curve: Sequence[float]) -> list[str]:
+    return [f"{average:.2f}", f"{without_first:.2f}", " ".join(f"{value:.2f}" for value in curve)]
 
 
 def der_inference(summaries: Summaries) -> str:
@@ -327,6 +359,7 @@ TABLES: dict[str, Callable[[Summaries], str]] = {
     "pruning": pruning,
     "equal bytes": equal_bytes,
     "der inference": der_inference,
+    "der paper": der_paper,
     "photographs": photographs,
     "small pictures": small_pictures,
     "lae votes": lae_votes,

@@ -97,6 +97,35 @@ def test_figures_of_lae_average_over_orders(generate: types.ModuleType, tmp_path
     assert generate.figures.outdated(tmp_path, runs) == []
 
 
+def test_the_curve_of_pruning_needs_two_sizes(generate: types.ModuleType) -> None:
+    whole, half = der_run(None), der_run(0.5)
+    assert generate.figures.pruning_curves([whole]) == {}
+    assert generate.figures.pruning_curves([whole, half]) == {
+        "average over tasks": ([0.5, 1.0], [half["average_incremental_accuracy"]] * 2),
+        "after the last task": ([0.5, 1.0], [half["last_accuracy"]] * 2),
+    }
+
+
+def test_equal_bytes_are_those_that_are_held(generate: types.ModuleType) -> None:
+    run = der_run(0.25)
+    run["config"]["budget"] = "15080000B"
+    run |= {"memory_bytes": 15_000_000, "parameters": [1_200_000] * 10}
+    row = generate.equal_bytes([run]).splitlines()[-1]
+    assert "in 19.8 MB" in row.split("|")[5]
+    assert row.split("|")[4].strip() == ""
+    run["parameters"] = [3_000_000] * 10
+    assert "cannot be: 12.0 MB" in generate.equal_bytes([run]).splitlines()[-1].split("|")[4]
+
+
+def der_run(keep: float | None) -> dict[str, Any]:
+    """A published summary, as if it were one of DER."""
+    found = study_run("quick", "raw", "6144000B")
+    settings = as_mapping(preset_settings("der", "laptop")) | {"keep": keep}
+    found |= {"method": "der", "preset": "laptop", "classifier": "network"}
+    found["config"] |= {"budget": "2000", "settings": settings}
+    return found
+
+
 def lae_run(seed: int, place: str) -> dict[str, Any]:
     """What the figures read of a run of LAE."""
     settings = as_mapping(preset_settings("lae", "quick"))

@@ -156,7 +156,25 @@ def test_the_parts_of_the_loss_are_summed_and_reported() -> None:
     loop.fit("training", Points(8), loss, model.named_parameters(), SCHEDULE)
     assert [report.losses for report in reports] == [{"one": 1, "two": 0}, {"one": 1, "two": 2}]
     assert [report.task for report in reports] == [3, 3]
-    assert steps == [Step(epoch, 2, batch, 2, 4) for epoch in (0, 1) for batch in (0, 1)]
+    assert steps == [
+        Step(epoch, 2, batch, 2, 2 * epoch + batch, 4) for epoch in (0, 1) for batch in (0, 1)
+    ]
+
+
+def test_progress_counts_updates_where_the_last_epoch_is_cut_short() -> None:
+    model, shares = Model(), list[float]()
+    loop = trainer()
+    loop.begin(0, model)
+    schedule = replace(SCHEDULE, epochs=None, updates=5)
+    loop.fit(
+        "training",
+        Points(16),
+        model.loss,
+        model.named_parameters(),
+        schedule,
+        after_step=lambda step: shares.append(step.progress),
+    )
+    assert shares == [0, 0.2, 0.4, 0.6, 0.8]
 
 
 def test_a_loss_that_explodes_is_named() -> None:

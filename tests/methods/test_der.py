@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from conftest import tiny
 from engram import models
 from engram.config import from_mapping, load_preset
+from engram.data.augment import Augmentation
 from engram.data.batches import FeatureDraws, Step
 from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, Task, create_stream
@@ -62,7 +63,11 @@ def batch() -> tuple[Tensor, Tensor]:
     return torch.randn(6, 3, 8, 8, generator=generator(0)), torch.tensor([0, 1, 2, 3, 4, 4])
 
 
-LATER = Step(epoch=5, epochs=10, batch=1, batches=4, updates=40)
+LATER = Step(epoch=5, epochs=10, batch=1, batches=4, done=21, updates=40)
+
+
+WARM = Step(epoch=9, epochs=170, batch=49, batches=50, done=499, updates=8500)
+"""The last of the ten epochs of warm-up."""
 
 
 def test_old_extractors_are_untouched_to_the_bit() -> None:
@@ -111,16 +116,14 @@ def test_the_first_task_has_no_auxiliary_loss(batch: tuple[Tensor, Tensor]) -> N
 
 def test_the_classifiers_are_drawn_anew_when_the_warm_up_is_over() -> None:
     der = fresh(seen=2)
-    warm = round(der.config.schedule.warmup * 170)
-    assert warm == 10
     drawn = der.head.weight.detach().clone()
     with torch.no_grad():
         der.head.weight.zero_()
         der.auxiliary.weight.zero_()
-    for epoch, number in ((9, 0), (10, 1), (11, 0)):
-        der.reset_heads(Step(epoch, 170, number, 50, 8500))
+    for epoch, number in ((9, 48), (10, 0), (10, 49)):
+        der.after_step(Step(epoch, 170, number, 50, epoch * 50 + number, 8500))
         assert not der.head.weight.any()
-    der.reset_heads(Step(10, 170, 0, 50, 8500))
+    der.after_step(WARM)
     assert torch.equal(der.head.weight, drawn)
     assert der.auxiliary.weight.all()
 
@@ -134,7 +137,7 @@ def test_heads_may_inherit_instead() -> None:
     der.expand(2)
     assert (der.head.weight[:4, :128] == 7).all()
     assert (der.head.weight[4:].abs() < 1).all()
-    der.reset_heads(Step(10, 170, 0, 50, 8500))
+    der.after_step(WARM)
     assert (der.head.weight[:4, :128] == 7).all()
 
 
@@ -155,20 +158,30 @@ def test_the_second_stage_is_cross_entropy_at_temperature() -> None:
 def test_the_balanced_subset_has_the_authors_sizes(kept: int, classes: int, size: int) -> None:
     counts = torch.tensor([kept] * classes + [500] * 10)
     labels = torch.arange(len(counts)).repeat_interleave(counts)
-    images = ImageSet(torch.zeros(len(labels), 1, 1, 3, dtype=torch.uint8), labels)
-    subset = balanced(images, generator(0))
-    assert len(subset) == size
-    assert (subset.labels.bincount() == kept).all()
+    chosen = balanced(labels, generator(0))
+    assert len(chosen) == len(chosen.unique()) == size
+    assert (labels[chosen].bincount() == kept).all()
 
 
 def test_a_class_of_one_image_does_not_cut_the_others_to_one() -> None:
     labels = torch.tensor([0] + [1] * 50 + [2] * 12)
-    pixels = torch.arange(63, dtype=torch.uint8)[:, None, None, None].expand(63, 1, 1, 3)
-    subset = balanced(ImageSet(pixels, labels), generator(0))
-    assert subset.labels.bincount().tolist() == [20, 20, 20]
-    assert (subset.of(0).pixels == 0).all()
-    assert len(subset.of(1).pixels.unique()) == 20
-    assert len(subset.of(2).pixels.unique()) == 12
+    chosen = balanced(labels, generator(0))
+    assert labels[chosen].bincount().tolist() == [20, 20, 20]
+    assert [len(chosen[labels[chosen] == label].unique()) for label in range(3)] == [1, 20, 12]
+
+
+def test_the_balanced_subset_goes_through_the_codec_as_in_the_first_stage() -> None:
+    pixels = torch.randint(256, (60, 8, 8, 3), generator=generator(0), dtype=torch.uint8)
+    recipe = {"codec_augmentation": 1.0, "augmentation": Augmentation(padding=0, flip=False)}
+    der = fresh(**recipe)
+    memory = TaskLearner("der", der.config, image_size=(8, 8), codec="jpeg:10").memory
+    memory.update(Task(0, ImageSet(pixels[:20], torch.zeros(20).long()), range(1), range(1)))
+    new = ImageSet(pixels[20:], torch.ones(40).long())
+    source = der.training_images(Task(1, new, range(1, 2), range(2)), memory)
+    subset = source[balanced(source.images.labels, generator(1))]
+    ((x, y),) = subset.batches(60, generator(2))
+    coded = {tuple(image.flatten().tolist()) for image in der.normalise(memory.recode(new).pixels)}
+    assert {tuple(image.flatten().tolist()) for image in x[y == 1]} <= coded
 
 
 def test_learning_rates_are_the_authors_as_they_take_effect() -> None:
@@ -238,13 +251,19 @@ def test_statistics_are_of_batches_of_one_size(
     )
     pixels = torch.randint(256, (images, 8, 8, 3), generator=generator(0), dtype=torch.uint8)
     trainer = Trainer(seed=0, device=torch.device("cpu"))
-    der.pruned(ImageSet(pixels, torch.zeros(images, dtype=torch.int64)), trainer)
+    found = ImageSet(pixels, torch.zeros(images, dtype=torch.int64))
+    der.pruned(der.augmented(found, der.config.augmentation), trainer)
     assert sum(sizes) == images
     assert max(sizes) - min(sizes) <= 1
     assert max(sizes) <= 500
 
 
-@pytest.mark.parametrize("name", ["temperature", "draws", "head_epochs"])
+def test_masks_that_would_not_become_binary_are_refused() -> None:
+    with pytest.raises(UserError, match="mask_steepness must be above 1, not 1"):
+        DERConfig(mask_steepness=1.0)
+
+
+@pytest.mark.parametrize("name", ["temperature", "draws", "head_epochs", "least_channels"])
 def test_values_that_make_no_sense_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"{name} must be above 0"):
         DERConfig(**{name: 0})

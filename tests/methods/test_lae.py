@@ -143,7 +143,7 @@ def test_the_loss_is_among_the_task_s_classes_old_and_new() -> None:
     lae.freeze_heads(mixed)
     assert [head.get_parameter("weight").requires_grad for head in lae.heads] == [False, True, True]
     x, y = torch.randn(6, 32), torch.tensor([2, 3, 4, 4, 3, 2])
-    found = lae.loss(mixed, lambda features: features)(x, y, Step(0, 1, 0, 1, 1))
+    found = lae.loss(mixed, lambda features: features)(x, y, Step(0, 1, 0, 1, 0, 1))
     expected = F.cross_entropy(lae.logits(x)[:, 2:5], y - 2)
     assert torch.allclose(found["classification"], expected)
 

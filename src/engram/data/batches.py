@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engram.data.augment import Augmentation, brighten, crop_and_flip, cut_and_scale
-from engram.data.images import Images, ImageSet
+from engram.data.images import Images
 
 __all__ = ["BATCH", "AugmentedImages", "FeatureDraws", "Loss", "Source", "Step", "apply"]
 
@@ -21,9 +22,11 @@ BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Where a batch stands in its stage; both counts start at 0.
+    """Where a batch stands in its stage; all counts start at 0.
 
     Attributes:
+        batches: of the epoch; the last one may have fewer.
+        done: batches before this one, of all epochs.
         updates: batches of the whole stage.
     """
 
@@ -31,12 +34,13 @@ class Step:
     epochs: int
     batch: int
     batches: int
+    done: int
     updates: int
 
     @property
     def progress(self) -> float:
         """The share of the stage that is done, in [0, 1)."""
-        return (self.epoch + self.batch / self.batches) / self.epochs
+        return self.done / self.updates
 
 
 Loss = Callable[[Tensor, Tensor, Step], dict[str, Tensor]]
@@ -81,18 +85,23 @@ class AugmentedImages:
         images: what to draw from; batches are made on the device where these are.
         normalise: pixels to the network's input.
         augmentation: what happens to each image.
-        recoded: the last of these images as a codec gives them back.
-        recoding: probability with which one of those is drawn from `recoded`, anew in every epoch.
+        recoded: the same images as a codec gives them back; exemplars are in both as they are.
+        recoding: probability with which an image is drawn from there, anew in every epoch.
     """
 
     images: Images
     normalise: Preparation
     augmentation: Augmentation
-    recoded: ImageSet | None = None
+    recoded: Images | None = None
     recoding: float = 0.0
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __getitem__(self, positions: Tensor) -> AugmentedImages:
+        """Some of the images, with all else as it is."""
+        recoded = None if self.recoded is None else self.recoded[positions]
+        return dataclasses.replace(self, images=self.images[positions], recoded=recoded)
 
     def batches(
         self, batch_size: int, generator: torch.Generator, epoch: int = 0
@@ -110,10 +119,9 @@ class AugmentedImages:
     def _partly_recoded(self, pixels: Tensor, chosen: Tensor, generator: torch.Generator) -> Tensor:
         if self.recoded is None or not self.recoding:
             return pixels
-        place = chosen - (len(self) - len(self.recoded))
         drawn = torch.rand(len(chosen), generator=generator) < self.recoding
-        swapped = drawn.to(pixels.device) & (place >= 0)
-        pixels[swapped] = self.recoded.pixels[place[swapped]]
+        swapped = drawn.to(pixels.device)
+        pixels[swapped] = self.recoded[chosen[swapped]].pixels
         return pixels
 
     def _augmented(self, pixels: Tensor, generator: torch.Generator) -> Tensor:

@@ -195,7 +195,8 @@ class Trainer:
             rate = learning_rate(run.schedule, run.plan, epoch, batch)
             for group in run.optimizer.param_groups:
                 group["lr"] = rate
-            step = Step(epoch, run.plan.epochs, batch, batches, run.plan.updates)
+            done = epoch * run.plan.batches + batch
+            step = Step(epoch, run.plan.epochs, batch, batches, done, run.plan.updates)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 parts = loss(x, y, step)
             run.optimizer.zero_grad()

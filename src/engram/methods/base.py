@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from engram.config import Schedule
 from engram.data.augment import Augmentation
 from engram.data.batches import BATCH, AugmentedImages, FeatureDraws, Loss, Source, Step
-from engram.data.images import Images, ImageSet
+from engram.data.images import Images
 from engram.data.stream import Task
 from engram.memory import Budget, ExemplarMemory
 from engram.models.normalise import Normalise, Standardise
@@ -143,19 +143,30 @@ class Method(nn.Module, ABC):
         self.cache_bytes = found.nbytes
         return found
 
+    def rehearsal(
+        self, task: Task, memory: ExemplarMemory, augmentation: Augmentation, recoding: float
+    ) -> AugmentedImages:
+        """Training batches of exemplars and new images together.
+
+        Args:
+            recoding: probability with which a new image comes as the memory's codec gives it back,
+                so that what a codec leaves behind does not tell old classes from new ones.
+        """
+        images = memory + task.train
+        if not recoding:
+            return self.augmented(images, augmentation)
+        memory.prepare(task.train)
+        return self.augmented(images, augmentation, memory + memory.recode(task.train), recoding)
+
     def augmented(
         self,
         images: Images,
         augmentation: Augmentation,
-        recoded: ImageSet | None = None,
+        recoded: Images | None = None,
         recoding: float = 0.0,
     ) -> AugmentedImages:
-        """Training batches of `images`, normalised and augmented on the method's device.
-
-        Args:
-            recoded: the last of these images as the memory's codec gives them back.
-            recoding: probability with which one is taken from there.
-        """
+        """Training batches of `images`, normalised and augmented on the method's device; see
+        `AugmentedImages`."""
         there = None if recoded is None else recoded.to(self.device)
         return AugmentedImages(
             images.to(self.device), self.normalise, augmentation, there, recoding

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from engram import models
 from engram.config import Schedule
 from engram.data.augment import Augmentation
-from engram.data.batches import BATCH, FeatureDraws, Loss, Step, apply
-from engram.data.images import Images, ImageSet
+from engram.data.batches import BATCH, AugmentedImages, FeatureDraws, Loss, Step, apply
+from engram.data.images import Images
 from engram.data.stream import Task
 from engram.errors import UserError
 from engram.memory import ExemplarMemory, herding
@@ -90,6 +90,9 @@ class DERConfig:
     """Augmented versions of the balanced subset whose features are extracted. The classifier is
     trained on these, so that the extractors run once a version and not once an epoch."""
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(brightness=63 / 255))
+    codec_augmentation: float = 0.0
+    """Probability with which a new image goes through the memory's codec in training, so that what
+    the codec leaves behind does not tell old classes from new ones."""
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
             epochs=170,
@@ -106,10 +109,16 @@ class DERConfig:
     """Of the classifier on the balanced subset, at rate 0.1 and in the second half at 0.01."""
 
     def __post_init__(self) -> None:
-        positive = ("mask_steepness", "least_channels", "round_channels")
-        for name in ("temperature", "draws", "head_epochs", *positive):
+        for name in ("temperature", "draws", "head_epochs", "least_channels", "round_channels"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} must be above 0, not {getattr(self, name)}.")
+        if self.mask_steepness <= 1:
+            raise UserError(
+                f"mask_steepness must be above 1, not {self.mask_steepness}: masks grow from its "
+                "inverse to it in every epoch."
+            )
+        if not 0 <= self.codec_augmentation <= 1:
+            raise UserError(f"codec_augmentation must be in [0, 1], not {self.codec_augmentation}.")
         for name in ("auxiliary_weight", "sparsity_weight"):
             if not (getattr(self, name) or 0) >= 0:
                 raise UserError(f"{name} must not be negative, but is {getattr(self, name)}.")
@@ -208,29 +217,37 @@ class DER(Method):
     def learn(self, task: Task, memory: ExemplarMemory, trainer: Trainer) -> None:
         """The two stages of section 3: a new extractor, then a classifier on balanced data."""
         self.grow(len(task.new))
-        images = memory + task.train
+        source = self.training_images(task, memory)
         if not self.config.prunes or self.has_room(self.allowance):
             if not task.new:
                 self.reopen()
             self.expand(len(task.classes))
             trainer.fit(
                 "representation",
-                self.augmented(images, self.config.augmentation),
+                source,
                 self.loss(task),
                 self.named_parameters(),
                 self.config.schedule,
+                self.after_step,
             )
-            self.freeze(self.pruned(images, trainer))
+            self.freeze(self.pruned(source, trainer))
         if task.index > 0:
             self.renew_head()
             trainer.fit(
                 "classifier",
-                self.feature_draws(balanced(images, trainer.generator("subset")), trainer),
+                self.feature_draws(
+                    source[balanced(source.images.labels, trainer.generator("subset"))], trainer
+                ),
                 self.balanced_loss,
                 self.head.named_parameters(prefix="head"),
                 self.config.head_schedule,
             )
         memory.update(task, rank=lambda images: herding(self.embed(images)))
+
+    def training_images(self, task: Task, memory: ExemplarMemory) -> AugmentedImages:
+        return self.rehearsal(
+            task, memory, self.config.augmentation, self.config.codec_augmentation
+        )
 
     def grow(self, new: int) -> None:
         self.seen += new
@@ -261,18 +278,17 @@ class DER(Method):
         self.head.draw(generator(self.seed, "head", self.seen))
         self.auxiliary.draw(generator(self.seed, "auxiliary", self.seen))
 
-    def pruned(self, images: Images, trainer: Trainer) -> Backbone:
+    def pruned(self, source: AugmentedImages, trainer: Trainer) -> Backbone:
         """The new extractor without the channels whose masks are closed (section 3.4)."""
         if self.masks is None:
             return self.dense
         kept = self.masks.kept(self.allowance)
-        source = self.augmented(images, self.config.augmentation)
         size = math.ceil(len(source) / math.ceil(len(source) / BATCH))
         batches = (x for x, _ in source.batches(size, trainer.generator("norms")))
         whole = self.prunable
         reestimate_norms(whole, kept, batches)
         smaller = shrunk(whole, kept)
-        check_cut(whole, kept, smaller, self.normalise(images[:CHECKED].pixels.to(self.device)))
+        check_cut(whole, kept, smaller, self.normalise(source.images[:CHECKED].pixels))
         old = torch.ones(self.dim, dtype=torch.bool, device=self.device)
         self.head.keep_features(torch.cat([old, kept[whole.features]]))
         return smaller
@@ -387,7 +403,6 @@ class DER(Method):
         others = len(task.classes) < self.seen
 
         def both(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
-            self.reset_heads(step)
             gates = self.gates(step)
             new = self.dense(x) if gates is None else self.prunable(x, gates)
             logits = self.head(torch.cat([*self.frozen_features(x), new], dim=1)).float()
@@ -405,7 +420,6 @@ class DER(Method):
         """Those of the new extractor, for a batch; None where it is not made smaller."""
         if self.masks is None:
             return None
-        self.masks.clamp()
         gates: dict[str, Tensor] = self.masks(step.batch, step.batches)
         return gates
 
@@ -417,15 +431,17 @@ class DER(Method):
         weight: Tensor = self.control(left.detach(), step.progress)
         return weight
 
-    def reset_heads(self, step: Step) -> None:
-        """Draw both classifiers anew when the warm-up is over, as the authors' code does."""
-        warm = round(self.config.schedule.warmup * step.epochs)
-        if self.config.head_init == "reset" and warm and (step.epoch, step.batch) == (warm, 0):
+    def after_step(self, step: Step) -> None:
+        """Keep the masks within their limits; draw both classifiers anew when the warm-up is over,
+        as the authors' code does."""
+        if self.masks is not None:
+            self.masks.clamp()
+        warm = round(self.config.schedule.warmup * step.updates)
+        if self.config.head_init == "reset" and step.done + 1 == warm:
             self.draw_heads()
 
-    def feature_draws(self, images: ImageSet, trainer: Trainer) -> FeatureDraws:
+    def feature_draws(self, source: AugmentedImages, trainer: Trainer) -> FeatureDraws:
         """Features of several augmented versions of the images."""
-        source = self.augmented(images, self.config.augmentation)
         draws = min(self.config.draws, self.config.head_epochs)
         return self.kept_features(self.features, self.dim, source, draws, trainer)
 
@@ -460,13 +476,16 @@ class DER(Method):
         return super().load_state_dict(state_dict, strict, assign)
 
 
-def balanced(images: Images, generator: torch.Generator) -> ImageSet:
-    """As many images of every class as the smallest has, chosen at random.
+def balanced(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Positions of as many images of every class as the smallest has, chosen at random.
 
     A class of fewer than 20 does not cut the others down to its size: then every class has 20, and
     the images of the small ones are repeated.
+
+    Args:
+        labels: (N,) of all images.
     """
-    labels = images.labels.cpu()
+    labels = labels.cpu()
     classes, counts = labels.unique(return_counts=True)
     size = max(int(counts.min()), LEAST_OF_A_CLASS)
     chosen = []
@@ -474,4 +493,4 @@ def balanced(images: Images, generator: torch.Generator) -> ImageSet:
         positions = (labels == label).nonzero()[:, 0]
         shuffled = positions[torch.randperm(len(positions), generator=generator)]
         chosen.append(shuffled.repeat(-(-size // len(shuffled)))[:size])
-    return images[torch.cat(chosen)]
+    return torch.cat(chosen)

@@ -137,12 +137,9 @@ class ICaRL(Method):
         self.means = self.means.new_zeros(self.seen, self.network.dim)
 
     def training_images(self, task: Task, memory: ExemplarMemory) -> AugmentedImages:
-        """Exemplars and new images; some of the new ones through the codec, where it is asked."""
-        recoded, recoding = None, self.config.codec_augmentation
-        if recoding:
-            memory.prepare(task.train)
-            recoded = memory.recode(task.train)
-        return self.augmented(memory + task.train, self.config.augmentation, recoded, recoding)
+        return self.rehearsal(
+            task, memory, self.config.augmentation, self.config.codec_augmentation
+        )
 
     def kept_share(self, task: Task, memory: ExemplarMemory) -> float:
         """Exemplars of an old class for each image of one of the task's, at most 1."""

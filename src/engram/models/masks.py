@@ -46,11 +46,19 @@ FIRST_LOGIT = 1.0
 """Where all channels are open, so that the network learns before it is cut."""
 LARGEST_LOGIT = 6.0
 
-FALL = 0.5
+SHARE_OF_TRAINING_TO_TARGET = 0.5
+"""After which the share of weights has come down to what is asked for; the rest of training is for
+the weights that are left."""
 FIRST_LOG_WEIGHT = -4.0
+"""Of the sparsity loss: too little to close a gate, so that the controller finds the weight from
+below."""
 INTEGRAL_GAIN = 0.05
+"""Growth of the log weight an update, for each unit of log excess: at the largest excess the weight
+grows tenfold in about ninety updates."""
 PROPORTIONAL_GAIN = 5.0
+"""What keeps the weight from swinging: the integral alone closes gates long after it should stop."""
 LARGEST_EXCESS = 0.5
+"""Log excess is cut to this, so that a target far away does not wind the integral up."""
 
 TOLERANCE = 1e-5
 
@@ -278,7 +286,7 @@ class SparsityControl(nn.Module):
             share: of the weights that would be left now.
             progress: of training, in [0, 1].
         """
-        wanted = self.target ** min(1.0, progress / FALL)
+        wanted = self.target ** min(1.0, progress / SHARE_OF_TRAINING_TO_TARGET)
         excess = (share / wanted).log().clamp(-LARGEST_EXCESS, LARGEST_EXCESS)
         self.log_weight += INTEGRAL_GAIN * excess
         weight: Tensor = (self.log_weight + PROPORTIONAL_GAIN * excess).exp()

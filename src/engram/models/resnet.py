@@ -245,7 +245,8 @@ class CifarResNet(ResNet):
 
 class ResNet18(ResNet):
     """ResNet-18 with 512-d features: projection shortcuts and a ReLU after every block (He et al.
-    2016).
+    2016). In the CIFAR form every block starts as its shortcut, the scale of its last BatchNorm at
+    zero, as the authors of DER have it.
 
     Args:
         generator: source of the He-normal initial weights.
@@ -263,7 +264,12 @@ class ResNet18(ResNet):
                 projection = nn.Sequential(
                     nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width)
                 )
-            self.append(BasicBlock(width_in, width, stride=stride, shortcut=projection), stage)
-            self.append(BasicBlock(width, width), stage)
+            for block in (
+                BasicBlock(width_in, width, stride=stride, shortcut=projection),
+                BasicBlock(width, width),
+            ):
+                if not large:
+                    nn.init.zeros_(block.bn2.weight)
+                self.append(block, stage)
             width_in = width
         he_normal_(self, generator)

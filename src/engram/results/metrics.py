@@ -103,6 +103,6 @@ def psnr(pixels: Tensor, originals: Tensor) -> float | None:
 
 
 def total_bytes(memory_bytes: int, parameters: int) -> int:
-    """What a learner must keep to go on, its exemplars and its parameters in float32, so that
-    methods that grow and methods that store can be compared (Zhou et al., MEMO, ICLR 2023)."""
+    """Exemplars, and the parameters that classify in float32, so that methods that grow and methods
+    that store can be compared (Zhou et al., MEMO, ICLR 2023)."""
     return memory_bytes + 4 * parameters
