@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import figures
+import lae_study
 
 from engram.config import load_preset
 from engram.errors import UserError
@@ -25,7 +26,6 @@ from engram.memory import Budget
 from engram.results.comparison import (
     SHORT_COLUMNS,
     ComparisonRow,
-    Estimate,
     comparison_table,
     find_runs,
     format_count,
@@ -313,41 +313,6 @@ def der_inference(summaries: Summaries) -> str:
     return markdown(header, rows)
 
 
-def lae_votes(summaries: Summaries) -> str:
-    """Last accuracy by modules, a column for each expert or vote; of RanPAC beside it."""
-    return _by_rule([s for s in summaries if s["method"] in ("lae", "ranpac")], _last)
-
-
-def lae_differences(summaries: Summaries) -> str:
-    """How much more a vote has than the published one, run by run, in points of last accuracy."""
-    votes = [s for s in summaries if figures.PUBLISHED_VOTE in s["accuracy_by_classifier"]]
-    return _by_rule(votes, lambda run, rule: _last(run, rule) - _last(run, figures.PUBLISHED_VOTE))
-
-
-def _last(run: dict[str, Any], rule: str) -> float:
-    return float(run["accuracy_by_classifier"][rule]["last_accuracy"])
-
-
-def _by_rule(summaries: Summaries, value: Callable[[dict[str, Any], str], float]) -> str:
-    found = [s for s in summaries if s["stream"].startswith("cifar100/")]
-    if not found:
-        return NOTHING
-    rules = list(dict.fromkeys(rule for s in found for rule in s["accuracy_by_classifier"]))
-    header = ["Stream, preset", "Images", "Method, modules", "Orders", *rules]
-    rows = []
-    for row, runs in pooled(found):
-        cells = [
-            str(Estimate.of([value(run, rule) for run in runs]))
-            if all(rule in run["accuracy_by_classifier"] for run in runs)
-            else ""
-            for rule in rules
-        ]
-        modules = ", ".join([row.method, *row.changed])
-        where = f"{row.stream}, {row.preset}"
-        rows.append([where, row.evaluate_on, modules, str(len(runs)), *cells])
-    return markdown(header, rows, texts=3)
-
-
 TABLES: dict[str, Callable[[Summaries], str]] = {
     "short table": short_table,
     "table": markdown_table,
@@ -362,8 +327,8 @@ TABLES: dict[str, Callable[[Summaries], str]] = {
     "der paper": der_paper,
     "photographs": photographs,
     "small pictures": small_pictures,
-    "lae votes": lae_votes,
-    "lae differences": lae_differences,
+    "lae votes": lae_study.lae_votes,
+    "lae claims": lae_study.lae_claims,
 }
 
 

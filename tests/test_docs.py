@@ -126,6 +126,45 @@ def der_run(keep: float | None) -> dict[str, Any]:
     return found
 
 
+def test_claims_of_lae_are_judged_order_by_order(generate: types.ModuleType) -> None:
+    runs = [
+        claimed_run(seed, place, published)
+        for seed in (0, 1)
+        for place, published in (("msa", 60.0 + 10 * seed), ("both", 62.0 + 10 * seed - seed))
+    ]
+    runs += [claimed_run(0, "msa", 80.0, stream="cifar100/100")]
+    rows = generate.lae_study.lae_claims(runs).splitlines()[2:]
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
+    branch = ["a branch beside the MLP too", "1.50 ± 0.71", "2 of 2", "10 %"]
+    assert branch in cells
+    assert ["third expert, beside RanPAC as it is", "5.00 ± 0.00", "2 of 2", "33 %"] not in cells
+    assert ["ridge regression as third expert", "5.00 ± 0.00", "2 of 2", "33 %"] in cells
+
+
+def claimed_run(
+    seed: int, place: str, published: float, stream: str = "cifar100/b0-inc10"
+) -> dict[str, Any]:
+    """What the claims read of a run of LAE."""
+    settings = as_mapping(preset_settings("lae", "laptop"))
+    settings["modules"]["place"] = place
+    accuracies = {
+        "online + offline ema": published,
+        "online + offline ema + ridge": published + 5,
+        "online": published,
+    }
+    return {
+        "method": "lae",
+        "preset": "laptop",
+        "stream": stream,
+        "evaluate_on": "test",
+        "order": f"seed{seed}",
+        "config": {"settings": settings},
+        "accuracy_by_classifier": {
+            rule: {"last_accuracy": value} for rule, value in accuracies.items()
+        },
+    }
+
+
 def lae_run(seed: int, place: str) -> dict[str, Any]:
     """What the figures read of a run of LAE."""
     settings = as_mapping(preset_settings("lae", "quick"))
@@ -136,7 +175,7 @@ def lae_run(seed: int, place: str) -> dict[str, Any]:
         "method": "lae",
         "preset": "quick",
         "stream": "cifar100/b0-inc10",
-        "evaluate_on": "test",
+        "evaluate_on": "validation",
         "codec": "raw",
         "config": {"budget": "0", "settings": settings},
         "task_sizes": [10, 10],

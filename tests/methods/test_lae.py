@@ -184,7 +184,7 @@ def test_ties_works_on_differences_to_the_start() -> None:
 def test_a_vote_is_the_highest_probability_or_the_mean() -> None:
     highest, mean = after(2), after(2, vote="mean")
     x = highest.normalise(images())
-    experts = highest.experts(x)
+    experts = highest.experts(x, list(highest.merges))
     assert list(experts) == ["online", "offline ema", "ridge"]
     assert all(torch.allclose(p.sum(1), torch.ones(len(x)), atol=1e-5) for p in experts.values())
     stacked = torch.stack(list(experts.values()))
@@ -194,15 +194,26 @@ def test_a_vote_is_the_highest_probability_or_the_mean() -> None:
     assert torch.equal(published, stacked[:2].amax(0))
 
 
+def test_to_classify_takes_no_more_than_the_merge_that_counts() -> None:
+    lae = after(2, merge=("mean", "ties"))
+    pixels = images()
+    asked: list[list[str]] = []
+    experts = lae.experts
+    lae.experts = lambda x, merges: asked.append([*merges]) or experts(x, merges)  # type: ignore[method-assign]
+    counting = lae.scores_by_classifier(pixels)[lae.classifier]
+    assert torch.equal(lae.scores(pixels), counting)
+    assert asked == [["mean", "ties"], ["mean"]]
+
+
 def test_the_offline_expert_has_the_offline_module() -> None:
     lae = after(2, merge=("ties",))
     x = lae.normalise(images())
-    expected = lae.experts(x)["offline ties"]
+    expected = lae.experts(x, list(lae.merges))["offline ties"]
     other = copy.deepcopy(lae)
     for name, value in lae.named(lae.offline[0]).items():
         other.backbone.get_parameter(name).data.copy_(value)
-    assert torch.equal(other.experts(x)["online"], expected)
-    assert not torch.equal(lae.experts(x)["online"], expected)
+    assert torch.equal(other.experts(x, list(other.merges))["online"], expected)
+    assert not torch.equal(lae.experts(x, list(lae.merges))["online"], expected)
 
 
 def test_the_ridge_expert_sees_the_modules_of_the_first_task() -> None:

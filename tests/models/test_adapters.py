@@ -176,6 +176,7 @@ def test_blocks(text: str, blocks: list[int]) -> None:
         ("0-6", "There is no block 6: this network has 6, 0-5"),
         ("7", "There is no block 7"),
         ("3-1", "blocks must be"),
+        ("0,3,0", "blocks names one twice: 0,3,0"),
         ("first", 'a list, not "first"'),
     ],
 )

@@ -62,19 +62,37 @@ def test_the_ridge_weight_is_the_best_on_images_set_aside() -> None:
     assert min(RIDGE_PATH) < head.ridge < max(RIDGE_PATH)
 
 
-def test_all_ways_along_the_path_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    by_basis = learnt()
-    monkeypatch.setattr(heads, "LARGEST_EIGENBASIS", 0)
-    by_solves = learnt()
-    assert by_basis.ridge == by_solves.ridge
-    assert torch.equal(by_basis.weight, by_solves.weight)
+def test_all_ways_along_the_path_agree() -> None:
+    head = learnt()
     errors = zip(
-        by_basis._errors_by_eigenbasis(RIDGE_PATH),
-        by_basis._errors_by_solves(RIDGE_PATH),
-        strict=True,
+        head._errors_by_eigenbasis(RIDGE_PATH), head._errors_by_solves(RIDGE_PATH), strict=True
     )
     for ridge, (one, other) in zip(RIDGE_PATH, errors, strict=True):
         assert ridge < 1e-4 or float(one) == pytest.approx(float(other), rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_a_large_head_finds_the_ridge_weight_at_any_scale_of_features(
+    monkeypatch: pytest.MonkeyPatch, scale: float
+) -> None:
+    monkeypatch.setattr(heads, "LARGEST_EIGENBASIS", 0)
+    features, labels, aside = data()
+    head = head_of()
+    head.add(scale * features, labels, aside)
+    head.solve()
+    path = [float(head.ridge) * 10**exponent for exponent in (-1, -0.5, 0, 0.5, 1)]
+    errors = [float(error) for error in head._errors_by_eigenbasis(path)]
+    assert min(errors) == errors[2]
+
+
+def test_sums_do_not_depend_on_how_many_images_are_added_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = learnt()
+    monkeypatch.setattr(heads, "SUMMED_AT_ONCE", 7)
+    parts = learnt()
+    assert torch.allclose(whole.gram, parts.gram)
+    assert torch.allclose(whole.targets, parts.targets)
 
 
 @pytest.mark.parametrize("tasks", [1, 2, 3, 6])

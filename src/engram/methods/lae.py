@@ -287,13 +287,20 @@ class LAE(PretrainedMethod):
 
     def scores_by_classifier(self, pixels: Tensor) -> dict[str, Tensor]:
         """Probabilities of every expert, and votes: `online + offline ema` is the published one."""
-        experts = self.experts(self.normalise(pixels))
+        experts = self.experts(self.normalise(pixels), list(self.merges))
         votes = {
             " + ".join(names): self.vote([experts[name] for name in names])
             for merge in self.merges
             for names in self.voters(merge)
         }
         return experts | votes
+
+    def scores(self, pixels: Tensor) -> Tensor:
+        """The vote that counts, without the merges that are only compared with its own."""
+        first = next(iter(self.merges))
+        experts = self.experts(self.normalise(pixels), [first])
+        everybody, *_ = self.voters(first)
+        return self.vote([experts[name] for name in everybody])
 
     @property
     def classifier(self) -> str:
@@ -307,16 +314,18 @@ class LAE(PretrainedMethod):
         others = [name for name in everybody if name != "ridge"]
         return [everybody, others] if others and others != everybody else [everybody]
 
-    def experts(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) normalised images to the probabilities (B, seen) that each expert gives."""
+    def experts(self, x: Tensor, merges: Sequence[str]) -> dict[str, Tensor]:
+        """(B, 3, H, W) normalised images to the probabilities (B, seen) that each expert gives; an
+        offline one for each of `merges`."""
         found: dict[str, Tensor] = {}
         online = self.logits(self.features(x)).softmax(dim=1)
         if "online" in self.config.experts:
             found["online"] = online
         if "offline" in self.config.experts:
-            for row, merge in enumerate(self.merges):
+            for merge in merges:
                 found[f"offline {merge}"] = online
                 if len(self.offline):
+                    row = list(self.merges).index(merge)
                     features = self.features(x, self.named(self.offline[row]))
                     found[f"offline {merge}"] = self.logits(features).softmax(dim=1)
         if self.ridge is not None:
@@ -325,8 +334,10 @@ class LAE(PretrainedMethod):
         return found
 
     def logits(self, features: Tensor) -> Tensor:
-        """(B, dim) features to (B, seen), of the classifiers of all tasks."""
-        return torch.cat([head(features) for head in self.heads], dim=1)
+        """(B, dim) features to (B, seen), of the classifiers of all tasks; in float32, in training
+        as in use."""
+        with torch.autocast(self.device.type, enabled=False):
+            return torch.cat([head(features) for head in self.heads], dim=1)
 
     def vote(self, probabilities: Sequence[Tensor]) -> Tensor:
         """(B, seen), of several experts' probabilities."""

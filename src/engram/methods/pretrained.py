@@ -78,8 +78,9 @@ class PretrainedMethod(Method):
         Which images choose the ridge weight is a property of each, so the sums do not depend on how
         images were cut into tasks.
         """
+        found = [torch.empty(0, self.dim, device=self.device)]
         for start in trainer.track("statistics", range(0, len(images), self.batch_size)):
-            part = images[start : start + self.batch_size]
-            features = self.features(self.normalise(part.pixels.to(self.device)), modules)
-            aside = hashed_share(part.pixels, SET_ASIDE)
-            head.add(features, part.labels.to(self.device), aside.to(self.device))
+            pixels = images.pixels[start : start + self.batch_size].to(self.device)
+            found.append(self.features(self.normalise(pixels), modules))
+        aside = hashed_share(images.pixels, SET_ASIDE).to(self.device)
+        head.add(torch.cat(found), images.labels.to(self.device), aside)

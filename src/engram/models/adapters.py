@@ -298,6 +298,8 @@ def chosen_blocks(text: str, depth: int) -> Sequence[int]:
         chosen = []
     if not chosen:
         raise UserError(f'blocks must be "all", a range such as 0-4, or a list, not "{text}".')
+    if len(set(chosen)) < len(chosen):
+        raise UserError(f"blocks names one twice: {text}.")
     if max(chosen) >= depth:
         raise UserError(
             f"There is no block {max(chosen)}: this network has {depth}, 0-{depth - 1}."

@@ -14,8 +14,12 @@ RIDGE_PATH = tuple(10.0**exponent for exponent in range(-8, 9))
 """Ridge weights that are tried, those of RanPAC."""
 LARGEST_EIGENBASIS = 2048
 """Dimensions up to which one eigendecomposition is cheaper than a solve for every ridge weight."""
-SHORT_RIDGE_PATH = RIDGE_PATH[8::2]
-"""Ridge weights that are tried above that."""
+COARSE_RIDGE_PATH = tuple(10.0**exponent for exponent in range(-4, 1))
+"""What is tried above that, in units of the Gram matrix's mean eigenvalue; then half a decade to
+either side of the best."""
+SUMMED_AT_ONCE = 1024
+"""Images whose products are added to the sums in one step: to write into 5,000 x 5,000 sums takes
+longer than the products of few images."""
 
 
 class LinearHead(nn.Module):
@@ -149,12 +153,14 @@ class RidgeHead(nn.Module):
             aside: (B,) bool, those by which the ridge weight is chosen. To be a property of the
                 image, so that it depends neither on order nor on tasks.
         """
-        h = self.project(features).double()
-        y = F.one_hot(labels, self.targets.shape[2]).double()
         for part, chosen in enumerate((~aside, aside)):
-            self.gram[part] += h[chosen].T @ h[chosen]
-            self.targets[part] += h[chosen].T @ y[chosen]
             self.counts[part] += int(chosen.sum())
+            parts = features[chosen].split(SUMMED_AT_ONCE), labels[chosen].split(SUMMED_AT_ONCE)
+            for some, classes in zip(*parts, strict=True):
+                h = self.project(some).double()
+                y = F.one_hot(classes, self.targets.shape[2]).double()
+                self.gram[part].addmm_(h.T, h)
+                self.targets[part].addmm_(h.T, y)
 
     @torch.no_grad()
     def solve(self) -> None:
@@ -167,10 +173,12 @@ class RidgeHead(nn.Module):
         if not self.counts.all():
             return float(self.gram.sum(0).diagonal().mean() / self.counts.sum().clamp_min(1))
         if len(self.gram[0]) <= LARGEST_EIGENBASIS:
-            path, errors = RIDGE_PATH, self._errors_by_eigenbasis(RIDGE_PATH)
-        else:
-            path, errors = SHORT_RIDGE_PATH, self._errors_by_solves(SHORT_RIDGE_PATH)
-        return path[int(torch.stack(errors).argmin())]
+            return _least(RIDGE_PATH, self._errors_by_eigenbasis(RIDGE_PATH))
+        unit = float(self.gram[0].diagonal().mean())
+        coarse = [unit * share for share in COARSE_RIDGE_PATH]
+        best = _least(coarse, errors := self._errors_by_solves(coarse))
+        sides = [best / 10**0.5, best * 10**0.5]
+        return _least([*coarse, *sides], [*errors, *self._errors_by_solves(sides)])
 
     def _errors_by_eigenbasis(self, path: Sequence[float]) -> list[Tensor]:
         """Squared errors on the images set aside, but for a constant, for every ridge weight.
@@ -193,6 +201,11 @@ class RidgeHead(nn.Module):
             )
             for ridge in path
         ]
+
+
+def _least(path: Sequence[float], errors: Sequence[Tensor]) -> float:
+    """The ridge weight of the smallest error."""
+    return path[int(torch.stack(list(errors)).argmin())]
 
 
 def _solved(gram: Tensor, targets: Tensor, ridge: float) -> Tensor:

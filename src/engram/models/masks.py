@@ -56,7 +56,7 @@ INTEGRAL_GAIN = 0.05
 """Growth of the log weight an update, for each unit of log excess: at the largest excess the weight
 grows tenfold in about ninety updates."""
 PROPORTIONAL_GAIN = 5.0
-"""What keeps the weight from swinging: the integral alone closes gates long after it should stop."""
+"""What keeps the weight from swinging: the integral alone goes on closing gates for too long."""
 LARGEST_EXCESS = 0.5
 """Log excess is cut to this, so that a target far away does not wind the integral up."""
 
