@@ -247,7 +247,7 @@ def test_markdown_has_as_many_cells_in_every_line() -> None:
     table = markdown_table([make_summary(), make_summary(budget="a|b"), make_summary([50.0])])
     lines = table.splitlines()
     assert len(lines) == 5
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {17}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {18}
 
 
 def test_report_of_one_run_says_what_it_holds(tmp_path: Path) -> None:

@@ -42,7 +42,13 @@ ABSENT = "\N{EN DASH}"
 # What makes a JSON file a summary, damaged or not: no other file of this package holds it.
 SIGN = "accuracy_matrix"
 TEXTS = ("method", "stream", "preset", "order", "evaluate_on", "codec", "classifier")
-NUMBERS = ("average_incremental_accuracy", "last_accuracy", "memory_bytes", "exemplars")
+NUMBERS = (
+    "average_incremental_accuracy",
+    "last_accuracy",
+    "memory_bytes",
+    "model_bytes",
+    "exemplars",
+)
 GENERAL = ("input_mean", "image_size", "images_per_class", "infer_through_codec", "precision")
 NUMBERS_OR_NONE = (
     "average_without_first_task",
@@ -244,6 +250,8 @@ class ComparisonRow:
         accuracies: in percent after each task, one sequence a seed.
         memory_bytes: the most that any of the runs held.
         total_bytes: see `engram.results.metrics.total_bytes`.
+        kept_bytes: exemplars and all of the saved model, with what only learning on needs, such as
+            the sums of a ridge regression.
         parameters: of the model after the last task.
         seconds: of one run, on average.
         runs: positions of the runs among the summaries that were given.
@@ -268,6 +276,7 @@ class ComparisonRow:
     backward_transfer: Estimate | None
     memory_bytes: int
     total_bytes: int
+    kept_bytes: int
     parameters: int
     seconds: float
     runs: tuple[int, ...]
@@ -358,6 +367,7 @@ def _row(summaries: Sequence[Summary], pool: Sequence[int]) -> ComparisonRow:
         backward_transfer=_estimate(runs, "backward_transfer"),
         memory_bytes=max(run["memory_bytes"] for run in runs),
         total_bytes=max(total_bytes(run["memory_bytes"], run["parameters"][-1]) for run in runs),
+        kept_bytes=max(run["memory_bytes"] + run["model_bytes"] for run in runs),
         parameters=max(run["parameters"][-1] for run in runs),
         seconds=statistics.fmean(run["seconds"]["total"] for run in runs),
         runs=tuple(positions),
@@ -454,6 +464,7 @@ def markdown_table(summaries: Sequence[Summary]) -> str:
         "Backward transfer",
         "Memory held",
         "Memory and parameters",
+        "Kept to learn on",
         "Parameters",
         "Time",
     ]
@@ -488,6 +499,7 @@ def _markdown_cells(row: ComparisonRow) -> list[str]:
         ),
         format_bytes(row.memory_bytes),
         format_bytes(row.total_bytes),
+        format_bytes(row.kept_bytes),
         format_count(row.parameters),
         format_seconds(row.seconds),
     ]

@@ -183,6 +183,7 @@ def _comparison(
         "Backward transfer",
         "Memory held",
         "Memory and parameters",
+        "Kept to learn on",
         "Parameters",
         "Time",
     )
@@ -214,6 +215,7 @@ def _comparison_row(index: int, row: ComparisonRow, line: Line) -> str:
         *(_estimate(estimate) for estimate in estimates),
         format_bytes(row.memory_bytes),
         format_bytes(row.total_bytes),
+        format_bytes(row.kept_bytes),
         format_count(row.parameters),
         format_seconds(row.seconds),
     ]

@@ -447,6 +447,10 @@ def _memory_table(summary: Summary, memory: ExemplarMemory) -> str:
         ("Bytes a class", _range(held)),
         ("Bytes that all share", str(len(memory.codec.shared))),
         ("Exemplars and parameters", format_bytes(total)),
+        (
+            "Exemplars and all that learning on needs",
+            format_bytes(summary["memory_bytes"] + summary["model_bytes"]),
+        ),
     ]
     if memory.codec.lossless:
         facts.append(("Fidelity", "every pixel kept"))
