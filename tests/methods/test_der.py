@@ -23,6 +23,7 @@ from engram.errors import UserError
 from engram.learner import TaskLearner
 from engram.methods.der import DER, DERConfig, balanced
 from engram.models.masks import weight_share, widths
+from engram.runs import preset_settings
 from engram.seeding import generator
 
 
@@ -299,6 +300,21 @@ def test_extractors_keep_no_more_than_their_share() -> None:
         p.numel() for p in [*der.extractors.parameters(), der.head.weight]
     )
     assert learner.scores(stream.evaluation(range(4))).shape[1] == 4
+
+
+def test_the_paper_preset_prunes_on_a_shortened_schedule() -> None:
+    settings = preset_settings("der", "paper")
+    short = replace(settings.schedule, epochs=4)
+    settings = replace(settings, schedule=short, keep=0.077, draws=1, head_epochs=2)
+    learner = TaskLearner("der", settings, image_size=(8, 8), budget="40")
+    stream = create_stream("digits/2,2", order="given")
+    for task in stream:
+        learner.learn(task)
+    der = method_of(learner)
+    whole = convolution_weights(der.dense)
+    assert len(der.extractors) == 2
+    assert all(convolution_weights(each) <= 0.077 * whole for each in der.extractors)
+    assert learner.scores(stream.evaluation(range(4))).isfinite().all()
 
 
 def test_the_next_extractor_starts_from_the_dense_one_with_fresh_masks() -> None:
