@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -115,7 +116,8 @@ def test_studies_are_valid(grid: str) -> None:
         assert {run.evaluate_on for run in runs} == {expected}
         assert len({folder_name(run) for run in runs}) == len(runs), "a run is listed twice"
         for run in runs:
-            create_codec(run.codec, (32, 32))
+            if importlib.util.find_spec("pillow_jxl") or not run.codec.startswith("jxl"):
+                create_codec(run.codec, (32, 32))
 
 
 def test_what_a_preset_leaves_out_is_the_method_s_own_default() -> None:
