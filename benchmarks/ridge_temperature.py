@@ -23,7 +23,7 @@ TEMPERATURES = (0.01, 0.015, 0.02, 0.03, 0.05, 0.1)
 
 @torch.no_grad()
 def expert_probabilities(method: LAE, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """(N, seen) probabilities of the experts that vote first; the ridge regression's raw scores."""
+    """(N, seen) probabilities of every expert, the offline one by the first merge."""
     first = next(iter(method.merges))
     found: dict[str, list[torch.Tensor]] = {}
     for part in pixels.split(method.batch_size):

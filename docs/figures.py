@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from measured import Summaries, mean_curve
 
 from engram.memory import Budget
 from engram.results.comparison import changed_settings, comparison_table
 
-Summaries = Sequence[dict[str, Any]]
 Curves = dict[str, tuple[list[float], list[float]]]
 
 PUBLISHED_VOTE = "online + offline ema"
@@ -70,7 +70,7 @@ def float_curves(summaries: Summaries) -> Curves:
     return {
         f"{row.codec}, n = {len(row.seeds)}": (
             [float(n) for n in itertools.accumulate(row.task_sizes)],
-            [statistics.fmean(values) for values in zip(*row.accuracies, strict=True)],
+            mean_curve(row),
         )
         for row in comparison_table(study(summaries, "quick"))
         if (row.budget, row.changed) == (STUDY_BUDGETS[-1], EQUAL_EPOCHS)

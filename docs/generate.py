@@ -19,13 +19,13 @@ from typing import Any
 
 import figures
 import lae_study
+from measured import NOTHING, Summaries, mean_curve, pooled
 
 from engram.config import load_preset
 from engram.errors import UserError
 from engram.memory import Budget
 from engram.results.comparison import (
     SHORT_COLUMNS,
-    ComparisonRow,
     comparison_table,
     find_runs,
     format_count,
@@ -37,7 +37,6 @@ from engram.results.comparison import (
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
-NOTHING = "_Nothing measured yet._\n"
 
 COSTS = ("parameters", "multiply_adds", "latency_ms")
 
@@ -45,13 +44,6 @@ ALL_IMAGES = 50_000
 """Training images of CIFAR-100: no memory holds more."""
 
 EQUAL_BYTES = (10_000_000, 20_000_000, 40_000_000)
-
-Summaries = Sequence[dict[str, Any]]
-
-
-def pooled(summaries: Summaries) -> list[tuple[ComparisonRow, Summaries]]:
-    """Rows of the comparison, each with the summaries that it stands for."""
-    return [(row, [summaries[run] for run in row.runs]) for row in comparison_table(summaries)]
 
 
 def short_table(summaries: Summaries) -> str:
@@ -273,22 +265,18 @@ def der_paper(summaries: Summaries) -> str:
     rows = []
     for stream, curves in (_of_benchmark("authors") or {})["der"].items():
         for name, curve in curves.items():
-            average, without_first = statistics.fmean(curve), statistics.fmean(curve[1:])
-            rows.append([stream, name, "authors, 3 orders", *_curve(average, without_first, curve)])
+            rows.append([stream, name, "authors, 3 orders", *_curve(curve)])
         ours = [s for s in summaries if (s["method"], s["preset"]) == ("der", "paper")]
         for row in comparison_table([s for s in ours if s["stream"] == stream]):
-            curve = [statistics.fmean(values) for values in zip(*row.accuracies, strict=True)]
-            rest = statistics.fmean(curve[1:])
             name = ", ".join(row.changed) or "whole"
-            rows.append(
-                [stream, name, ", ".join(row.orders), *_curve(row.average.mean, rest, curve)]
-            )
+            rows.append([stream, name, ", ".join(row.orders), *_curve(mean_curve(row))])
     header = ["Stream", "Size", "Who", "Average", "Without first task", "After each task, %"]
     return markdown(header, rows, texts=3)
 
 
-def _curve(average: float, without_first: float, curve: Sequence[float]) -> list[str]:
-    return [f"{average:.2f}", f"{without_first:.2f}", " ".join(f"{value:.2f}" for value in curve)]
+def _curve(curve: Sequence[float]) -> list[str]:
+    averages = (statistics.fmean(curve), statistics.fmean(curve[1:]))
+    return [*(f"{value:.2f}" for value in averages), " ".join(f"{value:.2f}" for value in curve)]
 
 
 def der_inference(summaries: Summaries) -> str:
@@ -356,7 +344,7 @@ def embedded(name: str, folder: Path, summaries: Summaries) -> str:
     return f"![{drawing.caption}]({Path(place).as_posix()})\n"
 
 
-def measured() -> Summaries:
+def committed() -> Summaries:
     """All committed summaries."""
     try:
         return [dict(run.summary) for run in find_runs(ROOT / "results").runs]
@@ -367,7 +355,7 @@ def measured() -> Summaries:
 def main() -> None:
     """Fill every document, or check that it is filled."""
     check = "--check" in sys.argv[1:]
-    summaries = measured()
+    summaries = committed()
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         new = filled(path, summaries)
         if check and new != path.read_text(encoding="utf-8"):

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import figures
+from measured import NOTHING, Summaries, pooled
 
 from engram.results.comparison import (
     ABSENT,
     Estimate,
     changed_settings,
-    comparison_table,
     markdown,
 )
-
-Summaries = Sequence[dict[str, Any]]
 
 TEN_TASKS = "cifar100/b0-inc10"
 ALL_AT_ONCE = "cifar100/100"
@@ -77,8 +74,7 @@ def lae_votes(summaries: Summaries) -> str:
     found = [s for s in summaries if s["method"] in ("lae", "ranpac")]
     found = [s for s in found if s["stream"] in (TEN_TASKS, ALL_AT_ONCE)]
     rows = []
-    for row in comparison_table(found):
-        runs = [found[position] for position in row.runs]
+    for row, runs in pooled(found):
         rules = runs[0]["accuracy_by_classifier"]
         name = [
             row.stream,
@@ -128,7 +124,7 @@ def lae_claims(summaries: Summaries) -> str:
         rows.append([text, str(Estimate.of(differences)), f"{above} of {len(orders)}", gap])
     header = ["What", "Gain, points of last accuracy", "Orders in which it gains"]
     header += ["Share of the gap to all at once"]
-    return markdown(header, rows) if rows else "_Nothing measured yet._\n"
+    return markdown(header, rows) if rows else NOTHING
 
 
 def _last(summaries: Summaries, side: Side) -> dict[str, float]:

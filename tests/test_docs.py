@@ -36,14 +36,14 @@ def generate(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
 def test_tables_show_what_results_holds(generate: types.ModuleType) -> None:
     for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
-        written = generate.filled(path, generate.measured())
+        written = generate.filled(path, generate.committed())
         assert path.read_text() == written, f"{path}: run make docs"
 
 
 def test_figures_show_what_results_holds(
     generate: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = generate.measured()
+    measured = generate.committed()
     assert generate.figures.outdated(ROOT / "docs" / "figures", measured) == []
     study = [
         study_run(preset, codec, budget)

@@ -1,0 +1,23 @@
+"""What tables and figures of the documentation read of the committed summaries."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from engram.results.comparison import ComparisonRow, comparison_table
+
+NOTHING = "_Nothing measured yet._\n"
+
+Summaries = Sequence[dict[str, Any]]
+
+
+def pooled(summaries: Summaries) -> list[tuple[ComparisonRow, Summaries]]:
+    """Rows of the comparison, each with the summaries that it stands for."""
+    return [(row, [summaries[run] for run in row.runs]) for row in comparison_table(summaries)]
+
+
+def mean_curve(row: ComparisonRow) -> list[float]:
+    """Accuracy after each task, mean over seeds."""
+    return [statistics.fmean(values) for values in zip(*row.accuracies, strict=True)]
