@@ -6,7 +6,8 @@
 known so far. `cifar100` is written out as PNG files first: its first fifty classes in five rounds
 of ten, with 50 training and 20 test images of each. Everything goes through `engram.Learner`, as
 for anybody who has folders; what is tested on was never learnt or looked at before. Rows that the
-JSON file has already are not measured again.
+JSON file has already are not measured again; every round is a version of a model below FOLDER, so
+that what was interrupted goes on after the last of them.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,12 @@ from typing import Any
 from PIL import Image
 
 import engram
+from engram.api import Learner
 from engram.data.benchmarks import load_dataset
 from engram.engine.device import Precision
 from engram.files import data_folder
 from engram.results.record import environment
+from engram.versions import ModelFolder
 
 TRAIN, TEST = 50, 20
 
@@ -83,13 +85,13 @@ def png_folders(folder: Path) -> Path:
     return folder
 
 
-def by_class(folder: Path, names: list[str]) -> dict[str, list[Path]]:
+def by_class(folder: Path, names: Sequence[str]) -> dict[str, list[Path]]:
     return {name: sorted((folder / name).iterdir()) for name in names}
 
 
-def rounds(contender: Contender, folder: Path, classes: int) -> Iterator[dict[str, Any]]:
-    """What is measured after each round."""
-    learner = engram.Learner(
+def rounds(contender: Contender, folder: Path, classes: int, model: Path) -> Iterator[Learner]:
+    """The learner after each round; the rounds that are versions of the model already are read."""
+    learner = Learner(
         contender.method,
         preset=contender.preset,
         budget=contender.budget,
@@ -97,17 +99,23 @@ def rounds(contender: Contender, folder: Path, classes: int) -> Iterator[dict[st
         precision=contender.precision,
     )
     names = sorted(path.name for path in (folder / "train").iterdir())
-    for start in range(0, len(names), classes):
-        began = time.perf_counter()
-        learner.learn(by_class(folder / "train", names[start : start + classes]))
-        seconds = time.perf_counter() - began
-        found = learner.evaluate(by_class(folder / "test", names[: start + classes]))
-        yield {
-            "classes": len(learner.classes_),
-            "accuracy": round(found.accuracy, 2),
-            "seconds": round(seconds, 1),
-            "bytes_of_images": learner.nbytes,
-        }
+    for number, start in enumerate(range(0, len(names), classes), start=1):
+        if number in ModelFolder(model).numbers():
+            learner = engram.load(model, number)
+        else:
+            learner.learn(by_class(folder / "train", names[start : start + classes]))
+            learner.save(model)
+        yield learner
+
+
+def measured(learner: Learner, test: Path) -> dict[str, Any]:
+    """What the table says of a round."""
+    return {
+        "classes": len(learner.classes_),
+        "accuracy": round(learner.evaluate(by_class(test, learner.classes_)).accuracy, 2),
+        "seconds": round(learner.seconds_, 1),
+        "bytes_of_images": learner.nbytes,
+    }
 
 
 def main() -> None:
@@ -123,10 +131,11 @@ def main() -> None:
         for contender in CONTENDERS:
             if (name, contender.name) in there:
                 continue
-            measured = []
-            for row in rounds(contender, folder, ROUNDS[name]):
-                print(f"{name}, {contender.name}: {row}", flush=True)
-                measured.append(row)
+            model = options.work / "models" / f"{name}, {contender.name}"
+            rows = []
+            for learner in rounds(contender, folder, ROUNDS[name], model):
+                rows.append(measured(learner, folder / "test"))
+                print(f"{name}, {contender.name}: {rows[-1]}", flush=True)
             content["rows"].append(
                 {
                     "set": name,
@@ -135,7 +144,7 @@ def main() -> None:
                     "budget": contender.budget,
                     "image_size": contender.image_size,
                     "precision": contender.precision,
-                    "rounds": measured,
+                    "rounds": rows,
                     "environment": environment(),
                 }
             )
