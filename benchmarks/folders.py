@@ -51,10 +51,10 @@ class Contender:
 CONTENDERS = (
     Contender("ranpac (the default)", "ranpac", precision="fp32"),
     Contender("lae", "lae"),
-    Contender("icarl", "icarl"),
-    Contender("der", "der"),
     Contender("finetune", "finetune", budget="0"),
     Contender("joint", "joint", budget="all"),
+    Contender("icarl", "icarl"),
+    Contender("der", "der"),
     Contender("icarl, from scratch", "icarl", preset="photos-scratch", image_size=96),
     Contender("der, from scratch", "der", preset="photos-scratch", image_size=96),
 )

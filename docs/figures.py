@@ -17,7 +17,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from measured import Summaries, mean_curve
+from measured import TEN_TASKS, Summaries, mean_curve, tests_in_ten_tasks
 
 from engram.memory import Budget
 from engram.results.comparison import changed_settings, comparison_table
@@ -57,9 +57,8 @@ def study(summaries: Summaries, preset: str) -> Summaries:
     """The runs of the memory study with a preset of iCaRL."""
     return [
         summary
-        for summary in summaries
+        for summary in tests_in_ten_tasks(summaries)
         if (summary["method"], summary["preset"]) == ("icarl", preset)
-        and (summary["stream"], summary["evaluate_on"]) == ("cifar100/b0-inc10", "test")
         and summary["config"]["budget"] in STUDY_BUDGETS
     ]
 
@@ -111,7 +110,7 @@ def _lae_runs(summaries: Summaries) -> Summaries:
             s
             for s in summaries
             if (s["method"], s["preset"], s["evaluate_on"]) == ("lae", preset, images)
-            and s["stream"] == "cifar100/b0-inc10"
+            and s["stream"] == TEN_TASKS
             and PUBLISHED_VOTE in s["accuracy_by_classifier"]
         ]
         if found:
@@ -158,9 +157,8 @@ def pruning_curves(summaries: Summaries) -> Curves:
     """Accuracy of DER on ResNet-32 by the share of weights that extractors keep."""
     found = [
         summary
-        for summary in summaries
+        for summary in tests_in_ten_tasks(summaries)
         if (summary["method"], summary["preset"]) == ("der", "laptop")
-        and (summary["stream"], summary["evaluate_on"]) == ("cifar100/b0-inc10", "test")
         and summary["config"]["budget"] == "2000"
     ]
     points = sorted(

@@ -19,7 +19,7 @@ from typing import Any
 
 import figures
 import lae_study
-from measured import NOTHING, Summaries, mean_curve, pooled
+from measured import NOTHING, Summaries, mean_curve, pooled, tests_in_ten_tasks
 
 from engram.config import load_preset
 from engram.errors import UserError
@@ -67,8 +67,7 @@ def _usual_memory(summaries: Summaries) -> Summaries:
         preset = load_preset(summary["method"], summary["preset"])
         return (summary["config"]["budget"], summary["codec"]) == (preset.budget, preset.codec)
 
-    published = ("cifar100/b0-inc10", "test")
-    return [s for s in summaries if (s["stream"], s["evaluate_on"]) == published and usual(s)]
+    return [summary for summary in tests_in_ten_tasks(summaries) if usual(summary)]
 
 
 def curves(summaries: Summaries) -> str:
@@ -163,9 +162,8 @@ def claims(summaries: Summaries) -> str:
     """What a memory counted in bytes is worth to iCaRL, beside what it has to be compared with."""
     found = [
         summary
-        for summary in summaries
-        if (summary["stream"], summary["evaluate_on"]) == ("cifar100/b0-inc10", "test")
-        and (summary["method"], summary["preset"])
+        for summary in tests_in_ten_tasks(summaries)
+        if (summary["method"], summary["preset"])
         in (("icarl", "laptop"), ("icarl", "best"), ("joint", "laptop"))
         and summary["config"]["budget"] in ("2000", "all", *figures.STUDY_BUDGETS)
     ]
@@ -234,9 +232,8 @@ def equal_bytes(summaries: Summaries) -> str:
     """Accuracy by exemplars and parameters together, near one of EQUAL_BYTES."""
     found = [
         summary
-        for summary in summaries
-        if (summary["stream"], summary["evaluate_on"]) == ("cifar100/b0-inc10", "test")
-        and summary["config"]["budget"].endswith("B")
+        for summary in tests_in_ten_tasks(summaries)
+        if summary["config"]["budget"].endswith("B")
         and summary["config"]["budget"] not in figures.STUDY_BUDGETS
     ]
     rows: dict[tuple[str, ...], dict[int, str]] = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import figures
-from measured import NOTHING, Summaries, pooled
+from measured import NOTHING, TEN_TASKS, Summaries, pooled
 
 from engram.results.comparison import (
     ABSENT,
@@ -16,7 +16,6 @@ from engram.results.comparison import (
     markdown,
 )
 
-TEN_TASKS = "cifar100/b0-inc10"
 ALL_AT_ONCE = "cifar100/100"
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from engram.results.comparison import ComparisonRow, comparison_table
 
+TEN_TASKS = "cifar100/b0-inc10"
+
 NOTHING = "_Nothing measured yet._\n"
 
 Summaries = Sequence[dict[str, Any]]
@@ -21,3 +23,9 @@ def pooled(summaries: Summaries) -> list[tuple[ComparisonRow, Summaries]]:
 def mean_curve(row: ComparisonRow) -> list[float]:
     """Accuracy after each task, mean over seeds."""
     return [statistics.fmean(values) for values in zip(*row.accuracies, strict=True)]
+
+
+def tests_in_ten_tasks(summaries: Summaries) -> Summaries:
+    """Runs on CIFAR-100 in ten tasks that were measured on the test images."""
+    published = (TEN_TASKS, "test")
+    return [s for s in summaries if (s["stream"], s["evaluate_on"]) == published]

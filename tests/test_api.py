@@ -113,8 +113,77 @@ def test_an_image_that_is_set_aside_is_never_learnt_from(monkeypatch: pytest.Mon
     never = everything - seen[0]
     assert len(never) == 5
     assert not never & seen[1]
-    assert len(seen[1] & everything) == 15
+    assert not seen[1] & everything
+    assert learner.repeated_ == 15
     assert learner.changes_[0].images == 5
+
+
+def test_what_is_given_again_is_left_out_and_counted() -> None:
+    first, more = coloured("red", 12), coloured("red", 3, seed=1)
+    learner = small_learner(holdout=0).learn({"red": first, "blue": coloured("blue", 12)})
+    assert learner.repeated_ == 0
+    learner.learn({"red": first + more}, update=True)
+    assert learner.repeated_ == 12
+    assert learner.memory.counts == {0: 15, 1: 12}
+    again = {"red": first + more, "blue": coloured("blue", 12)}
+    with pytest.raises(UserError, match="nothing new: 27 of the pictures were learnt before"):
+        learner.learn(again, update=True)
+    # Whoever corrects a label means it.
+    learner.learn({"grün": first}, update=True)
+    assert learner.memory.counts[2] == 12
+
+
+def test_what_is_set_aside_is_nothing_to_learn_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = learnt_from(monkeypatch)
+    pictures = coloured("red", 20)
+    learner = small_learner(holdout=0.25).learn({"red": pictures, "blue": coloured("blue", 9)})
+    aside = [one for one in pictures if pixels_of([one], 16).numpy().tobytes() not in seen[0]]
+    assert len(aside) == 5
+    with pytest.raises(UserError, match="nothing new: 0 of the pictures were learnt before, and"):
+        learner.learn({"red": aside[:1]}, update=True)
+    with pytest.raises(UserError, match="All pictures of grün are set aside, as another class"):
+        learner.learn({"grün": aside}, update=True)
+    assert learner.classes_ == ("red", "blue")
+
+
+def test_a_class_that_was_too_small_has_images_set_aside_when_it_grows() -> None:
+    learner = small_learner(holdout=0.25)
+    learner.learn({"red": coloured("red", 3), "blue": coloured("blue", 12)})
+    assert [change.images for change in learner.changes_] == [0, 3]
+    learner.learn({"red": coloured("red", 12, seed=1)}, update=True)
+    assert [change.images for change in learner.changes_] == [3, 3]
+    assert learner.memory.counts[0] == 12
+
+
+def test_where_no_more_fits_is_set_aside_learning_goes_on() -> None:
+    noise = list(np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8))
+    flat = [np.full((16, 16, 3), value, np.uint8) for value in range(90, 102)]
+    learner = small_learner(budget="20kB", codec="png").learn({"noise": noise, "red": flat})
+    assert [change.images for change in learner.changes_] == [1, 1]
+    learner.learn({"blue": [255 - one for one in flat]})
+    assert [change.images for change in learner.changes_] == [1, 1, 0]
+    assert learner.classes_ == ("noise", "red", "blue")
+
+
+def test_the_budget_may_change_between_two_lessons() -> None:
+    learner = taught("red", budget="1kB", codec="raw")
+    with pytest.raises(UserError, match="cannot hold one exemplar"):
+        learner.learn({"blue": coloured("blue", 9)})
+    learner.budget = "20kB"
+    learner.learn({"blue": coloured("blue", 9)})
+    assert learner.memory.counts == {0: 1, 1: 8}
+    learner.budget = "3kB"
+    learner.learn({"grün": coloured("grün", 3)})
+    assert learner.memory.counts == {0: 1, 1: 1, 2: 1}
+    learner.budget = "much"
+    with pytest.raises(UserError, match='"much" is not a budget'):
+        learner.learn({"Blue": coloured("Blue", 3)})
+
+
+@pytest.mark.parametrize("size", [0, -1, 7])
+def test_a_size_that_is_none_is_refused(size: int) -> None:
+    with pytest.raises(UserError, match=f"image_size must be 8 or more, not {size}"):
+        taught("red", image_size=size)
 
 
 def test_learning_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

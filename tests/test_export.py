@@ -19,7 +19,10 @@ from engram.methods import METHODS
 onnxruntime = pytest.importorskip("onnxruntime")
 
 
-@pytest.mark.parametrize("method", [*sorted(METHODS), "der, pruned"])
+@pytest.mark.parametrize(
+    "method",
+    [*sorted(METHODS), "der, pruned", "icarl, on a transformer", "der, on transformers"],
+)
 def test_every_method_gives_the_same_scores(method: str, tmp_path: Path) -> None:
     learner = learner_of(tiny(method))
     stream = create_stream("digits/3,2", order="given")

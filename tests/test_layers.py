@@ -15,6 +15,7 @@ SOURCE = Path(engram.__file__).parent
 LAYERS: dict[str, int] = {
     "errors": 0,
     "seeding": 0,
+    "seen": 0,
     "config": 0,
     "files": 0,
     "data.images": 0,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from conftest import Command, coloured
-from engram import api
 from engram.api import load
 from engram.config import Preset
 from engram.versions import ModelFolder
@@ -82,7 +82,14 @@ def test_from_the_first_class_to_a_rollback(engram: Command, tmp_path: Path) -> 
     [
         (("learn", "nowhere", *LEARN), "There is no folder nowhere"),
         (("learn", "pictures", *LEARN), "Known already: red. To learn from their new images"),
-        (("learn", "other", *LEARN, "--budget", "1MB"), "was made with budget 300kB, not 1MB"),
+        (("learn", "other", *LEARN, "--seed", "3"), "was made with seed 0, not 3"),
+        (("learn", "other", *LEARN, "--budget", "much"), '"much" is not a budget'),
+        (("learn", "other", *LEARN, "--weights", "no.npz"), "model has its weights already"),
+        (
+            ("learn", "other", "--into", "other/model"),
+            "other/model lies in other, where",
+        ),
+        (("learn", "other", "--into", "new", "--image-size", "0"), "image_size must be 8 or more"),
         (("learn", "other", "--into", "new", "--weights", "no.npz"), "no.npz cannot be read"),
         (("learn", "other", *LEARN, "--keep-versions", "0"), "At least one version must be kept"),
         (("predict", "model"), "wants pictures behind the model"),
@@ -109,20 +116,78 @@ def test_a_mistake_is_one_line_and_changes_nothing(
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_version_that_forgets_too_much_is_refused(
-    engram: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_version_that_forgets_too_much_is_refused(engram: Command, tmp_path: Path) -> None:
+    pictures(tmp_path / "pictures", "red", "blue", count=20)
+    pictures(tmp_path / "other", "red", count=60, seed=1)
+    (tmp_path / "other" / "red").rename(tmp_path / "other" / "scarlet")
+    engram("learn", "pictures", *LEARN, "--image-size", "16", "--holdout", "0.5")
+    code, text = engram("learn", "other", *LEARN, "--refuse-if-forgetting-above", "5")
+    assert code == 2
+    assert re.search(
+        r"Known classes lost \d\d\.\d points on average, more than 5\. model stays", text
+    )
+    assert ModelFolder(tmp_path / "model").numbers() == [1]
+    assert engram("learn", "other", *LEARN, "--refuse-if-forgetting-above", "99")[0] == 0
+    assert ModelFolder(tmp_path / "model").numbers() == [1, 2]
+
+
+def test_what_cannot_be_measured_is_not_taken_for_nothing_forgotten(
+    engram: Command, tmp_path: Path
 ) -> None:
+    pictures(tmp_path / "pictures", "red", count=3)
+    pictures(tmp_path / "other", "blue")
+    limit = ("--refuse-if-forgetting-above", "5")
+    assert engram("learn", "pictures", *LEARN, "--image-size", "16", *limit)[0] == 0
+    code, text = engram("learn", "other", *LEARN, *limit)
+    assert code == 2
+    assert "What was forgotten cannot be measured" in text
+    assert ModelFolder(tmp_path / "model").numbers() == [1]
+    assert engram("learn", "other", *LEARN, *limit, "--test", "pictures")[0] == 0
+
+
+def test_what_is_left_out_is_counted(engram: Command, tmp_path: Path) -> None:
+    pictures(tmp_path / "pictures", "red", "blue")
+    (tmp_path / "pictures" / "red" / "x.jpg").write_text("broken")
+    code, text = engram("learn", "pictures", *LEARN, "--image-size", "16")
+    assert code == 0
+    assert "1 could not be read and are left out:" in text
+    assert "x.jpg cannot be read as an image" in text
+    pictures(tmp_path / "pictures", "red", seed=1)
+    code, text = engram("learn", "pictures", *LEARN, "--update")
+    assert code == 0
+    assert "14 images were learnt before and are left out" in text
+
+
+def test_the_budget_of_a_model_can_be_raised(engram: Command, tmp_path: Path) -> None:
     pictures(tmp_path / "pictures", "red")
     pictures(tmp_path / "other", "blue")
     engram("learn", "pictures", *LEARN, "--image-size", "16", "--budget", "300kB")
-    monkeypatch.setattr(api.Learner, "forgetting", 7.25)
-    limit = ("--refuse-if-forgetting-above", "5")
-    code, text = engram("learn", "other", *LEARN, *limit)
+    assert engram("learn", "other", *LEARN, "--budget", "1MB")[0] == 0
+    assert load(tmp_path / "model", device="cpu").budget == "1MB"
+    assert load(tmp_path / "model", 1, device="cpu").budget == "300kB"
+
+
+def test_of_several_pictures_one_may_be_broken(engram: Command, tmp_path: Path) -> None:
+    pictures(tmp_path / "pictures", "red", "blue")
+    engram("learn", "pictures", *LEARN, "--image-size", "16")
+    (tmp_path / "x.jpg").write_text("broken")
+    code, text = engram("predict", "model", "x.jpg", "pictures/red/0-0.png", "--top", "1")
     assert code == 2
-    assert "Known classes lost 7.2 points on average, more than 5. model stays as it was" in text
-    assert ModelFolder(tmp_path / "model").numbers() == [1]
-    monkeypatch.setattr(api.Learner, "forgetting", 4.0)
-    assert engram("learn", "other", *LEARN, *limit)[0] == 0
+    assert "x.jpg cannot be read as an image" in text
+    assert "pictures/red/0-0.png: red" in text
+    assert "1 of 2 pictures could not be read" in text
+
+
+def test_a_damaged_version_is_listed_as_such(engram: Command, tmp_path: Path) -> None:
+    pictures(tmp_path / "pictures", "red")
+    pictures(tmp_path / "other", "blue")
+    engram("learn", "pictures", *LEARN, "--image-size", "16")
+    engram("learn", "other", *LEARN)
+    (ModelFolder(tmp_path / "model").path(1) / "version.json").write_text("{")
+    code, text = engram("history", "model")
+    assert code == 0
+    assert "damaged" in text
+    assert "\N{RIGHTWARDS ARROW}  2" in text
 
 
 def test_known_classes_learn_further_from_new_images(engram: Command, tmp_path: Path) -> None:

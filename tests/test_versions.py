@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import FileLock
+from PIL import Image
 
 import engram
 from conftest import COLOURS, coloured, small_learner
-from engram import files
+from engram import files, model_commands
 from engram.api import Learner
 from engram.errors import UserError
 from engram.versions import BusyError, ModelFolder
@@ -59,7 +60,7 @@ def test_every_learning_is_a_version_and_one_can_go_back(tmp_path: Path) -> None
     loaded(model).learn({"Blue": coloured("Blue", 6)}).save(tmp_path)
     assert model.current == 4
     assert loaded(model).classes_ == ("red", "Blue")
-    assert [facts["parent"] for facts in model.history()] == [None, 1, 2, 1]
+    assert [facts and facts["parent"] for facts in model.history().values()] == [None, 1, 2, 1]
     assert engram.load(tmp_path, 3).classes_ == ("red", "grün", "blue")
     assert "| Blue |" in (model.path(4) / "README.md").read_text()
 
@@ -76,6 +77,24 @@ def test_old_versions_are_removed_but_never_the_current_one(tmp_path: Path) -> N
         learner.save(tmp_path, keep=0)
 
 
+def test_the_version_that_was_learnt_from_stays_before_newer_ones(tmp_path: Path) -> None:
+    model = grown(tmp_path)
+    model.rollback(1)
+    loaded(model).learn({"Blue": coloured("Blue", 6)}).save(tmp_path, keep=2)
+    assert model.numbers() == [1, 4]
+
+
+def test_what_others_have_in_the_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "versions").mkdir()
+    notes = tmp_path / "versions" / "notes.partial"
+    notes.write_text("mine")
+    with pytest.raises(UserError, match="Nothing has been learnt yet"):
+        small_learner().save(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["versions", "notes.partial"]
+    small_learner().learn({"red": coloured("red", 3)}).save(tmp_path)
+    assert notes.read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -83,7 +102,7 @@ def test_old_versions_are_removed_but_never_the_current_one(tmp_path: Path) -> N
         ("no number", "current holds no number"),
         ("missing version", "names version 1, which is not there. Present: none"),
         ("facts", "version.json cannot be read"),
-        ("format", "has format 99; this engram reads 1"),
+        ("format", "has format 99; this engram reads 2"),
         ("weights", "weights.safetensors cannot be read"),
     ],
 )
@@ -147,26 +166,34 @@ def test_a_version_that_fails_at_any_write_changes_nothing(
     assert loaded(model).classes_ == ("red", "blue")
 
 
-def _learn_more(folder: Path) -> None:
-    learner = engram.load(folder, device="cpu")
-    learner.learn({"blue": coloured("blue", 12)}, update=True)
-    learner.save(folder, keep=2)
+def _learn_more(photos: Path, folder: Path) -> None:
+    words = [str(photos), "--into", str(folder), "--update", "--keep-versions", "2"]
+    model_commands.learn([*words, "--device", "cpu"])
+
+
+def more_pictures(photos: Path, seed: int) -> None:
+    (photos / "blue").mkdir(parents=True, exist_ok=True)
+    for number, pixels in enumerate(coloured("blue", 12, seed)):
+        Image.fromarray(pixels).save(photos / "blue" / f"{seed}-{number}.png")
 
 
 def killed_at_random(folder: Path, times: int) -> None:
     """Kill a process that learns, at moments spread over what it takes; the model stays whole."""
+    photos, folder = folder / "photos", folder / "model"
     model = grown(folder, ("red", "grün"))
+    more_pictures(photos, 0)
     fork = multiprocessing.get_context("fork")
     started = time.perf_counter()
-    whole = fork.Process(target=_learn_more, args=(folder,))
+    whole = fork.Process(target=_learn_more, args=(photos, folder))
     whole.start()
     whole.join()
     assert whole.exitcode == 0
     took = time.perf_counter() - started
     moments = random.Random(0)
-    for _ in range(times):
+    for seed in range(1, times + 1):
+        more_pictures(photos, seed)
         before = model.current
-        process = fork.Process(target=_learn_more, args=(folder,))
+        process = fork.Process(target=_learn_more, args=(photos, folder))
         process.start()
         time.sleep(moments.random() * took)
         process.kill()
@@ -208,7 +235,7 @@ def test_what_a_removal_left_behind_is_swept_away(tmp_path: Path) -> None:
     model.path(1).rename(half)
     (half / "version.json").unlink()
     assert model.numbers() == [2]
-    assert len(model.history()) == 1
+    assert list(model.history()) == [2]
     loaded(model).save(tmp_path)
     assert not half.exists()
 

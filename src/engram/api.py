@@ -32,11 +32,14 @@ from engram.memory import Budget, ExemplarMemory
 from engram.methods import METHODS, method_class
 from engram.models.pretrained import without_weights
 from engram.runs import preset_settings
+from engram.seen import SeenImages
 from engram.versions import ModelFolder
 
 __all__ = ["Change", "ClassAccuracy", "Evaluation", "Learner", "load", "mean_forgetting"]
 
 HOLDOUT = "holdout.safetensors"
+SEEN = "seen.safetensors"
+LEAST_SIZE = 8
 LEAST_TO_SET_ASIDE = 5
 """Images that a class must have for some to be set aside."""
 
@@ -106,7 +109,8 @@ class Learner:
     Args:
         method: a method's name, or its settings, such as `RanPACConfig(projected=500)`.
         preset: settings for the purpose; without effect where settings are given.
-        budget: of the memory for images: `20MB`, `2000` images, `20/class`, `all`, or `0`.
+        budget: of the memory for images: `20MB`, `2000` images, `20/class`, `all`, or `0`. It may
+            be changed between two `learn`.
         codec: how these are stored; see `engram.data.codecs`.
         image_size: side in pixels that pictures are brought to.
         holdout: share of the images, and of the budget, that is set aside to find out what was
@@ -120,6 +124,7 @@ class Learner:
         classes_: names of the classes learnt, in the order in which they came.
         changes_: accuracy on each class before and after the last `learn`.
         skipped_: pictures that the last `learn` could not read, a line each.
+        repeated_: pictures that the last `learn` left out because they were learnt before.
         seconds_: that the last `learn` took.
         on_progress: called while `learn` goes on, with what it does and the share of it that is
             done; for those who show progress.
@@ -151,8 +156,9 @@ class Learner:
         self.classes_: tuple[str, ...] = ()
         self.changes_: tuple[Change, ...] = ()
         self.skipped_: tuple[str, ...] = ()
+        self.repeated_ = 0
         self.seconds_ = 0.0
-        self._aside: frozenset[int] = frozenset()
+        self._seen = SeenImages()
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The arguments that this learner was made with, as scikit-learn asks for them."""
@@ -200,74 +206,97 @@ class Learner:
         """Learn the classes of a folder, or of pictures that are given.
 
         Args:
-            update: learn known classes further from new images of theirs.
+            update: learn known classes further from new images of theirs; those that were learnt
+                before are left out.
             test: pictures to measure on what is forgotten, instead of those set aside.
             strict: refuse what cannot be read, instead of leaving it out.
 
         Raises:
-            UserError: nothing to learn from, known classes without `update`, or a budget that
+            UserError: nothing new to learn from, known classes without `update`, or a budget that
                 cannot hold the classes. Nothing has changed then.
         """
         started = time.perf_counter()
+        # Learning happens on copies, so that nothing is lost if it fails or is interrupted.
+        tasks, holdout = self._copied() if self.classes_ else self._made(self.settings)
         self.on_progress("reading", 0.0)
         given = read_labelled(source, self.image_size, strict=strict)
-        known = [name for name in given.names if name in self.classes_]
+        names = self._names_with(given.names, update=update)
+        new = range(len(self.classes_), len(names))
+        probe = None if test is None else self._read_test(test, names)
+        lesson = self._lesson(_relabelled(given, names), holdout, len(names))
+        lesson.check(names, new)
+        self._check_room(tasks.memory, len(names), lesson.learnt)
+        probed = holdout.images()[:] + lesson.aside if probe is None else _relabelled(probe, names)
+        before = _measured(tasks, probed[probed.labels < new.start])
+        tasks.learn(Task(tasks.tasks, lesson.learnt, new, range(len(names))))
+        if len(lesson.aside):
+            holdout.update(Task(0, lesson.aside, new, range(len(names))))
+        self.on_progress("measuring", 0.0)
+        after = _measured(tasks, probed)
+        self.changes_ = tuple(
+            _change(name, before.get(label), after.get(label), new=label in new)
+            for label, name in enumerate(names)
+        )
+        self._tasks, self._holdout, self._seen = tasks, holdout, lesson.seen
+        self.classes_, self.repeated_ = names, lesson.repeated
+        self.skipped_ = given.skipped + (() if probe is None else probe.skipped)
+        self.seconds_ = time.perf_counter() - started
+        return self
+
+    def _copied(self) -> tuple[TaskLearner, ExemplarMemory]:
+        """Copies of what learnt and of the memory set aside, under the budget as it is now."""
+        tasks, holdout = copy.deepcopy((self._tasks, self._holdout))
+        tasks.memory.budget, holdout.budget = self._budgets()
+        tasks.method.check(tasks.memory.budget)
+        return tasks, holdout
+
+    def _names_with(self, given: Sequence[str], *, update: bool) -> tuple[str, ...]:
+        """The names of all classes, new ones last.
+
+        Raises:
+            UserError: there are known ones among those given, without `update`.
+        """
+        known = [name for name in given if name in self.classes_]
         if known and not update:
             raise UserError(
                 f"Known already: {', '.join(known)}. To learn from their new images too, say "
                 "update (on the command line --update), or leave them out."
             )
-        names = (*self.classes_, *(name for name in given.names if name not in self.classes_))
-        new = range(len(self.classes_), len(names))
-        probe = None if test is None else _relabelled(self._read_test(test, names), names)
-        # Learning happens on copies, so that nothing is lost if it fails or is interrupted.
-        tasks, holdout = self._made(self.settings) if new.start == 0 else self._copied()
-        images = _relabelled(given, names)
-        aside, set_aside = self._chosen_aside(images, new, holdout)
-        learnt, held = images[~aside], images[aside & (images.labels >= new.start)]
-        self._check_room(tasks.memory, len(names), learnt)
-        if probe is None:
-            probe = holdout.images()[:] + held
-        before = _measured(tasks, probe[probe.labels < new.start])
-        tasks.learn(Task(tasks.tasks, learnt, new, range(len(names))))
-        holdout.update(Task(0, held, new, range(len(names))))
-        self.on_progress("measuring", 0.0)
-        after = _measured(tasks, probe)
-        self.changes_ = tuple(
-            _change(name, before.get(label), after.get(label), new=label in new)
-            for label, name in enumerate(names)
-        )
-        self._tasks, self._holdout, self._aside = tasks, holdout, self._aside | set_aside
-        self.classes_, self.skipped_ = names, given.skipped
-        self.seconds_ = time.perf_counter() - started
-        return self
+        return (*self.classes_, *(name for name in given if name not in self.classes_))
 
-    def _copied(self) -> tuple[TaskLearner, ExemplarMemory]:
-        return copy.deepcopy((self._tasks, self._holdout))
+    def _lesson(self, images: ImageSet, holdout: ExemplarMemory, classes: int) -> _Lesson:
+        """What there is to learn from images, of which some are set aside.
+
+        An image is known by what it shows, so that one that is given again is on the same side as
+        it was the first time.
+        """
+        sums = torch.tensor(checksums(images.pixels), dtype=torch.int64)
+        repeated = self._seen.were_learnt(images.labels, sums)
+        images, sums = images[~repeated], sums[~repeated]
+        chosen = self._chosen_aside(images, sums, holdout, classes)
+        learnt = ~torch.isin(sums, chosen) & ~self._seen.are_aside(sums)
+        return _Lesson(
+            learnt=images[learnt],
+            aside=images[torch.isin(sums, chosen)],
+            repeated=int(repeated.sum()),
+            seen=self._seen.after(images.labels[learnt], sums[learnt], chosen),
+        )
 
     def _chosen_aside(
-        self, images: ImageSet, new: range, holdout: ExemplarMemory
-    ) -> tuple[Tensor, frozenset[int]]:
-        """Which images are not learnt from: some of every new class, and those set aside before.
-
-        They are chosen by what they show, so that an image that is given again is on the same side
-        as it was the first time.
-
-        Returns:
-            (N,) bool, and the checksums of those newly set aside.
-        """
-        sums = torch.tensor(checksums(images.pixels))
-        chosen: set[int] = set()
-        room = 0.0
-        if self.holdout and holdout.fits(new.stop, images):
-            room = holdout.capacity(new.stop, images) // new.stop
-        for label in new:
+        self, images: ImageSet, sums: Tensor, holdout: ExemplarMemory, classes: int
+    ) -> Tensor:
+        """Checksums of the images to set aside: some of every class of which there are none yet, if
+        there is room for all `classes`."""
+        if not self.holdout or not len(images) or not holdout.fits(classes, images):
+            return sums[:0]
+        room = int(min(len(images), holdout.capacity(classes, images) // classes))
+        chosen = [sums[:0]]
+        for label in images.labels.unique().tolist():
             of_class = sums[images.labels == label].unique()
-            if len(of_class) >= LEAST_TO_SET_ASIDE:
+            if len(of_class) >= LEAST_TO_SET_ASIDE and not holdout.counts.get(label):
                 count = max(1, round(self.holdout * len(of_class)))
-                chosen |= set(of_class[: int(min(count, len(of_class) - 1, room))].tolist())
-        known = torch.tensor(sorted(self._aside | chosen), dtype=torch.int64)
-        return torch.isin(sums, known), frozenset(chosen)
+                chosen.append(of_class[: min(count, len(of_class) - 1, room)])
+        return torch.cat(chosen)
 
     def _check_room(self, memory: ExemplarMemory, classes: int, images: ImageSet) -> None:
         """Refuse classes that the budget cannot hold, before anything is learnt."""
@@ -281,16 +310,16 @@ class Learner:
 
     def _made(self, settings: Any) -> tuple[TaskLearner, ExemplarMemory]:
         """What learns with a method's settings, and the memory of images set aside."""
-        if not 0 <= self.holdout < 1:
-            raise UserError(f"holdout must be in [0, 1), not {self.holdout}.")
+        if self.image_size < LEAST_SIZE:
+            raise UserError(f"image_size must be {LEAST_SIZE} or more, not {self.image_size}.")
         size = (self.image_size, self.image_size)
-        budget = Budget.parse(self.budget)
-        holdout = ExemplarMemory(budget.share(self.holdout), create_codec(self.codec, size))
+        budget, share_aside = self._budgets()
+        holdout = ExemplarMemory(share_aside, create_codec(self.codec, size))
         tasks = TaskLearner(
             self.method_name,
             settings,
             image_size=size,
-            budget=str(budget.share(1 - self.holdout)),
+            budget=str(budget),
             codec=self.codec,
             seed=self.seed,
             device=self.device,
@@ -298,6 +327,13 @@ class Learner:
             on_progress=lambda stage, share: self.on_progress(stage, share),
         )
         return tasks, holdout
+
+    def _budgets(self) -> tuple[Budget, Budget]:
+        """Of what is learnt from again, and of what is set aside."""
+        if not 0 <= self.holdout < 1:
+            raise UserError(f"holdout must be in [0, 1), not {self.holdout}.")
+        budget = Budget.parse(self.budget)
+        return budget.share(1 - self.holdout), budget.share(self.holdout)
 
     def _read_test(self, test: Labelled, names: Sequence[str]) -> NamedImages:
         """Labelled pictures to measure on.
@@ -412,6 +448,7 @@ class Learner:
     def _write(self, folder: Path) -> None:
         self._tasks.save(folder / "learner")
         save_tensors(folder / HOLDOUT, *self._holdout.state())
+        save_tensors(folder / SEEN, self._seen.state(), {})
 
     def _facts(self) -> dict[str, Any]:
         """What a version tells of itself; `learner` is what `load` needs."""
@@ -421,7 +458,6 @@ class Learner:
             "bytes": self.nbytes,
             "changes": [dataclasses.asdict(change) for change in self.changes_],
             "skipped": list(self.skipped_),
-            "set_aside": sorted(self._aside),
             "learner": {
                 **self.get_params(),
                 "method": self.method_name,
@@ -437,7 +473,7 @@ class Learner:
         self._tasks.restore(folder / "learner")
         self._tasks.config = self._tasks.method.config = self.settings
         self._holdout.load_state(*load_tensors(folder / HOLDOUT), where=str(folder))
-        self._aside = frozenset(facts["set_aside"])
+        self._seen = SeenImages.of(load_tensors(folder / SEEN)[0])
         self.classes_ = tuple(classes)
         self.changes_ = tuple(Change(**change) for change in facts["changes"])
         self.skipped_, self.seconds_ = tuple(facts["skipped"]), facts["seconds"]
@@ -459,6 +495,40 @@ def load(folder: str | Path, version: int | None = None, *, device: str = "auto"
     learner = Learner(**{**params, "device": device})
     learner._restore(model.path(number), facts, classes)
     return learner
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Lesson:
+    """Images that are given, by what becomes of them.
+
+    Attributes:
+        aside: those newly set aside.
+        repeated: how many were learnt before and are left out.
+        seen: what will have been seen.
+    """
+
+    learnt: ImageSet
+    aside: ImageSet
+    repeated: int
+    seen: SeenImages
+
+    def check(self, names: Sequence[str], new: range) -> None:
+        """Refuse to learn from nothing.
+
+        Raises:
+            UserError: nothing is left to learn from, or nothing of a class that is new.
+        """
+        lacking = [names[label] for label in new if not (self.learnt.labels == label).any()]
+        if lacking:
+            raise UserError(
+                f"All pictures of {lacking[0]} are set aside, as another class, to measure what is "
+                "forgotten. Add others."
+            )
+        if not len(self.learnt):
+            raise UserError(
+                f"There is nothing new: {self.repeated} of the pictures were learnt before, and "
+                "others are set aside to measure what is forgotten. Add more."
+            )
 
 
 def mean_forgetting(changes: Sequence[Change]) -> float:

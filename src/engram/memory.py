@@ -177,9 +177,11 @@ class ExemplarMemory:
         if self.budget.none or self.budget.kind == "all":
             return
         shared, costs = self._probed(examples)
+        best = [self.codec.cost(kept[0]) for kept in self._classes.values() if kept]
+        largest = max(costs + best)
         share = self.budget.bytes_each(classes, shared)
-        if self.budget.images_each(classes) < 1 or share < max(costs):
-            raise self._too_small(classes, max(costs), shared)
+        if self.budget.images_each(classes) < 1 or share < largest:
+            raise self._too_small(classes, largest, shared)
 
     def fits(self, classes: int, examples: ImageSet) -> bool:
         """Whether there is room for an exemplar of each of `classes`; see `check`."""

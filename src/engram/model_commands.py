@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,8 +16,10 @@ from rich.table import Table
 
 from engram.api import Change, Learner, load, mean_forgetting
 from engram.console import LOOK, shown_progress
+from engram.data.pictures import readable
 from engram.errors import UserError
 from engram.files import write_atomically
+from engram.memory import Budget
 from engram.results.model_page import changes_page, evaluation_page
 from engram.versions import ModelFolder, check_keep
 
@@ -25,14 +28,15 @@ __all__ = ["evaluate", "export", "history", "learn", "predict", "rollback", "ser
 
 @dataclass(frozen=True, kw_only=True)
 class NewModelOptions:
-    """What a model is made with; fixed from then on."""
+    """What a model is made with; fixed from then on, but for the budget."""
 
     method: str | None = None
     """ranpac (the default), lae, icarl, der, ..."""
     preset: str | None = None
     """Settings of the method. Default: photos."""
     budget: str | None = None
-    """Of the memory for images: 20MB (the default), 2000 images, 20/class, or 0."""
+    """Of the memory for images: 20MB (the default), 2000 images, 20/class, or 0. The one option
+    that may differ later: the memory grows or shrinks to it with the next version."""
     codec: str | None = None
     """How these are stored. Default: jpeg:75."""
     image_size: int | None = None
@@ -72,6 +76,7 @@ def learn(words: Sequence[str]) -> None:
     model = ModelFolder(options.into)
     given = _given(options)
     check_keep(options.keep_versions)
+    _check_apart(options.into, options.folder)
     with model.changing():
         learner = _learner(model, given, options)
         with shown_progress() as learner.on_progress:
@@ -79,16 +84,44 @@ def learn(words: Sequence[str]) -> None:
                 options.folder, update=options.update, test=options.test, strict=options.strict
             )
         _print_learnt(learner)
-        limit = options.refuse_if_forgetting_above
-        if limit is not None and learner.forgetting > limit:
-            raise UserError(
-                f"Known classes lost {learner.forgetting:.1f} points on average, more than "
-                f"{limit:g}. {options.into} stays as it was."
-            )
+        if options.refuse_if_forgetting_above is not None:
+            _check_forgetting(learner, options.refuse_if_forgetting_above, options.into)
         number = learner.add_to(model, keep=options.keep_versions, source=str(options.folder))
         page = changes_page(f"Version {number}", learner.changes_, _sentences(learner))
         write_atomically(model.folder / "forgetting.html", page.encode())
     print(f"Version {number} of {options.into}. {_address(model.folder / 'forgetting.html')}")
+
+
+def _check_apart(model: Path, folder: Path) -> None:
+    """Refuse a model folder that would be taken for a class.
+
+    Raises:
+        UserError: it lies in the folder of images.
+    """
+    if model.resolve().is_relative_to(folder.resolve()):
+        raise UserError(
+            f"{model} lies in {folder}, where each folder is a class. Choose a place outside: "
+            f"--into {folder.resolve().parent / 'model'}"
+        )
+
+
+def _check_forgetting(learner: Learner, limit: float, model: Path) -> None:
+    """Refuse what was learnt if too much was forgotten for it.
+
+    Raises:
+        UserError: it was, or that cannot be told.
+    """
+    known = [change for change in learner.changes_ if not change.new]
+    if known and all(change.before is None for change in known):
+        raise UserError(
+            "What was forgotten cannot be measured: of no known class are there images set aside. "
+            f"Give some with --test FOLDER. {model} stays as it was."
+        )
+    if learner.forgetting > limit:
+        raise UserError(
+            f"Known classes lost {learner.forgetting:.1f} points on average, more than "
+            f"{limit:g}. {model} stays as it was."
+        )
 
 
 def _given(options: NewModelOptions) -> dict[str, Any]:
@@ -109,18 +142,24 @@ def _learner(model: ModelFolder, given: dict[str, Any], options: LearnOptions) -
             learner.method = _with_weights(learner, options.weights)
         return learner
     _check_made_with(model, given)
-    return load(model.folder, device=options.device)
+    if options.weights is not None:
+        raise UserError(f"{model.folder} has its weights already: leave --weights out.")
+    learner = load(model.folder, device=options.device)
+    learner.budget = options.budget or learner.budget
+    return learner
 
 
 def _check_made_with(model: ModelFolder, given: dict[str, Any]) -> None:
-    """Refuse options that differ from what a model was made with.
+    """Refuse options that differ from what a model was made with, and a budget that is none.
 
     Raises:
-        UserError: one does.
+        UserError: one does, or is.
     """
     made_with = model.facts(model.chosen())["learner"]
     for name, value in given.items():
-        if made_with[name] != value:
+        if name == "budget":
+            Budget.parse(value)
+        elif made_with[name] != value:
             raise UserError(
                 f"{model.folder} was made with {name.replace('_', '-')} {made_with[name]}, not "
                 f"{value}. Leave the option out, or choose another folder."
@@ -135,7 +174,10 @@ def _with_weights(learner: Learner, weights: Path) -> Any:
     """
     settings = learner.settings
     if not hasattr(settings, "pretrained"):
-        raise UserError(f"{learner.method_name} starts from random weights: leave --weights out.")
+        raise UserError(
+            f"--weights goes with lae and ranpac. What {learner.method_name} starts from is looked "
+            "for in weights/ in the folder that ENGRAM_DATA names."
+        )
     return replace(settings, pretrained=replace(settings.pretrained, weights=str(weights)))
 
 
@@ -145,7 +187,14 @@ def _sentences(learner: Learner) -> list[str]:
         f"{len(learner.memory):,} exemplars are kept; with the images set aside, in "
         f"{learner.nbytes:,} bytes of a budget of {learner.budget}."
     )
-    return [learnt, kept, *learner.skipped_]
+    left_out = f"{len(learner.skipped_)} could not be read and are left out:"
+    repeated = f"{learner.repeated_} images were learnt before and are left out."
+    return [
+        learnt,
+        kept,
+        *([repeated] if learner.repeated_ else []),
+        *([left_out, *learner.skipped_] if learner.skipped_ else []),
+    ]
 
 
 def _print_learnt(learner: Learner) -> None:
@@ -197,14 +246,24 @@ def predict(words: Sequence[str]) -> None:
             "engram predict wants pictures behind the model: engram predict model cat.jpg"
         )
     learner = load(options.model, device=options.device)
-    for path, found in zip(
-        options.pictures, learner.predict(options.pictures, options.top), strict=True
-    ):
+    unread = 0
+    for path in options.pictures:
+        try:
+            found = learner.predict(path, options.top)
+        except UserError as error:
+            if len(options.pictures) == 1:
+                raise
+            print(error, file=sys.stderr)
+            unread += 1
+            continue
+        name = readable(str(path))
         if options.json:
-            print(json.dumps({"picture": str(path), "labels": found}, ensure_ascii=False))
+            print(json.dumps({"picture": name, "labels": found}, ensure_ascii=False))
         else:
             named = ", ".join(f"{one['label']} {100 * one['score']:.1f} %" for one in found)
-            print(f"{path}: {named}")
+            print(f"{name}: {named}")
+    if unread:
+        raise UserError(f"{unread} of {len(options.pictures)} pictures could not be read.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,11 +344,14 @@ def history(words: Sequence[str]) -> None:
         "forgotten",
         **LOOK,
     )
-    for facts in model.history():
+    for number, facts in model.history().items():
+        if facts is None:
+            table.add_row("", str(number), "damaged")
+            continue
         changes = [Change(**change) for change in facts["changes"]]
         table.add_row(
-            "\N{RIGHTWARDS ARROW}" if facts["number"] == current else "",
-            str(facts["number"]),
+            "\N{RIGHTWARDS ARROW}" if number == current else "",
+            str(number),
             facts["created"].replace("T", " ").removesuffix("+00:00"),
             str(facts["parent"] or ""),
             escape(facts.get("source", "")),

@@ -7,6 +7,7 @@
 | .../version.json         | what was learnt, how, and what became of each class's accuracy    |
 | .../learner/             | weights and exemplars, and what the next task starts from         |
 | .../holdout.safetensors  | images set aside to measure forgetting, as bytes                  |
+| .../seen.safetensors     | checksums of all images that were learnt from or set aside        |
 | .../README.md            | the model card                                                    |
 """
 
@@ -27,7 +28,7 @@ from engram.files import write_atomically
 
 __all__ = ["BusyError", "ModelFolder", "check_keep"]
 
-FORMAT = 1
+FORMAT = 2
 
 PARTIAL = ".partial"
 
@@ -108,7 +109,7 @@ class ModelFolder:
         finally:
             nothing = not self.numbers()
             if nothing:
-                shutil.rmtree(self.folder / "versions", ignore_errors=True)
+                self._sweep()
             lock.release()
             if nothing:
                 self._leave_nothing_behind()
@@ -116,8 +117,9 @@ class ModelFolder:
     def _leave_nothing_behind(self) -> None:
         """Remove the folder where nothing came of what should have been its first version."""
         (self.folder / ".lock").unlink(missing_ok=True)
-        with suppress(OSError):  # there is something else in it
-            self.folder.rmdir()
+        for folder in (self.folder / "versions", self.folder):
+            with suppress(OSError):  # there is something else in it, or it was never made
+                folder.rmdir()
 
     def chosen(self, number: int | None = None) -> int:
         """The number that is meant: the current version's where none is given.
@@ -145,7 +147,9 @@ class ModelFolder:
         try:
             facts: dict[str, Any] = json.loads(path.read_text())
         except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read. Roll back to another version.") from error
+            raise UserError(
+                f"{path} cannot be read. Roll back to another version; engram history lists them."
+            ) from error
         if facts.get("format") != FORMAT:
             raise UserError(f"{path} has format {facts.get('format')}; this engram reads {FORMAT}.")
         return facts
@@ -157,7 +161,8 @@ class ModelFolder:
 
         Args:
             facts: what the version tells of itself, in plain values.
-            keep: the most versions that stay; older ones are removed, the current one never.
+            keep: the most versions that stay: the new one, the one it was learnt from, and the
+                newest of the others.
 
         Returns:
             The new version's number.
@@ -182,12 +187,13 @@ class ModelFolder:
         write_atomically(partial / "README.md", _card(about).encode())
         partial.rename(self.path(number))
         self._point_to(number)
-        self._remove_old(keep)
+        if keep is not None:
+            self._remove_all_but(keep, about)
         return number
 
     def _sweep(self) -> None:
         """Remove what was not written or not removed to its end."""
-        for path in (self.folder / "versions").glob(f"*{PARTIAL}"):
+        for path in (self.folder / "versions").glob(f"[0-9]*{PARTIAL}"):
             shutil.rmtree(path)
 
     def rollback(self, number: int) -> None:
@@ -201,38 +207,41 @@ class ModelFolder:
     def _point_to(self, number: int) -> None:
         write_atomically(self.folder / "current", f"{number}\n".encode())
 
-    def _remove_old(self, keep: int | None) -> None:
-        if keep is not None:
-            old = [number for number in self.numbers() if number != self.current]
-            for number in old[: max(0, len(old) + 1 - keep)]:
-                # So that it is gone at once, whatever happens while its files are removed.
-                self.path(number).rename(self.path(number).with_suffix(PARTIAL))
-            self._sweep()
+    def _remove_all_but(self, keep: int, newest: Mapping[str, Any]) -> None:
+        dear = (newest["parent"], newest["number"])
+        for number in sorted(self.numbers(), key=lambda one: (one in dear, one))[:-keep]:
+            # So that it is gone at once, whatever happens while its files are removed.
+            self.path(number).rename(self.path(number).with_suffix(PARTIAL))
+        self._sweep()
 
     def made_from(self, source: str) -> int | None:
         """The version that was learnt from `source`, if there is one; the newest of several.
 
         It becomes the current one if whoever wrote it was stopped just before that.
         """
-        for number in reversed(self.numbers()):
-            with suppress(UserError):  # a damaged version is none
-                facts = self.facts(number)
-                if facts.get("source") == source:
-                    if self.current == facts["parent"]:
-                        self._point_to(number)
-                    return number
+        for number, facts in reversed(self.history().items()):
+            if facts is not None and facts.get("source") == source:
+                if self.current == facts["parent"]:
+                    self._point_to(number)
+                return number
         return None
 
-    def history(self) -> list[dict[str, Any]]:
-        """What all versions tell of themselves, oldest first."""
-        return [self.facts(number) for number in self.numbers()]
+    def history(self) -> dict[int, dict[str, Any] | None]:
+        """What all versions tell of themselves, by number, oldest first; None of a damaged one."""
+        return {number: self._facts_if_whole(number) for number in self.numbers()}
+
+    def _facts_if_whole(self, number: int) -> dict[str, Any] | None:
+        try:
+            return self.facts(number)
+        except UserError:
+            return None
 
 
 def _card(facts: Mapping[str, Any]) -> str:
     """The model card: what the version can do and what it was made with."""
     learner = facts["learner"]
     rows = "".join(
-        f"| {change['name']} | {_percent(change['before'])} | {_percent(change['after'])} "
+        f"| {_cell(change['name'])} | {_percent(change['before'])} | {_percent(change['after'])} "
         f"| {change['images']} |\n"
         for change in facts["changes"]
     )
@@ -247,6 +256,10 @@ def _card(facts: Mapping[str, Any]) -> str:
         "or given for that, and says little about other kinds of pictures.\n\n"
         "| Class | Before, % | After, % | Images |\n|---|---:|---:|---:|\n" + rows
     )
+
+
+def _cell(name: str) -> str:
+    return name.replace("|", "\\|")
 
 
 def _percent(value: float | None) -> str:

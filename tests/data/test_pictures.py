@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,69 @@ def test_a_broken_file_is_skipped_and_told_or_ends_it(tmp_path: Path) -> None:
         read_labelled(tmp_path, 8, strict=True)
 
 
+def test_a_class_of_which_nothing_can_be_read_is_left_out_and_told(tmp_path: Path) -> None:
+    write(tmp_path / "red" / "a.png")
+    (tmp_path / "blue").mkdir()
+    (tmp_path / "blue" / "b.png").write_text("broken")
+    found = read_labelled(tmp_path, 8)
+    assert found.names == ("red",)
+    assert found.images.labels.tolist() == [0]
+    assert found.skipped[1] == "Class blue has no image that can be read, and is left out."
+
+
+def test_files_of_kinds_that_are_not_read_are_told(tmp_path: Path) -> None:
+    write(tmp_path / "red" / "a.JFIF", format="JPEG")
+    (tmp_path / "red" / "b.HEIC").write_bytes(b"what a phone writes")
+    found = read_labelled(tmp_path, 8)
+    assert len(found.images) == 1
+    assert [
+        line.endswith("b.HEIC is of a kind that is not read. Save it as JPEG or PNG.")
+        for line in found.skipped
+    ] == [True]
+
+
+def test_whatever_goes_wrong_in_a_file_is_told_as_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(image: Image.Image) -> Image.Image:
+        raise AttributeError("a tag of another type")
+
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", stumble)
+    with pytest.raises(UserError, match=r"a.png cannot be read as an image"):
+        picture(write(tmp_path / "a.png"), 8)
+
+
+def test_a_name_that_is_no_text_is_made_one(tmp_path: Path) -> None:
+    named = os.fsdecode(b"gr\xfcn")
+    write(tmp_path / named / "a.png")
+    (tmp_path / named / os.fsdecode(b"\xfc.png")).write_text("broken")
+    found = read_labelled(tmp_path, 8)
+    assert found.names == ("gr?n",)
+    assert "gr?n/?.png cannot be read" in found.skipped[0].encode().decode()
+
+
+def test_large_pictures_are_decoded_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(8):
+        write(tmp_path / "red" / f"{number}.png")
+    at_once, most = 0, 0
+    square = pictures._square
+
+    def watched(opened: Image.Image, size: int) -> np.ndarray:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.01)
+        at_once -= 1
+        return square(opened, size)
+
+    monkeypatch.setattr(pictures, "_square", watched)
+    monkeypatch.setattr(pictures, "LARGE", 599)
+    assert len(read_labelled(tmp_path, 8).images) == 8
+    assert most == 1
+
+
 def test_folders_without_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="There is no folder"):
         read_labelled(tmp_path / "nowhere", 8)
@@ -142,7 +207,7 @@ def test_folders_without_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"There are no images in .*/empty"):
         read_labelled(tmp_path, 8)
     (tmp_path / "empty" / "a.png").write_text("broken")
-    with pytest.raises(UserError, match="Class empty has no image that can be read"):
+    with pytest.raises(UserError, match=r"There are no images that can be read\. .*a\.png cannot"):
         read_labelled(tmp_path, 8)
 
 
@@ -159,7 +224,7 @@ def test_pictures_by_name_and_with_labels() -> None:
     with pytest.raises(UserError, match="Class b has no pictures"):
         read_labelled({"a": [grey], "b": []}, 4)
     assert read_labelled({1: [grey]}, 4).names == ("1",)  # type: ignore[dict-item]
-    with pytest.raises(UserError, match="no images to learn from"):
+    with pytest.raises(UserError, match="There are no images that can be read"):
         read_labelled({}, 4)
 
 

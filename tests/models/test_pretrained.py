@@ -74,7 +74,7 @@ def test_missing_weights_are_named_with_the_ways_out(folder: Path) -> None:
     message = str(refused.value)
     assert f"no weights {folder / NAME}.safetensors" in message
     assert "vit_micro_patch4_16.best are there" in message
-    assert "--weights FILE" in message
+    assert "Put them there, or be online" in message
     assert "engram[hub]" in message
     assert "\n" not in message
 

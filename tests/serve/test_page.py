@@ -212,6 +212,17 @@ def test_a_name_that_is_taken_and_a_picture_that_is_none(
         page.keyboard.press("Enter")
         expect(thumbnails).to_have_count(1)
         expect(thumbnails.first).to_be_focused()
+        # Of a folder of folders, each is a class; what lies beside them is in none.
+        for place in ("cup/1.jpg", "plate/1.jpg", "cover.jpg"):
+            path = tmp_path / "photos" / place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(file_of("mug", len(place)))
+        page.locator("#folders").set_input_files(tmp_path / "photos")
+        for made in ("cup", "plate"):
+            card = page.get_by_role("article", name=made)
+            expect(card.get_by_role("status")).to_have_text("1 picture")
+        expect(page.get_by_text("1 picture lies beside the folders")).to_be_visible()
+        expect(page.get_by_role("article", name="photos")).to_have_count(0)
         page.close()
         # Another browser has to be told the token.
         stranger = browser.new_context().new_page()

@@ -462,6 +462,7 @@ def test_a_process_of_another_server_goes_on(model: ModelFolder) -> None:
     ("options", "message"),
     [
         ({"token": ""}, "The token is empty"),
+        ({"token": "sécret"}, "The token has characters that browsers cannot send"),
         ({"origins": ("*",)}, r"\* is no origin"),
         ({"origins": ("example.org",)}, "example.org is no origin"),
     ],
@@ -483,8 +484,10 @@ def test_what_keeps_a_server_from_starting(
             2,
             "engram: Another engram serve has model open. Use that one, or end it.\n",
         )
-    code, text = engram(*words, "--budget", "1MB")
-    assert (code, "was made with budget 200kB, not 1MB" in text) == (2, True)
+    code, text = engram(*words, "--seed", "3")
+    assert (code, "was made with seed 0, not 3" in text) == (2, True)
+    code, text = engram(*words, "--budget", "much")
+    assert (code, '"much" is not a budget' in text) == (2, True)
     code, text = engram(*words, "--host", "256.1.1.1")
     assert (code, "Nothing can be served at 256.1.1.1" in text) == (2, True)
     code, text = engram("serve", "new", "--method", "nothing")
@@ -493,6 +496,30 @@ def test_what_keeps_a_server_from_starting(
     (model.path(1) / "version.json").write_text("{")
     code, text = engram(*words)
     assert (code, "version.json cannot be read" in text) == (2, True)
+
+
+def test_a_disk_that_is_full_is_said(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Journal, name: str) -> int:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Journal, "add_class", full)
+    answer = client.post("/api/classes", json={"name": "red"})
+    assert answer.status_code == 507
+    assert "cannot be read or written: database or disk is full" in answer.json()["message"]
+
+
+def test_a_damaged_record_is_told_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "serve.sqlite").write_bytes(b"no database at all, but long enough to be one" * 99)
+    with pytest.raises(UserError, match=r"serve\.sqlite cannot be used: .* remove it"):
+        create_app(tmp_path)
+
+
+def test_a_larger_budget_holds_from_the_next_lesson_on(model: ModelFolder) -> None:
+    with opened(model.folder) as client:
+        give(client, "grün")
+    journal = Journal(model.folder)
+    worker.learn(model, journal, journal.begin("learn"), {"budget": "1MB"}, "cpu", None)
+    assert load(model.folder).budget == "1MB"
 
 
 def test_a_record_of_another_engram_is_refused(tmp_path: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-import struct
+import threading
 import unicodedata
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,14 @@ __all__ = [
     "picture",
     "pixels_of",
     "read_labelled",
+    "readable",
 ]
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff"}
+IMAGE_SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff")
+}
+UNREAD_SUFFIXES = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw"}
+"""Of pictures that are not read: whoever has such files is told, and not left to wonder."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
 """What files are tried as. Pillow knows more, some of which start other programs."""
@@ -39,6 +45,10 @@ MOST_PIXELS = 100_000_000
 MOST_DECODED = 50_000_000
 """Larger pictures are not decoded, since a file of a few kilobytes may claim to be one; a JPEG can
 be decoded at a part of its size. At this limit it takes up to a gigabyte for a moment."""
+LARGE = 10_000_000
+"""Pixels above which pictures are decoded one at a time."""
+
+_alone = threading.Lock()
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 """A file, the bytes of one, a Pillow image, or an array (H, W) or (H, W, 3), uint8 or floats in
@@ -55,7 +65,7 @@ class NamedImages:
     Attributes:
         images: labels are positions in `names`.
         names: of the classes, in the order given; those of a folder in alphabetic order.
-        skipped: what could not be read, a line each.
+        skipped: what could not be read, a line each; classes of which nothing could are left out.
     """
 
     images: ImageSet
@@ -76,7 +86,7 @@ def picture(source: Picture, size: int) -> np.ndarray:
     elif isinstance(source, bytes):
         return _from_file(io.BytesIO(source), "The picture", size)
     else:
-        return _from_file(Path(source), str(source), size)
+        return _from_file(Path(source), readable(str(source)), size)
     try:
         return _square(opened, size)
     except OSError as error:
@@ -84,20 +94,26 @@ def picture(source: Picture, size: int) -> np.ndarray:
 
 
 def _from_file(file: Path | io.BytesIO, name: str, size: int) -> np.ndarray:
+    if isinstance(file, Path) and file.suffix.lower() in UNREAD_SUFFIXES:
+        raise UserError(f"{name} is of a kind that is not read. Save it as JPEG or PNG.")
     try:
         with Image.open(file, formats=FORMATS) as opened:
             if opened.width * opened.height > MOST_PIXELS:
                 raise _too_large(name, MOST_PIXELS)
             # A large JPEG is decoded at a half, a quarter or an eighth where that is enough.
             opened.draft(None, (2 * size, 2 * size))
-            if opened.width * opened.height > MOST_DECODED:
+            pixels = opened.width * opened.height
+            if pixels > MOST_DECODED:
                 raise _too_large(name, MOST_DECODED)
-            return _square(opened, size)
+            with _alone if pixels > LARGE else nullcontext():
+                return _square(opened, size)
+    except UserError:
+        raise
     except Image.DecompressionBombError as error:
         raise _too_large(name, MOST_PIXELS) from error
     except FileNotFoundError as error:
         raise UserError(f"There is no file {name}.") from error
-    except (OSError, SyntaxError, ValueError, RuntimeError, struct.error) as error:
+    except Exception as error:  # what a damaged file makes Pillow raise depends on its kind
         raise UserError(f"{name} cannot be read as an image. Repair or remove it.") from error
 
 
@@ -167,30 +183,28 @@ def read_labelled(source: Labelled, size: int, *, strict: bool = False) -> Named
         strict: refuse what cannot be read, instead of leaving it out.
 
     Raises:
-        UserError: nothing is there, a class has nothing that can be read, or something cannot be
-            read and `strict`.
+        UserError: nothing is there that can be read, or something cannot be read and `strict`.
     """
-    by_name = _by_name(source)
-    if not by_name:
-        raise UserError("There are no images to learn from.")
-    names, skipped = tuple(by_name), []
-    pixels, labels = [], []
+    names: list[str] = []
+    skipped, pixels, labels = [], [], []
     with ThreadPoolExecutor() as pool:
-        for label, (name, pictures) in enumerate(by_name.items()):
+        for name, pictures in _by_name(source).items():
             outcomes = list(pool.map(lambda found: _attempt(found, size), pictures))
             read = [outcome for outcome in outcomes if isinstance(outcome, np.ndarray)]
             failed = [outcome for outcome in outcomes if isinstance(outcome, UserError)]
             if strict and failed:
                 raise failed[0]
-            if not read:
-                raise UserError(
-                    f"Class {name} has no image that can be read. Add some, or leave it out."
-                )
             skipped += [str(error) for error in failed]
-            pixels += read
-            labels += [label] * len(read)
+            if read:
+                pixels += read
+                labels += [len(names)] * len(read)
+                names.append(name)
+            else:
+                skipped.append(f"Class {name} has no image that can be read, and is left out.")
+    if not names:
+        raise UserError(" ".join(["There are no images that can be read.", *skipped[:1]]))
     images = ImageSet(torch.from_numpy(np.stack(pixels)), torch.tensor(labels))
-    return NamedImages(images, names, tuple(skipped))
+    return NamedImages(images, tuple(names), tuple(skipped))
 
 
 def _attempt(source: Picture, size: int) -> np.ndarray | UserError:
@@ -246,10 +260,15 @@ def _files(folder: Path) -> list[Picture]:
     return [
         path
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        if path.suffix.lower() in IMAGE_SUFFIXES | UNREAD_SUFFIXES and path.name[0] != "."
     ]
 
 
 def normal_name(name: str) -> str:
     """Names as one sequence of characters, however a file system composes accents."""
-    return unicodedata.normalize("NFC", name)
+    return unicodedata.normalize("NFC", readable(name))
+
+
+def readable(name: str) -> str:
+    """A file's name as text that can be written anywhere: what is no UTF-8 becomes a ?."""
+    return name.encode(errors="replace").decode()

@@ -21,22 +21,13 @@ from engram.config import Schedule
 from engram.data.augment import Augmentation
 from engram.data.batches import FeatureDraws, Loss, Step
 from engram.data.stream import Task
-from engram.errors import UserError, unknown
+from engram.errors import UserError
 from engram.memory import ExemplarMemory
 from engram.methods.base import Trainer
 from engram.methods.pretrained import PretrainedMethod
 from engram.models.adapters import ModuleConfig, attach
 from engram.models.heads import LinearHead, RidgeHead
-from engram.models.merging import (
-    Dare,
-    Ema,
-    Magnitude,
-    MaxAbs,
-    Merge,
-    RunningMean,
-    Ties,
-    decay_of_a_step,
-)
+from engram.models.merging import EMA, Merge, create_merge, decay_of_a_step
 from engram.models.pretrained import BackboneConfig
 from engram.seeding import generator
 
@@ -46,11 +37,6 @@ Expert = Literal["online", "offline", "ridge"]
 
 HEAD_DEVIATION = 1e-3
 """Of the initial weights of a task's classifier, as in the authors' code."""
-
-EMA = "ema"
-"""The moving average after every step, as published; others merge at the end of a task."""
-MERGES = (EMA, "ema-per-task", "mean", "ties", "dare", "magnitude", "max-abs")
-WITH_DENSITY = ("ties", "dare", "magnitude")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,30 +107,16 @@ class LAEConfig:
         Raises:
             UserError: there is no such merge, or its density is not in (0, 1].
         """
-        return {name: self._merge(name, seed) for name in self.merge}
-
-    def _merge(self, text: str, seed: int) -> Merge:
-        name, _, number = text.partition(":")
-        try:
-            density = float(number) if number else self.density
-        except ValueError as error:
-            raise UserError(f"merge {text}: {number} is not a density.") from error
-        if number and name not in WITH_DENSITY:
-            raise UserError(f"merge {text}: only {', '.join(WITH_DENSITY)} have a density.")
-        match name:
-            case "ema" | "ema-per-task":
-                return Ema(self.retention)
-            case "mean":
-                return RunningMean()
-            case "ties":
-                return Ties(density, self.strength)
-            case "dare":
-                return Dare(density, seed)
-            case "magnitude":
-                return Magnitude(density)
-            case "max-abs":
-                return MaxAbs()
-        raise unknown("merge", name, MERGES)
+        return {
+            name: create_merge(
+                name,
+                retention=self.retention,
+                density=self.density,
+                strength=self.strength,
+                seed=seed,
+            )
+            for name in self.merge
+        }
 
 
 class LAE(PretrainedMethod):

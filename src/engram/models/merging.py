@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engram.errors import UserError
+from engram.errors import UserError, unknown
 from engram.seeding import generator
 
 __all__ = [
+    "EMA",
     "Dare",
     "Ema",
     "Magnitude",
@@ -26,6 +27,7 @@ __all__ = [
     "Module",
     "RunningMean",
     "Ties",
+    "create_merge",
     "decay_of_a_step",
     "dropped",
     "max_abs",
@@ -35,6 +37,11 @@ __all__ = [
 
 Module = Mapping[str, Tensor]
 """Parameters by name."""
+
+EMA = "ema"
+"""The moving average after every step, as published; others merge at the end of a task."""
+NAMES = (EMA, "ema-per-task", "mean", "ties", "dare", "magnitude", "max-abs")
+WITH_DENSITY = ("ties", "dare", "magnitude")
 
 
 class Merge(ABC):
@@ -164,6 +171,43 @@ class MaxAbs(MergeOfDifferences):
 
     def merged(self, differences: Tensor, task: int) -> Tensor:
         return max_abs(differences)
+
+
+def create_merge(
+    text: str, *, retention: float, density: float, strength: float, seed: int
+) -> Merge:
+    """The merge that a name stands for; `ties:0.2` gives another density than `density`.
+
+    Args:
+        retention: of the moving averages.
+        density: of ties, dare and magnitude.
+        strength: of ties.
+        seed: of dare's choice.
+
+    Raises:
+        UserError: there is no such merge, or a share is not in (0, 1].
+    """
+    name, _, number = text.partition(":")
+    if number and name not in WITH_DENSITY:
+        raise UserError(f"merge {text}: only {', '.join(WITH_DENSITY)} have a density.")
+    try:
+        density = float(number) if number else density
+    except ValueError as error:
+        raise UserError(f"merge {text}: {number} is not a density.") from error
+    match name:
+        case "ema" | "ema-per-task":
+            return Ema(retention)
+        case "mean":
+            return RunningMean()
+        case "ties":
+            return Ties(density, strength)
+        case "dare":
+            return Dare(density, seed)
+        case "magnitude":
+            return Magnitude(density)
+        case "max-abs":
+            return MaxAbs()
+    raise unknown("merge", name, NAMES)
 
 
 def ties(vectors: Tensor, density: float) -> Tensor:

@@ -162,9 +162,8 @@ def _from_hub(name: str, path: Path) -> Path:
     """
     close = nearest(name, [found.stem for found in path.parent.glob("*.safetensors")])
     missing = (
-        f"There are no weights {path}{f'; {close} are there' if close else ''}. Put them there, "
-        "name a file with --weights FILE, or be online with huggingface_hub installed "
-        "(pip install 'engram[hub]')."
+        f"There are no weights {path}{f'; {close} are there' if close else ''}. Put them there, or "
+        "be online with huggingface_hub installed (pip install 'engram[hub]')."
     )
     try:
         import huggingface_hub

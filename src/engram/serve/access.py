@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
@@ -34,6 +35,11 @@ class Access:
     def __post_init__(self) -> None:
         if self.token == "":
             raise UserError("The token is empty, which would let everybody in. Give a longer one.")
+        if self.token is not None and not re.fullmatch(r"[!-~]([ -~]*[!-~])?", self.token):
+            raise UserError(
+                "The token has characters that browsers cannot send. Use letters from A to Z, "
+                "digits and signs."
+            )
 
     def refusal(self, headers: Headers) -> tuple[int, str] | None:
         """The status and the reason with which a request is refused; None where it is not."""

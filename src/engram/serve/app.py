@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -45,6 +46,8 @@ POLICY = (
 
 UNCACHED = {"Cache-Control": "no-store"}
 """Pictures are private, and two models that are served at one address have the same addresses."""
+
+NOT_WRITTEN = 507
 
 CHUNK = 1 << 20
 
@@ -105,6 +108,8 @@ def create_app(
         )
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     app.add_exception_handler(UserError, _refused)
+    for kind in (OSError, sqlite3.Error):
+        app.add_exception_handler(kind, _not_written)
     app.add_exception_handler(RequestValidationError, _not_understood)
     app.add_exception_handler(HTTPException, _not_there)
     app.include_router(_routes(server), dependencies=[Depends(DOCUMENTED)])
@@ -115,6 +120,11 @@ def create_app(
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
     return JSONResponse({"message": str(error)}, status)
+
+
+async def _not_written(request: Request, error: Exception) -> JSONResponse:
+    message = f"The model's folder cannot be read or written: {error}. Is the disk full?"
+    return JSONResponse({"message": message}, NOT_WRITTEN)
 
 
 async def _not_understood(request: Request, error: Exception) -> JSONResponse:
@@ -167,7 +177,7 @@ def _serve_page(app: FastAPI, access: Access) -> None:
 
 def _routes(server: Server) -> APIRouter:
     refusals: dict[int | str, dict[str, Any]] = {
-        code: {"model": schemas.Problem} for code in sorted({*STATUS.values(), 422})
+        code: {"model": schemas.Problem} for code in sorted({*STATUS.values(), 422, NOT_WRITTEN})
     }
     routes = APIRouter(prefix="/api", responses=refusals)
     body = {

@@ -119,12 +119,21 @@ class Journal:
         folder: the model's; it is made where there is none.
 
     Raises:
-        UserError: another engram wrote the record.
+        UserError: another engram wrote the record, or it is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "serve.sqlite"
+        try:
+            self._open()
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"{self.path} cannot be used: {error}. If it is damaged, remove it: pictures that "
+                "wait to be learnt are lost with it, and nothing else."
+            ) from error
+
+    def _open(self) -> None:
         with self._connected() as database:
             (found,) = database.execute("PRAGMA user_version").fetchone()
             if found not in (0, FORMAT):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import zipfile
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -15,7 +15,6 @@ from anyio import CapacityLimiter, to_thread
 from engram.api import Change, Learner, mean_forgetting
 from engram.data.images import checksums
 from engram.data.pictures import as_png, picture
-from engram.errors import UserError
 from engram.memory import Budget
 from engram.serve import schemas
 from engram.serve.current import CurrentModel
@@ -135,11 +134,9 @@ class Server:
 
     def versions(self) -> list[schemas.Version]:
         """All versions that can be read, newest first."""
-        current, found = self.model.current, []
-        for number in reversed(self.model.numbers()):
-            with suppress(UserError):
-                found.append(_version(self.model.facts(number), current))
-        return found
+        current = self.model.current
+        newest_first = reversed(self.model.history().values())
+        return [_version(facts, current) for facts in newest_first if facts is not None]
 
     def packed(self, version: int) -> IO[bytes]:
         """A temporary file with a model folder that holds one version; closed, it is gone.

@@ -31,7 +31,8 @@ def learn(
     """Learn a job's pictures into the model's next version, and record how that ended.
 
     Args:
-        new_model: arguments of the `Learner`, where there is no version yet.
+        new_model: arguments of the `Learner` where there is no version yet; of a model that there
+            is, the budget alone may differ.
         keep: the most versions that stay.
     """
     try:
@@ -40,6 +41,7 @@ def learn(
                 learner = Learner(**new_model, device=device)
             else:
                 learner = load(model.folder, device=device)
+                learner.budget = new_model.get("budget", learner.budget)
             learner.on_progress = lambda stage, share: journal.report(job, stage, share)
             learner.learn(journal.pictures_of(job), update=True)
             journal.report(job, "saving", 0.0)
@@ -50,7 +52,8 @@ def learn(
     except UserError as error:
         settle(model, journal, job, "failed", str(error))
     except Exception as error:
-        found = f"Something went wrong: {type(error).__name__}. The model is as it was."
+        reason = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+        found = f"Something went wrong: {reason}. The model is as it was."
         settle(model, journal, job, "failed", found)
         raise
 

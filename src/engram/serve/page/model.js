@@ -93,6 +93,6 @@ export function showVersions(place, versions, state, restore) {
           make("time", { dateTime: one.created, title: new Date(one.created).toLocaleString() }, ago(one.created)),
           ` · ${several(one.classes, "class", "classes")}, ${bytes(one.bytes)} of pictures`)),
       make("div", { className: "row" },
-        make("a", { href: server.downloadAddress(one.number), download: "", "aria-label": `Download version ${one.number}` }, "Download"), back));
+        make("a", { href: server.downloadAddress(one.number), download: "", title: "With the small copies of pictures that it keeps", "aria-label": `Download version ${one.number}` }, "Download"), back));
   }));
 }

@@ -40,10 +40,12 @@ function askForToken() {
 
 async function enterToken(event) {
   event.preventDefault();
-  if (await openSession(find("token-value").value)) {
-    find("token").close();
-  } else {
-    find("token-problem").textContent = "That is not the token.";
+  const problem = find("token-problem");
+  try {
+    if (await openSession(find("token-value").value)) find("token").close();
+    else problem.textContent = "That is not the token.";
+  } catch (error) {
+    problem.textContent = error.message;
   }
 }
 
@@ -116,6 +118,6 @@ for (const kind of ["dragover", "drop"]) {
 const given = new URLSearchParams(location.hash.slice(1)).get("token");
 if (given) {
   history.replaceState(null, "", location.pathname);
-  await openSession(given);
+  await attempt(() => openSession(given));
 }
 refresh();

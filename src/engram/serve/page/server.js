@@ -41,9 +41,12 @@ export const server = {
 
 // The token becomes a cookie, since pictures are fetched by the browser itself.
 export async function openSession(token) {
+  if (!/^[ -~]+$/.test(token)) return false;
   const response = await fetch("/api/session", {
     method: "POST",
     headers: { Authorization: `Bearer ${token}` },
+  }).catch(() => {
+    throw new Error(NO_ANSWER);
   });
   return response.ok;
 }

@@ -25,6 +25,7 @@ export class Teach {
     this.say = say;
     this.uploads = new Map();
     this.waiting = [];
+    this.opened = new Set();
     this.dismissed = null;
     this.changing = Promise.resolve();
     find("new-class").addEventListener("submit", (event) => this.makeClass(event));
@@ -56,7 +57,8 @@ export class Teach {
     this.waiting = state.waiting;
     const running = state.job?.state === "running";
     const learning = new Set(running ? Object.keys(state.job.lessons) : []);
-    const cards = state.waiting.filter((one) => one.pictures.length || !learning.has(one.name));
+    const isShown = (one) => one.pictures.length || !learning.has(one.name) || this.opened.has(one.id);
+    const cards = state.waiting.filter(isShown);
     keyed(find("cards"), cards, (one) => one.id, (one) => this.card(one), (card, one) => this.update(card, one));
     const pictures = state.waiting.reduce((sum, one) => sum + one.pictures.length, 0);
     const busy = [...this.uploads.values()].some((upload) => upload.left);
@@ -89,7 +91,7 @@ export class Teach {
       place.replaceChildren(...(running ? this.runningJob(job) : this.endedJob(job)));
     }
     if (!running) return;
-    const left = job.seconds_left === null ? "" : `: about ${seconds(job.seconds_left)} left`;
+    const left = job.seconds_left === null ? "" : `: about ${seconds(job.seconds_left)} left of this step`;
     setText(place.querySelector(".stage-said"), STAGES[job.stage] ?? "Learning");
     setText(place.querySelector(".left"), left);
     const bar = place.querySelector("progress");
@@ -115,7 +117,8 @@ export class Teach {
       find("job").hidden = true;
       keepFocus(find("job"), find("learn"));
     };
-    const title = job.state === "failed" ? "That was not learnt" : "Learning was interrupted";
+    const failure = job.kind === "learn" ? "That was not learnt" : "That version was not restored";
+    const title = job.state === "failed" ? failure : "Learning was interrupted";
     const again = make("button", { type: "button", className: "quiet", onclick: dismiss }, "Dismiss");
     return [make("div", { className: "row" }, make("h3", {}, title), again), make("p", { role: "alert" }, job.message)];
   }
@@ -147,9 +150,9 @@ export class Teach {
       make("ul", { className: "refused", hidden: true }),
       make("div", { className: "buttons" }, make("label", { className: "button" }, files, "Add pictures"), camera));
     acceptDrops(card, (transfer) => this.attempt(async () => {
-      const { pictures, classes, others } = await dropped(transfer);
+      const { pictures, classes, strays, others } = await dropped(transfer);
       if (others) this.say(`${several(others, "file is", "files are")} no picture and left out.`);
-      await this.add(one.id, [...pictures, ...[...classes.values()].flat()]);
+      await this.add(one.id, [...pictures, ...strays, ...[...classes.values()].flat()]);
     }));
     return card;
   }
@@ -197,18 +200,20 @@ export class Teach {
     event.preventDefault();
     const field = find("class-name");
     await this.change(async () => {
-      await server.addClass(className(field.value));
+      const made = await server.addClass(className(field.value));
+      this.opened.add(made.id);
       field.value = "";
     });
   }
 
   async takeDrop(transfer) {
-    const { pictures, classes } = await dropped(transfer);
+    const { pictures, ...found } = await dropped(transfer);
     if (pictures.length) this.say("Make a class first, and drop the pictures on its card.");
-    else await this.takeClasses(classes);
+    else await this.takeClasses(found);
   }
 
-  async takeClasses(classes) {
+  async takeClasses({ classes, strays }) {
+    if (strays.length) this.say(`${several(strays.length, "picture lies", "pictures lie")} beside the folders and is in no class.`);
     if (!classes.size) this.say("There are no folders of pictures in there. Drop JPEG, PNG or WebP files.");
     for (const [name, files] of classes) {
       const made = await this.attempt(() => server.addClass(name));
