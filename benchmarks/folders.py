@@ -59,6 +59,8 @@ CONTENDERS = (
     Contender("der, from scratch", "der", preset="photos-scratch", image_size=96),
 )
 
+NAMES = [contender.name for contender in CONTENDERS]
+
 ROUNDS = {"photos": 5, "cifar100": 10}
 """Classes that come in a round."""
 
@@ -148,6 +150,7 @@ def main() -> None:
                     "environment": environment(),
                 }
             )
+            content["rows"].sort(key=lambda row: (row["set"] == "cifar100", NAMES.index(row["name"])))
             options.json.write_text(json.dumps(content, indent=2) + "\n")
 
 
