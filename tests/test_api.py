@@ -175,9 +175,21 @@ def test_the_budget_may_change_between_two_lessons() -> None:
     learner.budget = "3kB"
     learner.learn({"grün": coloured("grün", 3)})
     assert learner.memory.counts == {0: 1, 1: 1, 2: 1}
+    learner.budget = "0"
+    learner.learn({"Blue": coloured("Blue", 3)})
+    assert learner.nbytes == 0
     learner.budget = "much"
     with pytest.raises(UserError, match='"much" is not a budget'):
-        learner.learn({"Blue": coloured("Blue", 3)})
+        learner.learn({"Blue": coloured("Blue", 3, seed=1)}, update=True)
+
+
+def test_what_is_set_aside_is_within_a_budget_that_was_lowered() -> None:
+    learner = taught("red", "blue", count=100, budget="200kB", codec="raw")
+    assert learner.nbytes > 20_000
+    learner.budget = "20kB"
+    learner.learn({"grün": coloured("grün", 3)})
+    assert learner.nbytes <= 20_000
+    assert [change.images for change in learner.changes_] == [1, 1, 0]
 
 
 @pytest.mark.parametrize("size", [0, -1, 7])

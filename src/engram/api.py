@@ -246,9 +246,21 @@ class Learner:
     def _copied(self) -> tuple[TaskLearner, ExemplarMemory]:
         """Copies of what learnt and of the memory set aside, under the budget as it is now."""
         tasks, holdout = copy.deepcopy((self._tasks, self._holdout))
-        tasks.memory.budget, holdout.budget = self._budgets()
+        tasks.memory.budget, aside = self._budgets()
         tasks.method.check(tasks.memory.budget)
-        return tasks, holdout
+        return tasks, holdout if holdout.budget == aside else self._within(aside, holdout)
+
+    def _within(self, budget: Budget, holdout: ExemplarMemory) -> ExemplarMemory:
+        """The memory set aside under another budget; empty if that cannot hold all its classes."""
+        holdout.budget = budget
+        try:
+            holdout.update(Task(0, ImageSet.empty((self.image_size,) * 2), range(0), range(0)))
+        except UserError:
+            return self._empty_holdout(budget)
+        return holdout
+
+    def _empty_holdout(self, budget: Budget) -> ExemplarMemory:
+        return ExemplarMemory(budget, create_codec(self.codec, (self.image_size,) * 2))
 
     def _names_with(self, given: Sequence[str], *, update: bool) -> tuple[str, ...]:
         """The names of all classes, new ones last.
@@ -312,13 +324,11 @@ class Learner:
         """What learns with a method's settings, and the memory of images set aside."""
         if self.image_size < LEAST_SIZE:
             raise UserError(f"image_size must be {LEAST_SIZE} or more, not {self.image_size}.")
-        size = (self.image_size, self.image_size)
-        budget, share_aside = self._budgets()
-        holdout = ExemplarMemory(share_aside, create_codec(self.codec, size))
+        budget, aside = self._budgets()
         tasks = TaskLearner(
             self.method_name,
             settings,
-            image_size=size,
+            image_size=(self.image_size,) * 2,
             budget=str(budget),
             codec=self.codec,
             seed=self.seed,
@@ -326,7 +336,7 @@ class Learner:
             precision=self.precision,
             on_progress=lambda stage, share: self.on_progress(stage, share),
         )
-        return tasks, holdout
+        return tasks, self._empty_holdout(aside)
 
     def _budgets(self) -> tuple[Budget, Budget]:
         """Of what is learnt from again, and of what is set aside."""

@@ -232,6 +232,7 @@ class ExemplarMemory:
         """
         self.prepare(task.train)
         if self.budget.none:
+            self._classes, self.origins = {}, {}
             return
         classes = len(self._classes.keys() | set(task.classes))
         updated = {label: self._fitting(kept, classes) for label, kept in self._classes.items()}
