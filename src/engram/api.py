@@ -40,6 +40,7 @@ __all__ = ["Change", "ClassAccuracy", "Evaluation", "Learner", "load", "mean_for
 HOLDOUT = "holdout.safetensors"
 SEEN = "seen.safetensors"
 LEAST_SIZE = 8
+"""Side in pixels that pictures may be brought to."""
 LEAST_TO_SET_ASIDE = 5
 """Images that a class must have for some to be set aside."""
 
@@ -286,10 +287,11 @@ class Learner:
         repeated = self._seen.were_learnt(images.labels, sums)
         images, sums = images[~repeated], sums[~repeated]
         chosen = self._chosen_aside(images, sums, holdout, classes)
-        learnt = ~torch.isin(sums, chosen) & ~self._seen.are_aside(sums)
+        aside = torch.isin(sums, chosen)
+        learnt = ~aside & ~self._seen.are_aside(sums)
         return _Lesson(
             learnt=images[learnt],
-            aside=images[torch.isin(sums, chosen)],
+            aside=images[aside],
             repeated=int(repeated.sum()),
             seen=self._seen.after(images.labels[learnt], sums[learnt], chosen),
         )

@@ -219,7 +219,8 @@ class ModelFolder:
 
         It becomes the current one if whoever wrote it was stopped just before that.
         """
-        for number, facts in reversed(self.history().items()):
+        for number in reversed(self.numbers()):
+            facts = self._facts_if_whole(number)
             if facts is not None and facts.get("source") == source:
                 if self.current == facts["parent"]:
                     self._point_to(number)
