@@ -8,11 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from engram.errors import UserError
 from engram.files import read_weights
-from engram.models.vit import Size, VisionTransformer, create_vit, fitted_weights
+from engram.models.vit import (
+    Size,
+    VisionTransformer,
+    attend,
+    create_vit,
+    fitted_weights,
+)
 from engram.seeding import generator
 
 WEIGHTS = "weights/vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors"
@@ -43,6 +50,20 @@ def test_logits_are_those_of_timm_with_trained_weights(
     with torch.no_grad():
         logits = vit(images) @ tiny_weights["head.weight"].T + tiny_weights["head.bias"]
         assert torch.allclose(logits, theirs(images), atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [8, 9])
+def test_attention_in_bfloat16_is_that_of_float32(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries, keys = (torch.randn(2, 3, 50, 8, generator=generator(part)) for part in range(2))
+    values = torch.randn(2, 3, 50, width, generator=generator(2))
+    exact = F.scaled_dot_product_attention(queries, keys, values)
+    assert torch.equal(attend(queries, keys, values), exact)
+    reduced = [part.bfloat16() for part in (queries, keys, values)]
+    assert (attend(*reduced).float() - exact).norm() < 0.01 * exact.norm()
+    monkeypatch.setattr(F, "scaled_dot_product_attention", None)
+    assert attend(*reduced).dtype == torch.bfloat16, "the fused kernel is not called"
 
 
 @pytest.mark.parametrize("image_size", [112, 160, 256])

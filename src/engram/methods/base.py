@@ -123,6 +123,10 @@ class Method(nn.Module, ABC):
     def device(self) -> torch.device:
         return self.normalise.mean.device
 
+    def training_precision(self) -> torch.autocast:
+        """Where networks compute as they do in training."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
     def kept_features(
         self,
         function: Callable[[Tensor], Tensor],
@@ -131,14 +135,19 @@ class Method(nn.Module, ABC):
         draws: int,
         trainer: Trainer,
     ) -> FeatureDraws:
-        """Features of `draws` augmented versions of a source, on the method's device; their bytes
-        are counted.
+        """Features of `draws` augmented versions of a source, in the precision of training and on
+        the method's device. Their bytes are counted.
 
         Args:
             function: inputs to features (B, dim).
         """
+
+        def reduced(x: Tensor) -> Tensor:
+            with self.training_precision():
+                return function(x)
+
         found = FeatureDraws.of(
-            function, source, draws, trainer.generator, dim, self.device, self.batch_size
+            reduced, source, draws, trainer.generator, dim, self.device, self.batch_size
         )
         self.cache_bytes = found.nbytes
         return found

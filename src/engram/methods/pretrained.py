@@ -59,8 +59,7 @@ class PretrainedMethod(Method):
         Args:
             modules: parameters of the backbone by name that stand in for its own.
         """
-        reduced = self.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=reduced):
+        with self.training_precision():
             if modules is None:
                 return self.backbone(x).float()  # type: ignore[no-any-return]
             return functional_call(self.backbone, dict(modules), (x,)).float()  # type: ignore[no-any-return]

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engram.errors import UserError
-from engram.models.vit import join_heads, split_heads
+from engram.models.vit import attend, join_heads, split_heads
 
 __all__ = [
     "Adapter",
@@ -186,8 +186,8 @@ class Prefix(nn.Module):
         # A channel of ones for prefix tokens: what attention makes of it is the share they have.
         own_values = F.pad(own_values, (0, 1), value=1.0)
         values = torch.cat([own_values, F.pad(values, (0, 1))], dim=2)
-        both = F.scaled_dot_product_attention(queries, torch.cat([own_keys, keys], dim=2), values)
-        alone = F.scaled_dot_product_attention(queries, own_keys, own_values)
+        both = attend(queries, torch.cat([own_keys, keys], dim=2), values)
+        alone = attend(queries, own_keys, own_values)
         return both[..., :-1] + (1 - both[..., -1:]) * alone[..., :-1]
 
 

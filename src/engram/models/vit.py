@@ -23,6 +23,7 @@ __all__ = [
     "MEAN_AND_DEVIATION",
     "VIT",
     "VisionTransformer",
+    "attend",
     "create_vit",
     "fitted_weights",
     "join_heads",
@@ -55,6 +56,9 @@ SIZES = {
 
 LAYER_NORM_EPS = 1e-6
 
+MOST_WEIGHTS = 2**27
+"""Of an attention that is not fused: more would take too much memory."""
+
 
 class PatchEmbedding(nn.Module):
     """Square patches to tokens, by one convolution.
@@ -85,9 +89,26 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) to (B, N, D)."""
-        attended = F.scaled_dot_product_attention(*split_heads(self.qkv(x), self.num_heads))
+        attended = attend(*split_heads(self.qkv(x), self.num_heads))
         out: Tensor = self.proj(join_heads(attended))
         return out
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Scaled dot-product attention: (B, heads, N, d) queries to (B, heads, N, width of values).
+
+    Fused, but for bfloat16 on a processor: there torch's fused kernel takes two to four times as
+    long as the two products with a softmax between them (`benchmarks/vit.py`).
+    """
+    if not _fused_is_slow(queries, keys):
+        return F.scaled_dot_product_attention(queries, keys, values)
+    scaled = queries / math.sqrt(queries.shape[-1])
+    return (scaled @ keys.mT).softmax(dim=-1) @ values
+
+
+def _fused_is_slow(queries: Tensor, keys: Tensor) -> bool:
+    small = queries.shape[:-1].numel() * keys.shape[-2] <= MOST_WEIGHTS
+    return queries.device.type == "cpu" and queries.dtype == torch.bfloat16 and small
 
 
 def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
