@@ -59,14 +59,15 @@ CONTENDERS = (
     Contender("der, from scratch", "der", preset="photos-scratch", image_size=96),
 )
 
+NAMES = [contender.name for contender in CONTENDERS]
+
 ROUNDS = {"photos": 5, "cifar100": 10}
 """Classes that come in a round."""
 
 
 def place(row: dict[str, Any]) -> tuple[int, int]:
     """Where a row stands in the table."""
-    names = [contender.name for contender in CONTENDERS]
-    return list(ROUNDS).index(row["set"]), names.index(row["name"])
+    return list(ROUNDS).index(row["set"]), NAMES.index(row["name"])
 
 
 def pictures(name: str, work: Path) -> Path:
@@ -129,13 +130,14 @@ def main() -> None:
     parser.add_argument("sets", nargs="+", choices=sorted(ROUNDS))
     parser.add_argument("--work", type=Path, required=True, help="where folders are written out")
     parser.add_argument("--json", type=Path, required=True, help="the rows, old and new")
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="some of the rows")
     options = parser.parse_args()
     content = json.loads(options.json.read_text()) if options.json.exists() else {"rows": []}
     there = {(row["set"], row["name"]) for row in content["rows"]}
     for name in options.sets:
         folder = pictures(name, options.work)
         for contender in CONTENDERS:
-            if (name, contender.name) in there:
+            if (name, contender.name) in there or contender.name not in options.only:
                 continue
             model = options.work / "models" / f"{name}, {contender.name}"
             rows = []

@@ -196,17 +196,16 @@ class ICaRL(Method):
         return total / (len(logits) * self.config.outputs)
 
     def embed(self, images: Images, *, mirrored: bool = False) -> Tensor:
-        """Unit-length features (N, dim) of whole images, as they are or mirrored."""
+        """Unit-length features (N, dim) of whole images, as they are or mirrored; in the precision
+        of training, since a class mean averages what that rounds off."""
 
         def directions(pixels: Tensor) -> Tensor:
-            return self._features(pixels.flip(2) if mirrored else pixels)[1]
+            x = self.normalise(pixels.flip(2) if mirrored else pixels)
+            with self.training_precision():
+                features = self.network.backbone(x)
+            return F.normalize(features.float())
 
         return apply(directions, images, device=self.device)
-
-    def _features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, dim), and the same at unit length."""
-        features = self.network.backbone(self.normalise(pixels))
-        return features, F.normalize(features)
 
     def class_means(self, memory: ExemplarMemory) -> Tensor:
         """Unit means (seen, dim) of the exemplars' features and their mirror images' (Alg. 1)."""
@@ -223,10 +222,11 @@ class ICaRL(Method):
 
     def scores_by_classifier(self, pixels: Tensor) -> dict[str, Tensor]:
         """`nme`: minus the squared distance to the class means (Alg. 1); `network`: logits."""
-        features, directions = self._features(pixels)
+        features = self.network.backbone(self.normalise(pixels))
         scores = {"network": self.network.head(features)}
         has_mean = self.means.any(dim=1)
         # Whether there are any must not be asked while the method is exported as one graph.
         if self.classifier == "nme" or has_mean.any():
-            scores["nme"] = (2 * directions @ self.means.T - 2).where(has_mean, -torch.inf)
+            similarities = F.normalize(features) @ self.means.T
+            scores["nme"] = (2 * similarities - 2).where(has_mean, -torch.inf)
         return scores
