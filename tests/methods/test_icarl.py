@@ -20,6 +20,7 @@ from engram.learner import TaskLearner
 from engram.memory import Budget
 from engram.methods.icarl import ICaRL, ICaRLConfig
 from engram.models.network import frozen
+from engram.seeding import generator
 
 
 def method(seen: int = 0, **settings: Any) -> ICaRL:
@@ -31,8 +32,7 @@ def method(seen: int = 0, **settings: Any) -> ICaRL:
 
 @pytest.fixture
 def batch() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(6, 3, 8, 8, generator=generator), torch.tensor([0, 1, 2, 3, 4, 4])
+    return torch.randn(6, 3, 8, 8, generator=generator(0)), torch.tensor([0, 1, 2, 3, 4, 4])
 
 
 def test_the_first_loss_is_binary_cross_entropy_over_100_outputs(
@@ -132,8 +132,7 @@ def test_the_kept_share_is_exemplars_of_an_old_class_for_each_image_of_a_new_one
 
 
 def test_codec_augmentation_sends_new_images_through_the_codec_and_no_others() -> None:
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (60, 8, 8, 3), generator=generator, dtype=torch.uint8)
+    pixels = torch.randint(256, (60, 8, 8, 3), generator=generator(0), dtype=torch.uint8)
     settings = {"codec_augmentation": 0.5, "augmentation": Augmentation(padding=0, flip=False)}
     icarl = method(**settings)
     memory = TaskLearner("icarl", icarl.config, image_size=(8, 8), codec="jpeg:10").memory
@@ -193,8 +192,8 @@ def test_the_teacher_does_not_change_while_the_network_learns() -> None:
 
 def test_nme_is_the_nearest_mean_of_exemplars_and_their_mirror_images() -> None:
     icarl = method(seen=3)
-    generator = torch.Generator().manual_seed(1)
-    pixels = torch.randint(256, (9, 8, 8, 3), generator=generator, dtype=torch.uint8)
+    drawn = generator(1)
+    pixels = torch.randint(256, (9, 8, 8, 3), generator=drawn, dtype=torch.uint8)
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 2])
     memory = TaskLearner("icarl", icarl.config, image_size=(8, 8), budget="all").memory
     memory.update(Task(0, ImageSet(pixels, labels), range(3), range(3)))
@@ -208,11 +207,24 @@ def test_nme_is_the_nearest_mean_of_exemplars_and_their_mirror_images() -> None:
         both = [*images, *images.flip(2)]
         mean = torch.stack([feature(image) for image in both]).mean(0)
         assert torch.allclose(icarl.means[label], F.normalize(mean, dim=0), atol=1e-6)
-    queries = torch.randint(256, (5, 8, 8, 3), generator=generator, dtype=torch.uint8)
+    queries = torch.randint(256, (5, 8, 8, 3), generator=drawn, dtype=torch.uint8)
     scores = icarl.scores_by_classifier(queries)["nme"]
     for query, row in zip(queries, scores, strict=True):
         distances = (icarl.means - feature(query)).pow(2).sum(dim=1)
         assert torch.allclose(row, -distances, atol=1e-5)
+
+
+def test_exemplars_are_embedded_in_the_precision_of_training() -> None:
+    icarl = method(seen=2)
+    pixels = torch.randint(256, (6, 8, 8, 3), generator=generator(0), dtype=torch.uint8)
+    images = ImageSet(pixels, torch.zeros(6, dtype=torch.int64))
+    exact = icarl.embed(images)
+    icarl.precision = "bf16"
+    reduced = icarl.embed(images)
+    assert reduced.dtype == torch.float32
+    assert not torch.equal(reduced, exact)
+    assert torch.allclose(reduced, exact, atol=0.02)
+    assert torch.allclose(reduced.norm(dim=1), torch.ones(6))
 
 
 def test_a_class_without_exemplars_is_never_the_nearest() -> None:

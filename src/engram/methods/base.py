@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engram.config import Schedule
 from engram.data.augment import Augmentation
-from engram.data.batches import BATCH, AugmentedImages, FeatureDraws, Loss, Source, Step
+from engram.data.batches import BATCH, AugmentedImages, FeatureDraws, Loss, Source, Step, apply
 from engram.data.images import Images
 from engram.data.stream import Task
 from engram.memory import Budget, ExemplarMemory
@@ -126,6 +127,26 @@ class Method(nn.Module, ABC):
     def training_precision(self) -> torch.autocast:
         """Where networks compute as they do in training."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def directions(
+        self, features: Callable[[Tensor], Tensor], images: Images, *, mirrored: bool = False
+    ) -> Tensor:
+        """Unit-length features (N, dim) of images, by which exemplars are ranked and averaged.
+
+        In the precision of training: what that rounds off an image is little beside what tells it
+        from the next, and averages out over a class.
+
+        Args:
+            features: inputs to features (B, dim).
+            mirrored: of the images' mirror images.
+        """
+
+        def function(pixels: Tensor) -> Tensor:
+            x = self.normalise(pixels.flip(2) if mirrored else pixels)
+            with self.training_precision():
+                return F.normalize(features(x).float())
+
+        return apply(function, images, device=self.device)
 
     def kept_features(
         self,

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from engram import models
 from engram.config import Schedule
 from engram.data.augment import Augmentation
-from engram.data.batches import BATCH, AugmentedImages, FeatureDraws, Loss, Step, apply
+from engram.data.batches import BATCH, AugmentedImages, FeatureDraws, Loss, Step
 from engram.data.images import Images
 from engram.data.stream import Task
 from engram.errors import UserError
@@ -456,11 +456,7 @@ class DER(Method):
 
     def embed(self, images: Images) -> Tensor:
         """Unit-length features (N, dim) of images as they are."""
-        return apply(
-            lambda pixels: F.normalize(self.features(self.normalise(pixels))),
-            images,
-            device=self.device,
-        )
+        return self.directions(self.features, images)
 
     def scores_by_classifier(self, pixels: Tensor) -> dict[str, Tensor]:
         return {"network": self.head(self.features(self.normalise(pixels)))}

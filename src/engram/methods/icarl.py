@@ -24,7 +24,7 @@ from torch import Tensor
 from engram import models
 from engram.config import Schedule
 from engram.data.augment import Augmentation
-from engram.data.batches import AugmentedImages, Loss, Step, apply
+from engram.data.batches import AugmentedImages, Loss, Step
 from engram.data.images import Images
 from engram.data.stream import Task
 from engram.errors import UserError
@@ -196,16 +196,8 @@ class ICaRL(Method):
         return total / (len(logits) * self.config.outputs)
 
     def embed(self, images: Images, *, mirrored: bool = False) -> Tensor:
-        """Unit-length features (N, dim) of whole images, as they are or mirrored; in the precision
-        of training, since a class mean averages what that rounds off."""
-
-        def directions(pixels: Tensor) -> Tensor:
-            x = self.normalise(pixels.flip(2) if mirrored else pixels)
-            with self.training_precision():
-                features = self.network.backbone(x)
-            return F.normalize(features.float())
-
-        return apply(directions, images, device=self.device)
+        """Unit-length features (N, dim) of whole images, as they are or mirrored."""
+        return self.directions(self.network.backbone, images, mirrored=mirrored)
 
     def class_means(self, memory: ExemplarMemory) -> Tensor:
         """Unit means (seen, dim) of the exemplars' features and their mirror images' (Alg. 1)."""
