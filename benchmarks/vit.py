@@ -5,7 +5,8 @@
 The baseline is timm's own network with the same adapters attached and the same optimiser, fed one
 batch that is ready: no sampling, no augmentation, no record of losses. Ours is `Trainer.fit` on
 augmented images, as LAE calls it. Weights are random, precision is what the device trains in. Both
-are measured in turn, and the median over the rounds is reported.
+are measured in turn, and the median over the rounds is reported; and then attention alone, in
+bfloat16, as a ratio to torch's fused kernel.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from engram.engine.device import resolve_device, resolve_precision
 from engram.engine.fit import Trainer
 from engram.models.adapters import ModuleConfig, attach
 from engram.models.pretrained import BackboneConfig, load_backbone
+from engram.models.vit import SIZES, attend
 from engram.seeding import generator
 
 CLASSES = 10
 NAME = "vit_tiny_patch16_224"
+ATTENTION_ROUNDS = 30
 
 
 def network_of(name: str, size: int) -> tuple[nn.Module, Any, nn.Linear]:
@@ -91,10 +94,43 @@ def bare(
     return train
 
 
+def attention(
+    function: Callable[[Tensor, Tensor, Tensor], Tensor],
+    size: int,
+    batch: int,
+    device: torch.device,
+) -> Callable[[], None]:
+    """One call attends with a block's queries, keys and values, forward and backward."""
+    tiny, tokens = SIZES["tiny"], (size // 16) ** 2 + 1
+    shape = (batch, tiny.heads, tokens, tiny.dim // tiny.heads)
+    parts = [
+        torch.randn(shape, device=device, dtype=torch.bfloat16, requires_grad=True)
+        for _ in range(3)
+    ]
+
+    def run() -> None:
+        function(*parts).sum().backward()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+
+    return run
+
+
 def seconds(function: Callable[[], None]) -> float:
     started = time.perf_counter()
     function()
     return time.perf_counter() - started
+
+
+def medians(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """Seconds of a call of each, measured in turn after one that is not counted."""
+    for run in runs.values():
+        run()
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            found[name].append(seconds(run))
+    return {name: statistics.median(times) for name, times in found.items()}
 
 
 def allow_torchvision_to_be_absent() -> torch.library.Library:
@@ -124,17 +160,17 @@ def main() -> None:
         "engram": ours(images, options.size, options.batch, device, precision),
     }
     del library
-    for run in runs.values():
-        run()
-    rates: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(options.rounds):
-        for name, run in runs.items():
-            rates[name].append(count / seconds(run))
-    medians = {name: statistics.median(found) for name, found in rates.items()}
-    for name, rate in medians.items():
-        print(f"{name:16} {rate:8.1f} images/s")
-    ratio = medians["engram"] / medians["timm, bare loop"]
+    found = medians(runs, options.rounds)
+    for name, taken in found.items():
+        print(f"{name:16} {count / taken:8.1f} images/s")
+    ratio = found["timm, bare loop"] / found["engram"]
     print(f"engram / timm: {ratio:.3f} ({options.size} pixels, {precision}, {device})")
+    kernels = {
+        name: attention(function, options.size, options.batch, device)
+        for name, function in (("fused", F.scaled_dot_product_attention), ("engram", attend))
+    }
+    found = medians(kernels, ATTENTION_ROUNDS)
+    print(f"attention, engram / fused: {found['fused'] / found['engram']:.3f}")
 
 
 if __name__ == "__main__":
