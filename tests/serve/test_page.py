@@ -47,6 +47,44 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+FOLDERS: list[tuple[list[str], dict[str, int], int]] = [
+    (["cat/1.jpg", "cat/2.jpg", "cat/notes.txt"], {"cat": 2}, 0),
+    (["cat/1.jpg", "cat/old/2.jpg"], {"cat": 2}, 0),
+    (["photos/cat/1.jpg", "photos/cat/old/2.jpg", "photos/dog/1.jpg"], {"cat": 2, "dog": 1}, 0),
+    (["photos/cover.jpg", "photos/cat/1.jpg", "photos/dog/1.jpg"], {"cat": 1, "dog": 1}, 1),
+]
+"""Paths of files in a folder, the pictures of each class in it, and those that are in none."""
+
+CHOSEN_AND_DROPPED = """async (paths) => {
+    const { classesIn, dropped } = await import("/page/folders.js");
+    const chosen = paths.map((path) => {
+        const file = new File(["x"], path.split("/").at(-1));
+        return Object.defineProperty(file, "webkitRelativePath", { value: path });
+    });
+    const entry = (name, inside) => {
+        const files = inside.filter((path) => path.length === 1);
+        const names = [...new Set(inside.filter((path) => path.length > 1).map(([name]) => name))];
+        const below = (name) => inside.filter(([first, ...rest]) => first === name && rest.length);
+        const file = (name) => (give) => give(new File(["x"], name));
+        const children = [
+            ...files.map(([name]) => ({ name, isFile: true, file: file(name) })),
+            ...names.map((name) => entry(name, below(name).map((path) => path.slice(1)))),
+        ];
+        const createReader = () => ({ readEntries: (give) => give(children.splice(0)) });
+        return { name, isDirectory: true, createReader };
+    };
+    const words = paths.map((path) => path.split("/"));
+    const folder = entry(words[0][0], words.map((path) => path.slice(1)));
+    const transfer = { items: [{ webkitGetAsEntry: () => folder }] };
+    const counted = ({ classes, strays }) => ({
+        classes: Object.fromEntries([...classes].map(([name, files]) => [name, files.length])),
+        strays: strays.length,
+    });
+    return [counted(classesIn(chosen)), counted(await dropped(transfer))];
+}"""
+"""What the page makes of such a folder if it is chosen, and if it is dropped."""
+
+
 class Served:
     """A server in a process of its own."""
 
@@ -223,6 +261,9 @@ def test_a_name_that_is_taken_and_a_picture_that_is_none(
             expect(card.get_by_role("status")).to_have_text("1 picture")
         expect(page.get_by_text("1 picture lies beside the folders")).to_be_visible()
         expect(page.get_by_role("article", name="photos")).to_have_count(0)
+        for paths, classes, strays in FOLDERS:
+            found = page.evaluate(CHOSEN_AND_DROPPED, paths)
+            assert found == [{"classes": classes, "strays": strays}] * 2, paths
         page.close()
         # Another browser has to be told the token.
         stranger = browser.new_context().new_page()
