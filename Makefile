@@ -24,15 +24,13 @@ check: .venv/dev
 docs: .venv/dev
 	$(BIN)/python docs/generate.py
 
+# make bench RATIOS=docs/speed.json keeps the ratios for the README; on a machine with nothing else to do.
+BENCHMARKS = throughput herding codecs der_inference vit ranpac startup serve
+
 bench: .venv/dev
-	$(BIN)/python benchmarks/throughput.py
-	$(BIN)/python benchmarks/herding.py
-	$(BIN)/python benchmarks/codecs.py
-	$(BIN)/python benchmarks/der_inference.py
-	$(BIN)/python benchmarks/vit.py
-	$(BIN)/python benchmarks/ranpac.py
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/serve.py
+	for name in $(BENCHMARKS); do \
+		$(BIN)/python benchmarks/$$name.py $(if $(RATIOS),--ratios $(RATIOS)) || exit 1; \
+	done
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

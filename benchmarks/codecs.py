@@ -34,6 +34,7 @@ from engram.errors import UserError
 from engram.models.normalise import Normalise
 from engram.results.metrics import psnr
 from engram.seeding import generator
+from ratios import Ratio, add_option, publish
 
 # fmt: off
 CODECS = [
@@ -99,8 +100,8 @@ def measure(name: str, first: Task, images: ImageSet) -> Measured:
     )
 
 
-def decoding_against_training(name: str, first: Task) -> str:
-    """Seconds to decode 20,000 exemplars, and to train on as many for an epoch."""
+def decoding_against_training(name: str, first: Task) -> Ratio:
+    """Seconds to decode 20,000 exemplars, beside an epoch of training on as many."""
     codec = create_codec(name, first.train.image_size)
     codec.prepare(first.train.pixels)
     payloads = codec.encode(first.train.pixels[:AT_ONCE]) * (EXEMPLARS // AT_ONCE)
@@ -109,7 +110,9 @@ def decoding_against_training(name: str, first: Task) -> str:
     images = EncodedImages(codec, payloads, labels)[:]
     decoding = time.perf_counter() - started
     training = epoch_seconds(images, classes=len(first.new))
-    return f"{name:18}{decoding:9.2f} s{training:9.2f} s{decoding / training:9.3f}"
+    print(f"{name:18}{decoding:9.2f} s{training:9.2f} s", flush=True)
+    what = f"Time to decode {EXEMPLARS:,} exemplars, {name}"
+    return Ratio(what, "an epoch of training on them", decoding / training, "below 1")
 
 
 def epoch_seconds(images: ImageSet, classes: int) -> float:
@@ -134,6 +137,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--codecs", nargs="+", default=CODECS)
     parser.add_argument("--json", type=Path, help="also write the table there")
+    add_option(parser)
     options = parser.parse_args()
     stream = create_stream("cifar100/b0-inc10", order="seed0")
     first = stream.task(0)
@@ -157,9 +161,9 @@ def main() -> None:
         content = {"images": len(images), "budgets": BUDGETS, "codecs": list(map(asdict, table))}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
     torch.set_num_threads(threads)
-    print(f"\n{EXEMPLARS} exemplars   decoding    an epoch    ratio")
-    for name in ("webp-lossless", "jpeg:75", "klt:32"):
-        print(decoding_against_training(name, first), flush=True)
+    print(f"\n{EXEMPLARS} exemplars   decoding    an epoch")
+    names = ("webp-lossless", "jpeg:75", "klt:32")
+    publish([decoding_against_training(name, first) for name in names], options.ratios)
 
 
 if __name__ == "__main__":

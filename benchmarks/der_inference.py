@@ -26,8 +26,10 @@ from engram.models.masks import Allowance, ChannelMasks, Floor, shrunk
 from engram.models.resnet import ResNet
 from engram.results.record import environment
 from engram.seeding import generator
+from ratios import Ratio, add_option, publish
 
-CUTS = ((0.5, 1), (0.25, 1), (0.1, 1), (0.1, 8))
+SMALLEST = 0.1
+CUTS = ((0.5, 1), (0.25, 1), (SMALLEST, 1), (SMALLEST, 8))
 
 
 class Extractors(nn.Module):
@@ -100,6 +102,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--tasks", type=int, default=10)
     parser.add_argument("--json", type=Path, help="write the rows there too")
+    add_option(parser)
     options = parser.parse_args()
     images = torch.randn(options.batch, 3, 32, 32, generator=generator(0))
     images = images.to(resolve_device("auto"), memory_format=torch.channels_last)
@@ -116,6 +119,9 @@ def main() -> None:
             f"{row.multiply_adds / 1e6:15,.1f}  {row.multiply_adds_ratio:5.2f}  "
             f"{row.latency_ms:11,.1f}  {row.latency_ratio:5.2f}"
         )
+    small = next(row for row in rows if (row.backbone, row.keep) == ("resnet18", SMALLEST))
+    what = f"Speed of {options.tasks} ResNet-18 extractors at {SMALLEST:g} of their weights"
+    publish([Ratio(what, "whole ones", small.latency_ratio, "at least 2")], options.ratios)
     if options.json:
         content = {
             "tasks": options.tasks,

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engram.memory import herding
+from ratios import Ratio, add_option, publish
 
 CLASSES, IMAGES, DIM, PICKS = 100, 500, 64, 20
 
@@ -47,7 +48,8 @@ def seconds(function: Callable[[Tensor, int], list[int]], classes: Tensor) -> fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    add_option(parser)
+    options = parser.parse_args()
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(CLASSES, 1, DIM, generator=generator)
     noise = torch.randn(CLASSES, IMAGES, DIM, generator=generator)
@@ -55,12 +57,15 @@ def main() -> None:
     for features in classes:
         if herding(features, PICKS) != plain_herding(features, PICKS):
             raise SystemExit("the picks differ")
-    measured = [(seconds(herding, classes), seconds(plain_herding, classes)) for _ in range(rounds)]
+    measured = [
+        (seconds(herding, classes), seconds(plain_herding, classes)) for _ in range(options.rounds)
+    ]
     ours, plain = (statistics.median(column) for column in zip(*measured, strict=True))
     ratio = statistics.median(slow / fast for fast, slow in measured)
     print(f"{CLASSES} classes x {IMAGES} images x {DIM} features, {PICKS} picks; picks identical")
     print(f"  engram {1e3 * ours:7.1f} ms\n  plain  {1e3 * plain:7.1f} ms")
-    print(f"plain / engram: {ratio:.1f}")
+    what = f"Speed of herding, {CLASSES} classes of {IMAGES} images"
+    publish([Ratio(what, "the plain loop, the same picks", ratio, "well above 1")], options.ratios)
 
 
 if __name__ == "__main__":

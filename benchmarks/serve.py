@@ -30,6 +30,7 @@ from engram.api import Learner
 from engram.methods.ranpac import RanPACConfig
 from engram.models.pretrained import BackboneConfig, load_backbone
 from engram.seeding import generator
+from ratios import Ratio, add_option, publish
 
 BACKBONE = BackboneConfig(weights="random")
 CLASSES, EACH = 10, 8
@@ -91,6 +92,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--height", type=int, default=480)
+    add_option(parser)
     options = parser.parse_args()
     (picture,) = pictures(options.width, options.height, 1, seed=99)
     jpeg = io.BytesIO()
@@ -106,7 +108,8 @@ def main() -> None:
     slow = statistics.quantiles(requests, n=100)[98]
     print(f"forward pass, one image   {1000 * forward:7.1f} ms")
     print(f"prediction by REST        {1000 * request:7.1f} ms   (99 of 100 in {1000 * slow:.1f})")
-    print(f"prediction by REST / forward pass: {request / forward:.2f}")
+    what, baseline = "Time of a prediction by REST", "the network's forward pass on one image"
+    publish([Ratio(what, baseline, request / forward, "at most 3")], options.ratios)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 
+from ratios import Ratio, add_option, publish
+
 PROGRAMS = {
     "import torch": ["-c", "import torch"],
     "engram --help": ["-m", "engram", "--help"],
@@ -28,16 +30,18 @@ def seconds(arguments: list[str]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    add_option(parser)
+    options = parser.parse_args()
     measured: dict[str, list[float]] = {name: [] for name in PROGRAMS}
-    for _ in range(rounds + 1):
+    for _ in range(options.rounds + 1):
         for name, arguments in PROGRAMS.items():
             measured[name].append(seconds(arguments))
     # The first round fills the caches of the file system.
     medians = {name: statistics.median(found[1:]) for name, found in measured.items()}
     for name, median in medians.items():
         print(f"{name:14} {1000 * median:7.0f} ms")
-    print(f"engram --help / import torch: {medians['engram --help'] / medians['import torch']:.3f}")
+    value = medians["engram --help"] / medians["import torch"]
+    publish([Ratio("Time of engram --help", "import torch", value, "at most 0.25")], options.ratios)
 
 
 if __name__ == "__main__":

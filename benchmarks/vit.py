@@ -31,6 +31,7 @@ from engram.models.adapters import ModuleConfig, attach
 from engram.models.pretrained import BackboneConfig, load_backbone
 from engram.models.vit import SIZES, attend
 from engram.seeding import generator
+from ratios import Ratio, add_option, publish
 
 CLASSES = 10
 NAME = "vit_tiny_patch16_224"
@@ -148,6 +149,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
+    add_option(parser)
     options = parser.parse_args()
     device = resolve_device(options.device)
     precision = resolve_precision("auto", device)
@@ -163,14 +165,18 @@ def main() -> None:
     found = medians(runs, options.rounds)
     for name, taken in found.items():
         print(f"{name:16} {count / taken:8.1f} images/s")
-    ratio = found["timm, bare loop"] / found["engram"]
-    print(f"engram / timm: {ratio:.3f} ({options.size} pixels, {precision}, {device})")
+    print(f"{precision}, {device}")
+    what = f"Speed of training a ViT-Tiny's adapters, {options.size} pixels"
+    value = found["timm, bare loop"] / found["engram"]
+    training = Ratio(what, "timm's ViT-Tiny in a bare loop", value, "at least 0.95")
     kernels = {
         name: attention(function, options.size, options.batch, device)
         for name, function in (("fused", F.scaled_dot_product_attention), ("engram", attend))
     }
     found = medians(kernels, ATTENTION_ROUNDS)
-    print(f"attention, engram / fused: {found['fused'] / found['engram']:.3f}")
+    what, baseline = "Speed of attention in bfloat16, forward and backward", "torch's fused kernel"
+    attending = Ratio(what, baseline, found["fused"] / found["engram"], "at least 1")
+    publish([training, attending], options.ratios)
 
 
 if __name__ == "__main__":

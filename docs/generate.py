@@ -90,6 +90,18 @@ def _of_benchmark(name: str) -> dict[str, Any] | None:
     return dict(json.loads(path.read_text())) if path.exists() else None
 
 
+def speed(summaries: Summaries) -> str:
+    """What the benchmarks found with `--ratios docs/speed.json`."""
+    measured = _of_benchmark("speed")
+    if measured is None:
+        return NOTHING
+    rows = [
+        [row["what"], row["baseline"], f"{row['value']:.2f}", row["wanted"]]
+        for row in measured["ratios"]
+    ]
+    return markdown(["Of ours", "Divided by that of", "Ratio", "Wanted"], rows, texts=2)
+
+
 def photographs(summaries: Summaries) -> str:
     """What `benchmarks/folders.py` measured on photographs."""
     return _rounds("photos")
@@ -310,6 +322,7 @@ TABLES: dict[str, Callable[[Summaries], str]] = {
     "equal bytes": equal_bytes,
     "der inference": der_inference,
     "der paper": der_paper,
+    "speed": speed,
     "photographs": photographs,
     "small pictures": small_pictures,
     "lae votes": lae_study.lae_votes,
