@@ -15,6 +15,7 @@ from conftest import Command
 from engram.cli import COMMANDS
 
 DEMO = ("bench", "icarl", "digits/3,2", "--preset", "demo", "--updates", "5", "--device", "cpu")
+RIDGE = ("bench", "ranpac", "digits/3,2", "--preset", "demo", "--device", "cpu")
 
 
 def test_help_does_not_import_torch() -> None:
@@ -48,6 +49,8 @@ def test_help_does_not_import_torch() -> None:
         ([*DEMO, "--backbone", "resnet23"], 'Perhaps you meant "resnet32"'),
         ([*DEMO, "--device", "gpu"], "not available"),
         ([*DEMO, "--epochs", "0", "--updates", "0"], "epochs"),
+        (["bench", "icarl", "photos/b0-inc5"], "Or name a folder with train/ and test/"),
+        ([*RIDGE, "--projected", "600000"], "Not enough memory"),
         (["bench", "--grid", "missing.yaml"], "missing.yaml cannot be read"),
         (["report", "."], "No finished run"),
         (["bench", "--grid", "."], ". cannot be read"),
@@ -243,6 +246,16 @@ def test_a_place_that_cannot_be_written_is_one_line(engram: Command, tmp_path: P
     assert code == 2
     assert text.startswith("engram: Not a directory")
     assert text.count("\n") == 1
+
+
+def test_whoever_reads_no_further_is_told_nothing() -> None:
+    command = [sys.executable, "-c", "from engram.cli import main; main()", "methods"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
+        assert started.stdout is not None
+        assert started.stderr is not None
+        started.stdout.close()
+        assert started.stderr.read() == b""
+    assert started.returncode == 1
 
 
 def test_two_processes_do_not_share_a_run(engram: Command, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ Torch takes seconds to import, so the commands themselves are imported when one 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -59,16 +60,30 @@ def main() -> None:
     warnings.showwarning = _print_warning
     try:
         _dispatch(sys.argv[1:])
-    except UserError as error:
-        print(f"engram: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        # A full disk, a folder without permission: nothing that engram could mend.
-        print(f"engram: {error.strerror}: {error.filename}.", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         print("\nInterrupted. The same command again does what is left.", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        # Whoever reads the output has seen enough; without this, Python complains at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if (message := _message(error)) is None:
+            raise
+        print(f"engram: {message}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _message(error: Exception) -> str | None:
+    """What to tell of an error that a user can mend; None of one that is engram's own."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):  # a full disk, a folder without permission
+        return f"{error.strerror}: {error.filename}." if error.filename else f"{error}."
+    if isinstance(error, MemoryError) or "memory" in str(error):  # torch's is a RuntimeError
+        reason, *_ = str(error).splitlines() or ["nothing more is known"]
+        return f"Not enough memory ({reason}). Take smaller images, batches or dimensions."
+    return None
 
 
 def _print_warning(

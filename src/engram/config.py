@@ -92,9 +92,10 @@ class Schedule:
             raise UserError(f"weight_decay must not be negative, but is {self.weight_decay}.")
 
     def split(self, share: float) -> tuple[Schedule | None, Schedule]:
-        """The beginning of the schedule, `share` of its epochs or updates, and the rest of it.
+        """Two schedules that together are as long: `share` of its epochs or updates, and the rest.
 
-        Both are rounded; the rest is never empty, and a beginning that would be is None.
+        Both are rounded; the rest is never empty, and a beginning that would be is None. Each goes
+        through the learning rates by itself, so that only a constant one stays what it was.
         """
         first = min(round(share * self.length), self.length - 1)
         if first < 1:

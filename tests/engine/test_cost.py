@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from engram import models
 from engram.engine.cost import latency, multiply_adds
 from engram.models.masks import Allowance, ChannelMasks, Floor, shrunk
+from engram.models.vit import create_vit
 from engram.seeding import generator
 
 
@@ -28,6 +29,16 @@ def test_resnet18_has_as_many_as_the_literature_says() -> None:
     masks = ChannelMasks(network, steepest=100, rule="hat")
     kept = masks.kept(Allowance(network=network, floor=Floor(), share=0.1))
     assert multiply_adds(shrunk(network, kept), image) < 0.2 * 0.555e9
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_transformer_s_attention_counts_in_any_precision(precision: torch.dtype) -> None:
+    """16 patches and a class token; the MLP is four times as wide."""
+    vit = create_vit("vit_micro_patch4_16", 16).eval()
+    dim, depth, tokens = vit.dim, len(vit.blocks), 17
+    by_hand = 16 * 48 * dim + depth * (12 * tokens * dim**2 + 2 * tokens**2 * dim)
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        assert multiply_adds(vit, torch.zeros(1, 3, 16, 16)) == by_hand
 
 
 def test_latency_is_the_median_of_what_passes_take(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,7 +157,7 @@ def test_the_parts_of_the_loss_are_summed_and_reported() -> None:
     assert [report.losses for report in reports] == [{"one": 1, "two": 0}, {"one": 1, "two": 2}]
     assert [report.task for report in reports] == [3, 3]
     assert steps == [
-        Step(epoch, 2, batch, 2, 2 * epoch + batch, 4) for epoch in (0, 1) for batch in (0, 1)
+        Step(epoch, 2, batch, 2, 2 * epoch + batch, 4, 0) for epoch in (0, 1) for batch in (0, 1)
     ]
 
 

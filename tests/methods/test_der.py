@@ -64,10 +64,8 @@ def batch() -> tuple[Tensor, Tensor]:
     return torch.randn(6, 3, 8, 8, generator=generator(0)), torch.tensor([0, 1, 2, 3, 4, 4])
 
 
-LATER = Step(epoch=5, epochs=10, batch=1, batches=4, done=21, updates=40)
-
-
-WARM = Step(epoch=9, epochs=170, batch=49, batches=50, done=499, updates=8500)
+LATER = Step(epoch=5, epochs=10, batch=1, batches=4, done=21, updates=40, warmup=0)
+WARM = Step(epoch=9, epochs=170, batch=49, batches=50, done=499, updates=8500, warmup=500)
 """The last of the ten epochs of warm-up."""
 
 
@@ -123,11 +121,27 @@ def test_the_classifiers_are_drawn_anew_when_the_warm_up_is_over() -> None:
         der.head.weight.zero_()
         der.auxiliary.weight.zero_()
     for epoch, number in ((9, 48), (10, 0), (10, 49)):
-        der.after_step(Step(epoch, 170, number, 50, epoch * 50 + number, 8500))
+        der.after_step(Step(epoch, 170, number, 50, epoch * 50 + number, 8500, 500))
         assert not der.head.weight.any()
     der.after_step(WARM)
     assert torch.equal(der.head.weight, drawn)
     assert der.auxiliary.weight.all()
+
+
+@pytest.mark.parametrize("epochs", [20, 30, 40, 50, 170])
+def test_they_are_drawn_anew_at_the_last_update_before_the_full_rate(epochs: int) -> None:
+    der = fresh(seen=2)
+    schedule = replace(der.config.schedule, epochs=epochs)
+    plan = plan_of(schedule, 6900)
+    for epoch in range(plan.epochs):
+        with torch.no_grad():
+            der.head.weight.zero_()
+        for number in range(plan.batches_in(epoch)):
+            der.after_step(plan.step(epoch, number))
+        if der.head.weight.any():
+            break
+    assert learning_rate(schedule, plan, epoch, 0) == pytest.approx(0.1)
+    assert learning_rate(schedule, plan, epoch - 1, 0) < 0.1
 
 
 def test_heads_may_inherit_instead() -> None:
@@ -364,6 +378,22 @@ def test_the_whole_network_stays_within_its_bound(limit: int) -> None:
     assert (extractors == 10) if limit == 60_000 else (1 <= extractors < 10)
     assert sum("only the classifier learns" in str(w.message) for w in said) == 10 - extractors
     assert learner.scores(stream.evaluation(range(10))).shape[1] == 10
+
+
+def test_what_learns_further_makes_room_for_itself() -> None:
+    """The bound leaves no room for one extractor more, but the last one is learnt over again."""
+    settings = replace(tiny("der", updates=4).settings, max_parameters="1500", least_channels=2)
+    learner = TaskLearner("der", settings, image_size=(8, 8), budget="30", device="cpu")
+    stream = create_stream("digits/2,2", order="given")
+    learner.learn(stream.task(0))
+    der = method_of(learner)
+    (before,) = der.extractors
+    assert not der.allowance.fits(der.allowance.smallest())
+    images = stream.task(0).train
+    learner.learn(Task(1, images, range(2, 2), range(2)))
+    (after,) = der.extractors
+    assert after is not before
+    assert der.parameter_count <= 1500
 
 
 def test_what_no_longer_fits_at_all_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,19 +13,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conftest import tiny
-from engram.config import from_mapping, load_preset
+from engram.config import Schedule, from_mapping, load_preset
 from engram.data.batches import Step
 from engram.data.stream import ClassStream, Task, create_stream
 from engram.engine.fit import EpochReport
 from engram.errors import UserError
 from engram.learner import TaskLearner
 from engram.methods.lae import LAE, LAEConfig, flat
-from engram.models.merging import Ties
+from engram.models.merging import Ema, Ties
 
 ALL_MERGES = ("ema", "ema-per-task", "mean", "ties", "ties:0.2", "dare", "magnitude", "max-abs")
 
 
-def learner_of(reports: list[EpochReport] | None = None, **knobs: Any) -> TaskLearner:
+def learner_of(
+    on_epoch: Callable[[EpochReport], None] = lambda report: None, **knobs: Any
+) -> TaskLearner:
     config = tiny("lae").settings
     schedule = replace(config.schedule, **knobs.pop("schedule", {}))
     return TaskLearner(
@@ -33,7 +36,7 @@ def learner_of(reports: list[EpochReport] | None = None, **knobs: Any) -> TaskLe
         image_size=(8, 8),
         budget="0",
         device="cpu",
-        on_epoch=(reports if reports is not None else []).append,
+        on_epoch=on_epoch,
     )
 
 
@@ -84,29 +87,33 @@ def test_the_average_retains_the_same_share_whatever_the_batch_size(
     batch_size: int, frozen_share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     retained = 1.0
-    average = LAE.average
+    share_of = Ema.retained
 
-    def counted(self: LAE, share: float) -> None:
+    def counted(self: Ema, part: float) -> float:
         nonlocal retained
-        retained *= share if len(self.offline) else 1
-        average(self, share)
+        retained *= (share := share_of(self, part))
+        return share
 
-    monkeypatch.setattr(LAE, "average", counted)
+    monkeypatch.setattr(Ema, "retained", counted)
     schedule = {"epochs": 4, "updates": None, "batch_size": batch_size}
     after(2, retention=0.8, frozen_share=frozen_share, schedule=schedule)
     assert retained == pytest.approx(0.8)
 
 
 def test_modules_stand_still_while_only_the_classifier_learns() -> None:
-    reports: list[EpochReport] = []
-    learner = learner_of(reports, schedule={"epochs": 5, "updates": None})
-    seen: list[Tensor] = []
+    seen: list[tuple[int, str, Tensor]] = []
+
+    def note(report: EpochReport) -> None:
+        seen.append((report.task, report.stage, flat(method_of(learner).online)))
+
+    learner = learner_of(note, schedule={"epochs": 5, "updates": None})
     for index in range(2):
         learner.learn(stream().task(index))
-        seen.append(flat(method_of(learner).online))
-    stages = [(report.task, report.stage) for report in reports]
+    stages = [(task, stage) for task, stage, _ in seen]
     assert stages == [(0, "modules")] * 5 + [(1, "classifier")] * 3 + [(1, "modules")] * 2
-    assert not torch.equal(seen[0], seen[1])
+    modules = [modules for *_, modules in seen]
+    assert all(torch.equal(modules[4], still) for still in modules[5:8])
+    assert not torch.equal(modules[7], modules[8])
 
 
 def test_features_are_cached_once_a_version_and_their_bytes_counted() -> None:
@@ -143,7 +150,7 @@ def test_the_loss_is_among_the_task_s_classes_old_and_new() -> None:
     lae.freeze_heads(mixed)
     assert [head.get_parameter("weight").requires_grad for head in lae.heads] == [False, True, True]
     x, y = torch.randn(6, 32), torch.tensor([2, 3, 4, 4, 3, 2])
-    found = lae.loss(mixed, lambda features: features)(x, y, Step(0, 1, 0, 1, 0, 1))
+    found = lae.loss(mixed, lambda features: features)(x, y, Step(0, 1, 0, 1, 0, 1, 0))
     expected = F.cross_entropy(lae.logits(x)[:, 2:5], y - 2)
     assert torch.allclose(found["classification"], expected)
 
@@ -249,6 +256,10 @@ def test_parameters_count_every_set_of_modules_that_votes() -> None:
         ({"merge": ()}, "need one entry each at least"),
         ({"retention": 0.0}, "retention must be above 0"),
         ({"frozen_share": 1.0}, r"frozen_share must be in \[0, 1\), not 1.0"),
+        (
+            {"schedule": Schedule(decay="steps", milestones=(2, 4), epochs=5)},
+            "cuts the schedule in two, so the learning rate must not change",
+        ),
         ({"ridge_temperature": 0.0}, "ridge_temperature must be above 0"),
     ],
 )

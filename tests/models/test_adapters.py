@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engram import models
 from engram.errors import UserError
 from engram.models.adapters import (
     Adapter,
@@ -197,6 +198,12 @@ def test_blocks_that_do_not_exist_are_refused(text: str, message: str) -> None:
 def test_what_cannot_be_is_refused(knobs: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ModuleConfig(**knobs)
+
+
+@pytest.mark.parametrize("network", [nn.Linear(3, 3), models.create("resnet8", generator(0))])
+def test_what_is_no_transformer_is_refused(network: nn.Module) -> None:
+    with pytest.raises(UserError, match="the blocks of a vision transformer, and this backbone is"):
+        attach(network, ModuleConfig(), generator(0))
 
 
 def test_a_kernel_larger_than_the_grid_is_refused() -> None:

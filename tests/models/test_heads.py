@@ -123,6 +123,24 @@ def test_the_order_of_classes_does_not_matter() -> None:
     assert torch.allclose(head(features)[:, renamed], learnt()(features), atol=1e-5)
 
 
+def test_where_a_device_has_no_float64_the_sums_stay() -> None:
+    """As Apple's have none; what torch says to it there is a TypeError."""
+
+    def moved(tensor: Tensor) -> Tensor:
+        if tensor.dtype == torch.float64:
+            raise TypeError("This device has no float64.")
+        return tensor + 0
+
+    head = head_of()
+    sums, projection = head.gram, head.projection
+    head._apply(moved)
+    assert head.gram is sums
+    assert head.projection is not projection
+    head.add(*data())
+    head.solve()
+    assert torch.equal(head.weight, learnt().weight)
+
+
 def test_fewer_images_than_dimensions_can_be_solved() -> None:
     head = head_of(projected=200)
     head.add(*(part[:20] for part in data()))

@@ -22,7 +22,6 @@ from engram.models.merging import (
     Merge,
     RunningMean,
     Ties,
-    decay_of_a_step,
     dropped,
     max_abs,
     ties,
@@ -145,13 +144,13 @@ def test_a_running_mean_is_the_mean() -> None:
 
 @given(steps=st.integers(1, 20_000), retention=st.floats(0.05, 0.999))
 def test_retention_does_not_depend_on_the_number_of_steps(steps: int, retention: float) -> None:
-    assert decay_of_a_step(retention, steps) ** steps == pytest.approx(retention, rel=1e-9)
+    assert Ema(retention).retained(1 / steps) ** steps == pytest.approx(retention, rel=1e-9)
 
 
 def test_the_published_decay() -> None:
     """1,040 steps a task at 0.9999 retain 0.901 of the offline module."""
     assert pytest.approx(0.901, abs=5e-4) == 0.9999**1040
-    assert decay_of_a_step(0.9999**1040, 1040) == pytest.approx(0.9999)
+    assert Ema(0.9999**1040).retained(1 / 1040) == pytest.approx(0.9999)
 
 
 def test_max_abs_takes_the_larger() -> None:

@@ -28,6 +28,7 @@ class Step:
         batches: of the epoch; the last one may have fewer.
         done: batches before this one, of all epochs.
         updates: batches of the whole stage.
+        warmup: of these, the first in which the learning rate rises.
     """
 
     epoch: int
@@ -36,6 +37,7 @@ class Step:
     batches: int
     done: int
     updates: int
+    warmup: int
 
     @property
     def progress(self) -> float:

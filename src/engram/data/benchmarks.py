@@ -52,7 +52,10 @@ def load_dataset(name: str, image_size: int | None = None) -> Dataset:
         return DATASETS[name](data_folder())
     if "/" in name or Path(name).is_dir():
         return photographs(Path(name), image_size or 64)
-    raise unknown("data set", name, [*DATASETS, *IMAGENETS])
+    raise UserError(
+        f"{unknown('data set', name, [*DATASETS, *IMAGENETS])} Or name a folder with train/ and "
+        "test/, in both of which every class has a folder of images."
+    )
 
 
 @dataclass(frozen=True, slots=True)

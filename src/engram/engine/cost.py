@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,15 +17,24 @@ __all__ = ["latency", "multiply_adds"]
 PASSES = 10
 
 
+def _attention(query: Sequence[int], key: Sequence[int], *_: Any, **__: Any) -> int:
+    """Operations of attention on (B, heads, N, D) queries and (B, heads, K, D) keys and values."""
+    return 4 * math.prod(query) * key[2]
+
+
+ATTENTION_ON_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+"""What torch's own table of operations lacks."""
+
+
 @torch.no_grad()
 def multiply_adds(function: Callable[[Tensor], object], inputs: Tensor) -> int:
-    """Multiplications with an addition, of one input, in convolutions and matrix products.
+    """Multiplications with an addition, of one input, in convolutions, matrix products, attention.
 
     Args:
         function: called once with `inputs`.
         inputs: (B, ...), one at least.
     """
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU) as counter:
         function(inputs)
     return int(counter.get_total_flops()) // (2 * len(inputs))
 

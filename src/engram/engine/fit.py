@@ -195,8 +195,7 @@ class Trainer:
             rate = learning_rate(run.schedule, run.plan, epoch, batch)
             for group in run.optimizer.param_groups:
                 group["lr"] = rate
-            done = epoch * run.plan.batches + batch
-            step = Step(epoch, run.plan.epochs, batch, batches, done, run.plan.updates)
+            step = run.plan.step(epoch, batch)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 parts = loss(x, y, step)
             run.optimizer.zero_grad()
@@ -259,15 +258,28 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A schedule laid over data of a known size: epochs, batches in a full one, and updates."""
+    """A schedule laid over data of a known size.
+
+    Attributes:
+        batches: in a full epoch.
+        updates: in all.
+        warmup: of these, the first in which the learning rate rises.
+    """
 
     epochs: int
     batches: int
     updates: int
+    warmup: int
 
     def batches_in(self, epoch: int) -> int:
         """Batches of an epoch; a fixed number of updates may end within the last one."""
         return min(self.batches, self.updates - epoch * self.batches)
+
+    def step(self, epoch: int, batch: int) -> Step:
+        """Where a batch stands."""
+        done = epoch * self.batches + batch
+        batches = self.batches_in(epoch)
+        return Step(epoch, self.epochs, batch, batches, done, self.updates, self.warmup)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -291,18 +303,18 @@ def plan_of(schedule: Schedule, samples: int) -> Plan:
     """How a schedule trains on that many samples."""
     whole, rest = divmod(samples, schedule.batch_size)
     batches = whole if schedule.drop_last and whole else whole + (rest > 0)
-    if schedule.epochs is not None:
-        return Plan(schedule.epochs, batches, schedule.epochs * batches)
-    updates = schedule.updates or 0
-    return Plan(math.ceil(updates / batches), batches, updates)
+    updates = schedule.updates or schedule.length * batches
+    epochs = math.ceil(updates / batches)
+    if schedule.warmup_by == "epoch":
+        return Plan(epochs, batches, updates, round(schedule.warmup * epochs) * batches)
+    return Plan(epochs, batches, updates, round(schedule.warmup * updates))
 
 
 def learning_rate(schedule: Schedule, plan: Plan, epoch: int, batch: int) -> float:
     """The learning rate of a batch."""
     progress = (epoch * plan.batches + batch + 1) / plan.updates
-    warm_epochs = round(schedule.warmup * plan.epochs)
-    if schedule.warmup_by == "epoch" and epoch < warm_epochs:
-        return schedule.learning_rate * (epoch + 1) / warm_epochs
+    if schedule.warmup_by == "epoch" and epoch * plan.batches < plan.warmup:
+        return schedule.learning_rate * (epoch + 1) * plan.batches / plan.warmup
     if schedule.warmup_by == "update" and progress < schedule.warmup:
         return schedule.learning_rate * progress / schedule.warmup
     match schedule.decay:

@@ -22,6 +22,9 @@ __all__ = ["Method", "Trainer"]
 
 Part = TypeVar("Part")
 
+PIXELS_AT_ONCE = 500 * 96 * 96
+"""Of a network's input where nothing is trained, at most: 500 small images, 91 of 224 pixels."""
+
 
 class Trainer(Protocol):
     """What a method calls to train: see `engram.engine.fit.Trainer`."""
@@ -57,6 +60,7 @@ class Method(nn.Module, ABC):
             that say otherwise.
         seen: classes learnt so far.
         cache_bytes: of features that were kept while the last task was learnt.
+        weights_sha256: of the file that pretrained weights came from; None where there is none.
         batch_size: images that go through the network at a time where nothing is trained.
     """
 
@@ -72,6 +76,7 @@ class Method(nn.Module, ABC):
         self.seed = seed
         self.seen = 0
         self.cache_bytes = 0
+        self.weights_sha256: str | None = None
 
     @abstractmethod
     def grow(self, new: int) -> None:
@@ -106,12 +111,13 @@ class Method(nn.Module, ABC):
 
     @property
     def batch_size(self) -> int:
-        return BATCH
+        height, width = self.normalise.size
+        return max(1, min(BATCH, PIXELS_AT_ONCE // (height * width)))
 
     @property
     def facts(self) -> dict[str, Any]:
         """What a result depends on beside the configuration, by name."""
-        return {}
+        return {"weights_sha256": self.weights_sha256} if self.weights_sha256 else {}
 
     def check(self, budget: Budget) -> None:
         """Refuse a budget that the method cannot work with.
@@ -133,8 +139,7 @@ class Method(nn.Module, ABC):
     ) -> Tensor:
         """Unit-length features (N, dim) of images, by which exemplars are ranked and averaged.
 
-        In the precision of training: what that rounds off an image is little beside what tells it
-        from the next, and averages out over a class.
+        In float32, as images are classified: near ties decide on ranks.
 
         Args:
             features: inputs to features (B, dim).
@@ -143,10 +148,9 @@ class Method(nn.Module, ABC):
 
         def function(pixels: Tensor) -> Tensor:
             x = self.normalise(pixels.flip(2) if mirrored else pixels)
-            with self.training_precision():
-                return F.normalize(features(x).float())
+            return F.normalize(features(x))
 
-        return apply(function, images, device=self.device)
+        return apply(function, images, device=self.device, batch_size=self.batch_size)
 
     def kept_features(
         self,
@@ -172,21 +176,6 @@ class Method(nn.Module, ABC):
         )
         self.cache_bytes = found.nbytes
         return found
-
-    def rehearsal(
-        self, task: Task, memory: ExemplarMemory, augmentation: Augmentation, recoding: float
-    ) -> AugmentedImages:
-        """Training batches of exemplars and new images together.
-
-        Args:
-            recoding: probability with which a new image comes as the memory's codec gives it back,
-                so that what a codec leaves behind does not tell old classes from new ones.
-        """
-        images = memory + task.train
-        if not recoding:
-            return self.augmented(images, augmentation)
-        memory.prepare(task.train)
-        return self.augmented(images, augmentation, memory + memory.recode(task.train), recoding)
 
     def augmented(
         self,

@@ -50,6 +50,7 @@ class Finetune(Method):
         super().__init__(config, image_size, seed)
         self.normalise = models.normaliser(config.backbone, image_size)
         self.network = models.create(config.backbone, generator(seed, "network"), image_size)
+        self.weights_sha256 = self.network.weights_sha256
 
     @property
     def classifier(self) -> str:

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from engram import models
 from engram.config import Schedule
 from engram.data.augment import Augmentation
-from engram.data.batches import BATCH, AugmentedImages, FeatureDraws, Loss, Step
+from engram.data.batches import AugmentedImages, FeatureDraws, Loss, Step
 from engram.data.images import Images
 from engram.data.stream import Task
 from engram.errors import UserError
 from engram.memory import ExemplarMemory, herding
-from engram.methods.base import Method, Trainer
+from engram.methods.base import Trainer
+from engram.methods.rehearsal import RehearsalConfig, RehearsalMethod
 from engram.models.backbone import Backbone
 from engram.models.heads import UniformHead
 from engram.models.masks import (
@@ -58,7 +59,7 @@ number of tasks, there is something left for the next."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DERConfig:
+class DERConfig(RehearsalConfig):
     """The knobs of DER; the defaults are those that the authors ship for CIFAR-100."""
 
     backbone: str = "resnet18"
@@ -90,9 +91,6 @@ class DERConfig:
     """Augmented versions of the balanced subset whose features are extracted. The classifier is
     trained on these, so that the extractors run once a version and not once an epoch."""
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(brightness=63 / 255))
-    codec_augmentation: float = 0.0
-    """Probability with which a new image goes through the memory's codec in training, so that what
-    the codec leaves behind does not tell old classes from new ones."""
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
             epochs=170,
@@ -109,6 +107,7 @@ class DERConfig:
     """Of the classifier on the balanced subset, at rate 0.1 and in the second half at 0.01."""
 
     def __post_init__(self) -> None:
+        RehearsalConfig.__post_init__(self)
         for name in ("temperature", "draws", "head_epochs", "least_channels", "round_channels"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} must be above 0, not {getattr(self, name)}.")
@@ -117,8 +116,6 @@ class DERConfig:
                 f"mask_steepness must be above 1, not {self.mask_steepness}: masks grow from its "
                 "inverse to it in every epoch."
             )
-        if not 0 <= self.codec_augmentation <= 1:
-            raise UserError(f"codec_augmentation must be in [0, 1], not {self.codec_augmentation}.")
         for name in ("auxiliary_weight", "sparsity_weight"):
             if not (getattr(self, name) or 0) >= 0:
                 raise UserError(f"{name} must not be negative, but is {getattr(self, name)}.")
@@ -168,7 +165,7 @@ class DERConfig:
         )
 
 
-class DER(Method):
+class DER(RehearsalMethod):
     """An extractor for every task, frozen afterwards, and a classifier on all their features.
 
     Attributes:
@@ -187,7 +184,8 @@ class DER(Method):
     def __init__(self, config: DERConfig, image_size: tuple[int, int], seed: int) -> None:
         super().__init__(config, image_size, seed)
         self.normalise = models.normaliser(config.backbone, image_size)
-        self.dense = models.create(config.backbone, generator(seed, "network"), image_size).backbone
+        first = models.create(config.backbone, generator(seed, "network"), image_size)
+        self.dense, self.weights_sha256 = first.backbone, first.weights_sha256
         self.extractors = nn.ModuleList()
         self.masks: ChannelMasks | None = None
         self.control: SparsityControl | None = None
@@ -217,45 +215,58 @@ class DER(Method):
     def learn(self, task: Task, memory: ExemplarMemory, trainer: Trainer) -> None:
         """The two stages of section 3: a new extractor, then a classifier on balanced data."""
         self.grow(len(task.new))
-        source = self.training_images(task, memory)
-        if not self.config.prunes or self.has_room(self.allowance):
-            if not task.new:
-                self.reopen()
-            self.expand(len(task.classes))
-            trainer.fit(
-                "representation",
-                source,
-                self.loss(task),
-                self.named_parameters(),
-                self.config.schedule,
-                self.after_step,
-            )
-            self.freeze(self.pruned(source, trainer))
+        images = self.training_images(task, memory)
+        if self.may_expand(task):
+            self.learn_representation(task, images, trainer)
         if task.index > 0:
-            self.renew_head()
-            trainer.fit(
-                "classifier",
-                self.feature_draws(
-                    source[balanced(source.images.labels, trainer.generator("subset"))], trainer
-                ),
-                self.balanced_loss,
-                self.head.named_parameters(prefix="head"),
-                self.config.head_schedule,
-            )
+            self.learn_classifier(images, trainer)
         memory.update(task, rank=lambda images: herding(self.embed(images)))
 
-    def training_images(self, task: Task, memory: ExemplarMemory) -> AugmentedImages:
-        return self.rehearsal(
-            task, memory, self.config.augmentation, self.config.codec_augmentation
+    def learn_representation(self, task: Task, images: AugmentedImages, trainer: Trainer) -> None:
+        """The first stage (sections 3.2 to 3.4): an extractor that is trained, pruned, frozen."""
+        self.expand(len(task.classes))
+        trainer.fit(
+            "representation",
+            images,
+            self.loss(task),
+            self.named_parameters(),
+            self.config.schedule,
+            self.after_step,
+        )
+        self.freeze(self.pruned(images, trainer))
+
+    def learn_classifier(self, images: AugmentedImages, trainer: Trainer) -> None:
+        """The second stage (section 3.5): a new classifier on as many images of every class."""
+        self.renew_head()
+        subset = images[balanced(images.images.labels, trainer.generator("subset"))]
+        trainer.fit(
+            "classifier",
+            self.feature_draws(subset, trainer),
+            self.balanced_loss,
+            self.head.named_parameters(prefix="head"),
+            self.config.head_schedule,
         )
 
     def grow(self, new: int) -> None:
         self.seen += new
 
+    def may_expand(self, task: Task) -> bool:
+        """Whether there is room for an extractor to learn the task.
+
+        Where no class is new that is the last one, which learns further and makes room for itself.
+        """
+        frozen = self.frozen_extractors()
+        if not task.new:
+            self.reopen()
+        if not self.config.prunes or self.has_room(self.allowance):
+            return True
+        self.extractors = nn.ModuleList(frozen)
+        return False
+
     def reopen(self) -> None:
         """Let the last extractor be the one that is trained; it goes on from what it was whole."""
-        self.head = UniformHead(0, 0, bias=False)
         del self.extractors[-1:]
+        self.head.keep_features(torch.arange(self.head.weight.shape[1]) < self.dim)
 
     def expand(self, classes: int) -> None:
         """Draw both classifiers, and open all masks. The extractor goes on from the last."""
@@ -283,7 +294,7 @@ class DER(Method):
         if self.masks is None:
             return self.dense
         kept = self.masks.kept(self.allowance)
-        size = math.ceil(len(source) / math.ceil(len(source) / BATCH))
+        size = math.ceil(len(source) / math.ceil(len(source) / self.batch_size))
         batches = (x for x, _ in source.batches(size, trainer.generator("norms")))
         whole = self.prunable
         reestimate_norms(whole, kept, batches)
@@ -436,8 +447,7 @@ class DER(Method):
         as the authors' code does."""
         if self.masks is not None:
             self.masks.clamp()
-        warm = round(self.config.schedule.warmup * step.updates)
-        if self.config.head_init == "reset" and step.done + 1 == warm:
+        if self.config.head_init == "reset" and step.done + 1 == step.warmup:
             self.draw_heads()
 
     def feature_draws(self, source: AugmentedImages, trainer: Trainer) -> FeatureDraws:

@@ -23,13 +23,13 @@ from torch import Tensor
 
 from engram import models
 from engram.config import Schedule
-from engram.data.augment import Augmentation
-from engram.data.batches import AugmentedImages, Loss, Step
+from engram.data.batches import Loss, Step
 from engram.data.images import Images
 from engram.data.stream import Task
 from engram.errors import UserError
 from engram.memory import Budget, ExemplarMemory, herding
-from engram.methods.base import Method, Trainer
+from engram.methods.base import Trainer
+from engram.methods.rehearsal import RehearsalConfig, RehearsalMethod
 from engram.models.network import Network, frozen
 from engram.seeding import generator
 
@@ -40,7 +40,7 @@ TRUST = {"soft": 1.0, "mixed": 0.5, "label": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ICaRLConfig:
+class ICaRLConfig(RehearsalConfig):
     """The knobs of iCaRL; the defaults are the paper's for CIFAR-100."""
 
     backbone: str = "resnet32"
@@ -59,18 +59,15 @@ class ICaRLConfig:
     distillation_fades: bool = False
     """Trust the old network the less, the larger the memory: by the share of an old class's
     images that is kept. With everything kept this is joint training."""
-    codec_augmentation: float = 0.0
-    """Probability with which a new image is trained on as the memory's codec gives it back, so that
-    the network cannot tell old classes from new ones by what a codec leaves behind."""
     outputs: int = 100
     """The summed binary loss is divided by this. The paper's head has 100 outputs from the start;
     dividing by the classes seen instead would make the first task's steps ten times longer."""
     mirror_means: bool = True
     """Class means average exemplars and their mirror images. Wrong for digits and letters."""
-    augmentation: Augmentation = field(default_factory=Augmentation)
     schedule: Schedule = field(default_factory=Schedule)
 
     def __post_init__(self) -> None:
+        RehearsalConfig.__post_init__(self)
         for name in ("temperature", "outputs"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} must be above 0, not {getattr(self, name)}.")
@@ -81,11 +78,9 @@ class ICaRLConfig:
                 "exemplar_targets and distillation_fades are about the sigmoid distillation; with "
                 f"distillation {self.distillation} exemplars are taught their labels anyway."
             )
-        if not 0 <= self.codec_augmentation <= 1:
-            raise UserError(f"codec_augmentation must be in [0, 1], not {self.codec_augmentation}.")
 
 
-class ICaRL(Method):
+class ICaRL(RehearsalMethod):
     """Nearest mean of exemplars on a representation trained by rehearsal and distillation.
 
     Attributes:
@@ -103,6 +98,7 @@ class ICaRL(Method):
         self.network: Network = models.create(
             config.backbone, generator(seed, "network"), image_size
         )
+        self.weights_sha256 = self.network.weights_sha256
         self.register_buffer("means", torch.zeros(0, self.network.dim))
         self.means: Tensor
 
@@ -135,11 +131,6 @@ class ICaRL(Method):
         self.network.head.grow(new, generator(self.seed, "head", self.seen))
         self.seen += new
         self.means = self.means.new_zeros(self.seen, self.network.dim)
-
-    def training_images(self, task: Task, memory: ExemplarMemory) -> AugmentedImages:
-        return self.rehearsal(
-            task, memory, self.config.augmentation, self.config.codec_augmentation
-        )
 
     def kept_share(self, task: Task, memory: ExemplarMemory) -> float:
         """Exemplars of an old class for each image of one of the task's, at most 1."""

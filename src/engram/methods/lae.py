@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal
 
 import torch
@@ -27,7 +28,7 @@ from engram.methods.base import Trainer
 from engram.methods.pretrained import PretrainedMethod
 from engram.models.adapters import ModuleConfig, attach
 from engram.models.heads import LinearHead, RidgeHead
-from engram.models.merging import EMA, Merge, create_merge, decay_of_a_step
+from engram.models.merging import EMA, Ema, Merge, create_merge
 from engram.models.pretrained import BackboneConfig
 from engram.seeding import generator
 
@@ -99,6 +100,11 @@ class LAEConfig:
             raise UserError(f"frozen_share must be in [0, 1), not {self.frozen_share}.")
         if self.projected < 0:
             raise UserError(f"projected must be 0 or more, not {self.projected}.")
+        if self.frozen_share and (self.schedule.decay != "constant" or self.schedule.warmup):
+            raise UserError(
+                f"frozen_share {self.frozen_share} cuts the schedule in two, so the learning rate "
+                "must not change: take decay constant and warmup 0, or frozen_share 0."
+            )
         self.merges(seed=0)
 
     def merges(self, seed: int) -> dict[str, Merge]:
@@ -162,12 +168,12 @@ class LAE(PretrainedMethod):
         """Section 3: learning and accumulation. The ensemble is in `scores_by_classifier`."""
         self.grow(len(task.new))
         self.freeze_heads(task)
+        if self.tasks == 2:
+            self.offline.copy_(flat(self.online).expand_as(self.offline))
         frozen, moving = self.config.schedule.split(
             self.config.frozen_share if self.tasks > 1 else 0.0
         )
-        if self.tasks == 2:
-            self.offline.copy_(flat(self.online).expand_as(self.offline))
-        share = frozen.length / (frozen.length + moving.length) if frozen else 0.0
+        moving_share = moving.length / self.config.schedule.length
         if frozen is not None:
             trainer.fit(
                 "classifier",
@@ -176,15 +182,14 @@ class LAE(PretrainedMethod):
                 self.heads.named_parameters(prefix="heads"),
                 frozen,
             )
-        self.average(self.config.retention**share)
-        left = self.config.retention ** (1 - share)
+            self.average(1 - moving_share)
         trainer.fit(
             "modules",
             self.augmented(task.train, self.config.augmentation),
             self.loss(task, self.features),
             self.named_parameters(),
             moving,
-            after_step=lambda step: self.average(decay_of_a_step(left, step.updates)),
+            after_step=lambda step: self.average(moving_share / step.updates),
         )
         self.accumulate()
         self.regress(task, trainer)
@@ -230,14 +235,14 @@ class LAE(PretrainedMethod):
 
         return local
 
-    def average(self, retained: float) -> None:
-        """Equation 3 where a merge asks for it: the offline module retains that share of itself.
+    def average(self, part: float) -> None:
+        """Equation 3, for that part of a task, where the offline module averages as it goes.
 
         While modules are frozen, to average step by step is to average once.
         """
-        if EMA in self.merges and len(self.offline):
-            row = list(self.merges).index(EMA)
-            self.offline[row].lerp_(flat(self.online), 1 - retained)
+        for offline, merge in zip(self.offline, self.merges.values(), strict=False):
+            if isinstance(merge, Ema) and merge.every_step:
+                offline.lerp_(flat(self.online), 1 - merge.retained(part))
 
     @torch.no_grad()
     def accumulate(self) -> None:
@@ -246,8 +251,8 @@ class LAE(PretrainedMethod):
             self.first.copy_(flat(self.online))
             return
         reference, online = self.named(self.reference), self.online
-        for row, (name, merge) in enumerate(self.merges.items()):
-            if name != EMA:
+        for row, merge in enumerate(self.merges.values()):
+            if not merge.every_step:
                 merged = merge(reference, self.named(self.offline[row]), online, self.tasks - 1)
                 self.offline[row] = flat(merged)
 
@@ -289,21 +294,28 @@ class LAE(PretrainedMethod):
     def experts(self, x: Tensor, merges: Sequence[str]) -> dict[str, Tensor]:
         """(B, 3, H, W) normalised images to the probabilities (B, seen) that each expert gives; an
         offline one for each of `merges`."""
+
+        @cache
+        def online() -> Tensor:
+            return self.logits(self.features(x)).softmax(dim=1)
+
         found: dict[str, Tensor] = {}
-        online = self.logits(self.features(x)).softmax(dim=1)
         if "online" in self.config.experts:
-            found["online"] = online
+            found["online"] = online()
         if "offline" in self.config.experts:
             for merge in merges:
-                found[f"offline {merge}"] = online
-                if len(self.offline):
-                    row = list(self.merges).index(merge)
-                    features = self.features(x, self.named(self.offline[row]))
-                    found[f"offline {merge}"] = self.logits(features).softmax(dim=1)
+                found[f"offline {merge}"] = self.offline_expert(x, merge, online)
         if self.ridge is not None:
             scores = self.ridge(self.features(x, self.named(self.first)))
             found["ridge"] = (scores / self.config.ridge_temperature).softmax(dim=1)
         return found
+
+    def offline_expert(self, x: Tensor, merge: str, online: Callable[[], Tensor]) -> Tensor:
+        """Probabilities (B, seen) by what a merge has accumulated; by the online module before."""
+        if not len(self.offline):
+            return online()
+        modules = self.named(self.offline[list(self.merges).index(merge)])
+        return self.logits(self.features(x, modules)).softmax(dim=1)
 
     def logits(self, features: Tensor) -> Tensor:
         """(B, dim) features to (B, seen), of the classifiers of all tasks; in float32, in training

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from engram.data.batches import BATCH
 from engram.data.images import ImageSet, hashed_share
 from engram.methods.base import Method, Trainer
 from engram.models.heads import RidgeHead
@@ -33,7 +32,6 @@ class PretrainedMethod(Method):
     Attributes:
         backbone: the network; modules attached to it are all of it that has gradients.
         dim: length of its features.
-        weights_sha256: of the file with its weights; None where they were drawn.
     """
 
     def __init__(self, config: Any, image_size: tuple[int, int], seed: int) -> None:
@@ -44,14 +42,16 @@ class PretrainedMethod(Method):
         self.normalise = found.normalise
         self.weights_sha256 = found.sha256
 
+    def train(self, mode: bool = True) -> Self:
+        """The backbone stays as it is in use: nothing in it that would move or draw."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
     @property
     def batch_size(self) -> int:
         """A processor is twice as fast with what fits its caches."""
-        return BATCH_ON_CPU if self.device.type == "cpu" else BATCH
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        return {"weights_sha256": self.weights_sha256}
+        return BATCH_ON_CPU if self.device.type == "cpu" else super().batch_size
 
     def features(self, x: Tensor, modules: Mapping[str, Tensor] | None = None) -> Tensor:
         """(B, 3, H, W) normalised images to (B, dim), in the precision of training.

@@ -115,7 +115,7 @@ class RanPAC(PretrainedMethod):
         self.adaptation = LinearHead(self.dim).to(self.device)
 
     def loss(self, x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
-        """Of the adaptation."""
+        """Cross-entropy of the linear classifier with which the modules are trained."""
         logits = self.adaptation(self.features(x))
         return {"classification": F.cross_entropy(logits.float(), y)}
 

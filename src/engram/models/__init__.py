@@ -43,7 +43,7 @@ def create(
         if image_size[0] != image_size[1]:
             raise UserError(f"{name} wants square images, not {image_size[0]} x {image_size[1]}.")
         weights = None if "." in name else RANDOM
-        return Network(vision_transformer(name, image_size[0], weights, generator)[0])
+        return Network(*vision_transformer(name, image_size[0], weights, generator))
     if name not in BACKBONES:
         raise unknown("backbone", name, [*BACKBONES, "vit_tiny_patch16_224"])
     return Network(BACKBONES[name](generator))

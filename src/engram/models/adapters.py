@@ -242,8 +242,14 @@ def attach(vit: Any, config: ModuleConfig, generator: torch.Generator) -> nn.Mod
         The modules alone, by block and place: what is trained, saved and merged.
 
     Raises:
-        UserError: blocks that do not exist, or a kernel larger than the grid.
+        UserError: the network is none, blocks do not exist, or a kernel is larger than the grid.
     """
+    if not _has_blocks(vit):
+        raise UserError(
+            "Modules are attached to the blocks of a vision transformer, and this backbone is none "
+            "whose blocks are known. Choose another, such as vit_tiny_patch16_224, or attach "
+            "nothing: ranpac with --no-adapt."
+        )
     modules = nn.ModuleDict()
     grid, prefix_tokens = vit.patch_embed.grid_size, vit.num_prefix_tokens
     for index in chosen_blocks(config.blocks, len(vit.blocks)):
@@ -262,6 +268,15 @@ def attach(vit: Any, config: ModuleConfig, generator: torch.Generator) -> nn.Mod
             else:
                 block.mlp = ParallelBranch(block.mlp, module)
     return modules
+
+
+def _has_blocks(network: Any) -> bool:
+    """Whether it is a transformer of timm's kind."""
+    try:
+        parts = [(block.norm1, block.attn, block.mlp) for block in network.blocks]
+        return bool(parts and network.patch_embed.grid_size and network.num_prefix_tokens + 1)
+    except (AttributeError, TypeError):
+        return False
 
 
 def _created(

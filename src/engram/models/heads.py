@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -100,7 +100,8 @@ class RidgeHead(nn.Module):
         generator: source of the projection.
 
     Attributes:
-        gram: (2, M, M) float64, sums of h^T h of images to fit and of those set aside.
+        gram: (2, M, M) float64, sums of h^T h of images to fit and of those set aside. This and
+            `targets` stay with the processor where a device has no float64, as Apple's have none.
         targets: (2, M, classes) float64, sums of h^T y likewise.
         counts: (2,) images likewise.
         weight: (classes, M), solved; zeros before the first `solve`.
@@ -123,6 +124,18 @@ class RidgeHead(nn.Module):
         self.counts: Tensor
         self.weight: Tensor
         self.ridge: Tensor
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RidgeHead:
+        def moved(tensor: Tensor) -> Tensor:
+            try:
+                return fn(tensor)
+            except TypeError:  # what torch says to float64 on a device that has none
+                if tensor.dtype != torch.float64:
+                    raise
+                return tensor
+
+        head: RidgeHead = super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
+        return head
 
     def project(self, features: Tensor) -> Tensor:
         """(B, dim) features to (B, M)."""
@@ -157,8 +170,8 @@ class RidgeHead(nn.Module):
             self.counts[part] += int(chosen.sum())
             parts = features[chosen].split(SUMMED_AT_ONCE), labels[chosen].split(SUMMED_AT_ONCE)
             for some, classes in zip(*parts, strict=True):
-                h = self.project(some).double()
-                y = F.one_hot(classes, self.targets.shape[2]).double()
+                h = self.project(some).to(self.gram.device).double()
+                y = F.one_hot(classes, self.targets.shape[2]).to(self.gram.device).double()
                 self.gram[part].addmm_(h.T, h)
                 self.targets[part].addmm_(h.T, y)
 
@@ -166,7 +179,8 @@ class RidgeHead(nn.Module):
     def solve(self) -> None:
         """Choose the ridge weight, and solve the regression with it, in float64."""
         self.ridge.fill_(self._best_ridge())
-        self.weight = _solved(self.gram.sum(0), self.targets.sum(0), float(self.ridge)).T.float()
+        solved = _solved(self.gram.sum(0), self.targets.sum(0), float(self.ridge))
+        self.weight = solved.T.float().to(self.weight.device)
 
     def _best_ridge(self) -> float:
         """Where there is nothing to choose by, the mean square of a projected feature."""

@@ -28,7 +28,6 @@ __all__ = [
     "RunningMean",
     "Ties",
     "create_merge",
-    "decay_of_a_step",
     "dropped",
     "max_abs",
     "ties",
@@ -45,7 +44,10 @@ WITH_DENSITY = ("ties", "dare", "magnitude")
 
 
 class Merge(ABC):
-    """How the offline module takes in the online one at the end of a task."""
+    """How the offline module takes in the online one."""
+
+    every_step: bool = False
+    """After every step of a task, and not at its end."""
 
     @abstractmethod
     def __call__(
@@ -80,10 +82,11 @@ class Ema(Merge):
     """Exponential moving average, by the share of itself that the offline module retains a task.
 
     LAE (Gao et al., ICCV 2023) averages after every step with a decay of 0.9999, which ties the
-    retention to the number of steps: `decay_of_a_step` gives the decay that has this retention.
+    retention to the number of steps. Here the decay of a step is what leads to this retention.
     """
 
     retention: float
+    every_step: bool = False
 
     def __post_init__(self) -> None:
         _check_share("retention", self.retention)
@@ -93,10 +96,9 @@ class Ema(Merge):
     ) -> dict[str, Tensor]:
         return _blend(offline, online, self.retention)
 
-
-def decay_of_a_step(retention: float, steps: int) -> float:
-    """The decay of each of `steps` averages that together retain a share: retention^(1 / steps)."""
-    return float(retention ** (1 / steps))
+    def retained(self, part: float) -> float:
+        """The share that is retained over a part of a task; over several, that is their product."""
+        return float(self.retention**part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +198,7 @@ def create_merge(
         raise UserError(f"merge {text}: {number} is not a density.") from error
     match name:
         case "ema" | "ema-per-task":
-            return Ema(retention)
+            return Ema(retention, every_step=name == EMA)
         case "mean":
             return RunningMean()
         case "ties":

@@ -13,11 +13,17 @@ __all__ = ["Network", "frozen"]
 
 
 class Network(nn.Module):
-    """Backbone -> features -> linear head."""
+    """Backbone -> features -> linear head.
 
-    def __init__(self, backbone: Backbone) -> None:
+    Attributes:
+        dim: length of the features.
+        weights_sha256: of the file that the backbone's weights came from; None where there is none.
+    """
+
+    def __init__(self, backbone: Backbone, weights_sha256: str | None = None) -> None:
         super().__init__()
         self.backbone = backbone
+        self.weights_sha256 = weights_sha256
         self.head = LinearHead(backbone.dim)
         self.dim = backbone.dim
 

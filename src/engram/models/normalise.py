@@ -37,7 +37,7 @@ class Normalise(nn.Module):
         return self.floats(pixels)
 
     def floats(self, pixels: Tensor) -> Tensor:
-        """The same."""
+        """`forward`, whose input has the size of the network's."""
         return pixels.float().div_(255).sub_(self.mean).permute(0, 3, 1, 2)
 
 
