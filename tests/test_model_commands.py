@@ -71,6 +71,7 @@ def test_from_the_first_class_to_a_rollback(engram: Command, tmp_path: Path) -> 
     code, text = engram("history", "model")
     assert code == 0
     assert "\N{RIGHTWARDS ARROW}  2" in text
+    assert "on disk" in text
     assert engram("rollback", "model", "1") == (0, "Version 1 of model is the current one.\n")
     assert "grün" not in engram("predict", "model", "2/grün/0-0.png")[1].partition(":")[2]
     assert first.exists()
@@ -96,7 +97,11 @@ def test_from_the_first_class_to_a_rollback(engram: Command, tmp_path: Path) -> 
         (("predict", "model", "nothing.jpg"), "There is no file nothing.jpg"),
         (("predict", "elsewhere", "nothing.jpg"), "There is no model in elsewhere"),
         (("evaluate", "model", "other"), 'Unknown class "blue"'),
-        (("history", "elsewhere"), "There is no model in elsewhere"),
+        (
+            ("history", "elsewhere"),
+            "There is no model in elsewhere. Learn one: engram learn FOLDER --into elsewhere",
+        ),
+        (("predict", "model", "pictures"), "pictures is a folder. Give the pictures that are in"),
         (("rollback", "model", "7"), "model has no version 7. Present: 1"),
     ],
 )

@@ -245,3 +245,11 @@ def test_no_file_is_half_written(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.partial"))
     tensors, _ = files.load_tensors(model.path(3) / "learner" / "weights.safetensors")
     assert "head.weight" in tensors
+
+
+def test_what_a_version_takes_on_disk(tmp_path: Path) -> None:
+    model = grown(tmp_path, ("red", "blue"))
+    paths = [path for path in model.path(2).rglob("*") if path.is_file()]
+    assert model.disk_bytes(2) == sum(len(path.read_bytes()) for path in paths)
+    shutil.rmtree(model.path(1))
+    assert model.disk_bytes(1) == 0

@@ -20,6 +20,7 @@ from engram.data.pictures import readable
 from engram.errors import UserError
 from engram.files import write_atomically
 from engram.memory import Budget
+from engram.results.comparison import format_bytes
 from engram.results.model_page import changes_page, evaluation_page
 from engram.versions import ModelFolder, check_keep
 
@@ -320,7 +321,9 @@ def export(words: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryOptions:
-    """The versions of a model."""
+    """The versions of a model: after which one each was learnt and from what, how many exemplars it
+    keeps in how many bytes, what all its files take on disk, and how many points of accuracy the
+    classes known before lost on average."""
 
     model: tyro.conf.Positional[Path]
     """The model folder."""
@@ -331,19 +334,12 @@ def history(words: Sequence[str]) -> None:
     model = ModelFolder(tyro.cli(HistoryOptions, args=words, prog="engram history").model)
     current = model.current
     if current is None:
-        raise UserError(f"There is no model in {model.folder}. Learn one: engram learn FOLDER.")
-    table = Table(
-        "",
-        "version",
-        "made",
-        "after",
-        "learnt from",
-        "classes",
-        "exemplars",
-        "bytes",
-        "forgotten",
-        **LOOK,
-    )
+        raise model.absence()
+    table = Table("", "version", **LOOK)
+    # Short names, and a date above its time, fit a terminal of 80 letters.
+    table.add_column("made", min_width=len("2000-01-01"))
+    for name in ("after", "learnt from", "classes", "kept", "bytes", "on disk", "lost"):
+        table.add_column(name, overflow="fold")
     for number, facts in model.history().items():
         if facts is None:
             table.add_row("", str(number), "damaged")
@@ -352,12 +348,13 @@ def history(words: Sequence[str]) -> None:
         table.add_row(
             "\N{RIGHTWARDS ARROW}" if number == current else "",
             str(number),
-            facts["created"].replace("T", " ").removesuffix("+00:00"),
+            facts["created"].replace("T", " ")[:16],
             str(facts["parent"] or ""),
             escape(facts.get("source", "")),
             str(len(facts["learner"]["classes"])),
             f"{facts['exemplars']:,}",
-            f"{facts['bytes']:,}",
+            format_bytes(facts["bytes"]),
+            format_bytes(model.disk_bytes(number)),
             f"{mean_forgetting(changes):.1f}",
         )
     Console().print(table)
@@ -394,11 +391,17 @@ class ServeOptions(NewModelOptions):
     port: int = 8000
     """0 takes one that is free."""
     token: str | None = None
-    """What requests must carry. Default: none for this machine alone, else a new one."""
-    allow_origin: tuple[str, ...] = ()
-    """Pages elsewhere that may use the model, such as https://example.org."""
-    keep_versions: int | None = None
-    """The most versions that stay on disk. Default: all."""
+    """What requests must carry. Others on this computer see it in the list of processes, but not
+    if it stands in the environment variable ENGRAM_TOKEN instead. Default: none for this computer
+    alone, else one that is made and kept in the model folder."""
+    allow_host: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A name that a reverse proxy on this computer has, such as engram.example.org; may be given
+    several times. Everybody needs the token then."""
+    allow_origin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A page elsewhere that may use the model, such as https://example.org; may be given several
+    times."""
+    keep_versions: int | None = 20
+    """The most versions that stay on disk when another one is learnt. None keeps all."""
     device: str = "auto"
 
 
@@ -417,13 +420,25 @@ def serve(words: Sequence[str]) -> None:
         Learner(**given, device=options.device).check()
     else:
         _check_made_with(model, given)
+    _tell_of_removal(model, options.keep_versions)
     serve_model(
         options.model,
         given,
         host=options.host,
         port=options.port,
         token=options.token,
+        names=options.allow_host,
         origins=options.allow_origin,
         keep=options.keep_versions,
         device=options.device,
     )
+
+
+def _tell_of_removal(model: ModelFolder, keep: int | None) -> None:
+    """Say beforehand that versions that are there will go."""
+    there = len(model.numbers())
+    if keep is not None and there > keep:
+        print(
+            f"{model.folder} has {there} versions; when another one is learnt, {keep} stay. To "
+            "keep all: --keep-versions None"
+        )

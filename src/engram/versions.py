@@ -129,13 +129,28 @@ class ModelFolder:
         """
         found = self.current if number is None else number
         if found is None:
-            raise UserError(f"There is no model in {self.folder}. Learn one: engram learn FOLDER.")
+            raise self.absence()
         if found not in self.numbers():
             raise UserError(
                 f"{self.folder} has no version {found}. Present: "
                 f"{', '.join(map(str, self.numbers())) or 'none'}."
             )
         return found
+
+    def absence(self) -> UserError:
+        """The error where a model is needed and there is none."""
+        return UserError(
+            f"There is no model in {self.folder}. Learn one: engram learn FOLDER --into "
+            f"{self.folder}"
+        )
+
+    def disk_bytes(self, number: int) -> int:
+        """What the files of a version take; 0 if it is being removed."""
+        try:
+            files = [path for path in self.path(number).rglob("*") if path.is_file()]
+            return sum(path.stat().st_size for path in files)
+        except FileNotFoundError:
+            return 0
 
     def facts(self, number: int) -> dict[str, Any]:
         """What a version tells of itself.

@@ -156,6 +156,34 @@ def test_files_of_kinds_that_are_not_read_are_told(tmp_path: Path) -> None:
     ] == [True]
 
 
+@pytest.mark.parametrize("brand", [b"heic", b"mif1", b"avif"])
+def test_kinds_that_are_not_read_are_known_by_their_bytes(tmp_path: Path, brand: bytes) -> None:
+    content = b"\x00\x00\x00\x18ftyp" + brand + b"\x00" * 40
+    (tmp_path / "photo.jpg").write_bytes(content)
+    for source in (content, tmp_path / "photo.jpg"):
+        with pytest.raises(UserError, match=r"is of a kind that is not read\. Save it as JPEG"):
+            picture(source, 8)
+    with pytest.raises(UserError, match="cannot be read as an image"):
+        picture(content.replace(brand, b"isom"), 8)
+
+
+def test_what_is_no_file_or_is_locked_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder.jpg").mkdir()
+    with pytest.raises(UserError, match=r"folder\.jpg is a folder\. Give the pictures"):
+        picture(tmp_path / "folder.jpg", 8)
+    with pytest.raises(UserError, match="cannot be read as an image"):
+        picture("no\0name.png", 8)
+
+    def locked(*arguments: object, **named: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", locked)
+    with pytest.raises(UserError, match=r"a\.png may not be read: Permission denied\. Change its"):
+        picture(tmp_path / "a.png", 8)
+
+
 def test_whatever_goes_wrong_in_a_file_is_told_as_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

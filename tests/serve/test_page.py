@@ -47,13 +47,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-FOLDERS: list[tuple[list[str], dict[str, int], int]] = [
-    (["cat/1.jpg", "cat/2.jpg", "cat/notes.txt"], {"cat": 2}, 0),
-    (["cat/1.jpg", "cat/old/2.jpg"], {"cat": 2}, 0),
-    (["photos/cat/1.jpg", "photos/cat/old/2.jpg", "photos/dog/1.jpg"], {"cat": 2, "dog": 1}, 0),
-    (["photos/cover.jpg", "photos/cat/1.jpg", "photos/dog/1.jpg"], {"cat": 1, "dog": 1}, 1),
+FOLDERS: list[tuple[list[str], dict[str, int], int, int]] = [
+    (["cat/1.jpg", "cat/2.jpg", "cat/notes.txt", "cat/.hidden"], {"cat": 2}, 0, 1),
+    (["cat/1.jpg", "cat/old/2.jpg"], {"cat": 2}, 0, 0),
+    (["photos/cat/1.jpg", "photos/cat/old/2.jpg", "photos/dog/1.jpg"], {"cat": 2, "dog": 1}, 0, 0),
+    (["photos/cover.jpg", "photos/cat/1.jpg", "photos/dog/1.jpg"], {"cat": 1, "dog": 1}, 1, 0),
+    (["photos/cat/1.HEIC", "photos/cat/old/2.heic", "photos/dog/1.jpg"], {"dog": 1}, 0, 2),
 ]
-"""Paths of files in a folder, the pictures of each class in it, and those that are in none."""
+"""Paths of files in a folder, the pictures of each class in it, those that are in none, and how
+many files are no pictures that are read."""
 
 CHOSEN_AND_DROPPED = """async (paths) => {
     const { classesIn, dropped } = await import("/page/folders.js");
@@ -76,13 +78,58 @@ CHOSEN_AND_DROPPED = """async (paths) => {
     const words = paths.map((path) => path.split("/"));
     const folder = entry(words[0][0], words.map((path) => path.slice(1)));
     const transfer = { items: [{ webkitGetAsEntry: () => folder }] };
-    const counted = ({ classes, strays }) => ({
+    const counted = ({ classes, strays, others }) => ({
         classes: Object.fromEntries([...classes].map(([name, files]) => [name, files.length])),
         strays: strays.length,
+        others,
     });
     return [counted(classesIn(chosen)), counted(await dropped(transfer))];
 }"""
 """What the page makes of such a folder if it is chosen, and if it is dropped."""
+
+
+Counts = tuple[float | None, float | None, int]
+
+VERDICTS: list[tuple[list[Counts], str]] = [
+    (
+        [(100, 100, 1)],
+        "No loss was seen on the one picture set aside of the one class that it knew before (too "
+        "few to be sure).",
+    ),
+    (
+        [(100, 100, 1), (50, 100, 4)],
+        "No loss was seen on the 5 pictures set aside of both classes that it knew before (1 to 4 "
+        "a class; too few to be sure).",
+    ),
+    (
+        [(100, 100, 400), (100, 100, 800), (98, 98, 800)],
+        "No loss was seen on the 2,000 pictures set aside of all 3 classes that it knew before "
+        "(400 to 800 a class).",
+    ),
+    (
+        [(100, 50, 2), (100, 100, 2), (None, None, 0)],
+        "One class lost something, class 0 50 points, on the 4 pictures set aside of 2 of the 3 "
+        "classes that it knew before (2 a class; too few to be sure).",
+    ),
+    (
+        [(100, 98, 50), (100, 99, 50)],
+        "2 classes lost something, most of all class 0 with 2 points, on the 100 pictures set "
+        "aside of both classes that it knew before (50 a class).",
+    ),
+]
+"""Accuracy before and after, and pictures set aside, of the classes known before; what is said."""
+
+SAID = """async (counts) => {
+    const { showChanges } = await import("/page/model.js");
+    const known = counts.map(([before, after, measured_on], index) => (
+        { name: `class ${index}`, new: false, before, after, measured_on }
+    ));
+    const fresh = { name: "new", new: true, before: null, after: 100, measured_on: 1 };
+    const classes = [...known, fresh];
+    const place = document.createElement("div");
+    showChanges(place, { version: 2, classes });
+    return place.firstChild.textContent;
+}"""
 
 
 class Served:
@@ -126,9 +173,14 @@ def shoot(tmp_path: Path) -> Shoot:
     folder = Path(os.environ.get("ENGRAM_SCREENSHOTS", tmp_path)).resolve()
     folder.mkdir(parents=True, exist_ok=True)
 
-    def taken(page: Page, name: str, *, whole: bool = True) -> None:
+    def taken(page: Page, name: str, *, whole: bool = True, last: str = "body") -> None:
         page.evaluate("scrollTo(0, 0)")
-        page.screenshot(path=folder / f"{name}.png", full_page=whole)
+        page.mouse.move(0, 0)
+        box = page.locator(last).bounding_box()
+        assert box is not None
+        end = {"x": 0, "y": 0, "width": page.evaluate("innerWidth")}
+        clip = {**end, "height": box["y"] + box["height"] + 8} if last != "body" else None
+        page.screenshot(path=folder / f"{name}.png", full_page=whole, clip=clip)
 
     return taken
 
@@ -205,7 +257,12 @@ def teach_and_ask(page: Page, shoot: Shoot, seed: int) -> None:
     assert ask(page, "leaf", seed) == "leaf"
     assert ask(page, "mug", seed) == "mug"
     give(page, "fish")
-    shoot(page, "page", whole=False)
+    card = page.get_by_role("article", name="fish")
+    card.get_by_role("button", name="Show all 14 pictures of fish").click()
+    expect(card.get_by_role("img")).to_have_count(14)
+    card.get_by_role("button", name="Show fewer pictures of fish").click()
+    expect(card.get_by_role("img")).to_have_count(11)
+    shoot(page, "page", last="#teach")
     learn(page, 2)
     expect(page.get_by_text("knows 3 classes: mug, leaf, fish")).to_be_visible()
     assert [ask(page, thing, seed) for thing in ("mug", "leaf", "fish")] == ["mug", "leaf", "fish"]
@@ -213,7 +270,7 @@ def teach_and_ask(page: Page, shoot: Shoot, seed: int) -> None:
         row = page.locator("#forgotten").get_by_role("row", name=re.compile(f"^{name} {before} "))
         expect(row).to_be_visible()
     pictures = page.locator("#remembered img")
-    expect(pictures).to_have_count(36)
+    expect(pictures).to_have_count(39)
     pictures.last.scroll_into_view_if_needed()
     expect(pictures.last).to_have_js_property("complete", True)
     shoot(page, "taught")
@@ -245,11 +302,18 @@ def test_a_name_that_is_taken_and_a_picture_that_is_none(
         fish.locator("input[type=file]").set_input_files([broken])
         expect(fish.get_by_text("broken.jpg: The picture cannot be read")).to_be_visible()
         # Without a pointer: the picture goes, and the focus is where the next thing is.
-        thumbnails = page.get_by_role("article", name="mug").locator(".thumb")
-        thumbnails.first.focus()
+        mug = page.get_by_role("article", name="mug")
+        remove = mug.get_by_role("button", name="Remove picture")
+        mug.get_by_role("button", name="Remove picture 2 of 2 of mug").focus()
         page.keyboard.press("Enter")
-        expect(thumbnails).to_have_count(1)
-        expect(thumbnails.first).to_be_focused()
+        expect(remove).to_have_count(1)
+        expect(remove.first).to_be_focused()
+        expect(mug.get_by_role("status")).to_have_text("1 picture; one was removed")
+        # What was removed can be put back.
+        mug.get_by_role("button", name="Undo").click()
+        expect(mug.get_by_role("status")).to_have_text("2 pictures")
+        expect(mug.get_by_role("button", name="Undo")).to_be_hidden()
+        expect(mug.get_by_role("img", name="picture 2 of 2 of mug")).to_be_visible()
         # Of a folder of folders, each is a class; what lies beside them is in none.
         for place in ("cup/1.jpg", "plate/1.jpg", "cover.jpg"):
             path = tmp_path / "photos" / place
@@ -261,9 +325,14 @@ def test_a_name_that_is_taken_and_a_picture_that_is_none(
             expect(card.get_by_role("status")).to_have_text("1 picture")
         expect(page.get_by_text("1 picture lies beside the folders")).to_be_visible()
         expect(page.get_by_role("article", name="photos")).to_have_count(0)
-        for paths, classes, strays in FOLDERS:
+        for paths, classes, strays, others in FOLDERS:
             found = page.evaluate(CHOSEN_AND_DROPPED, paths)
-            assert found == [{"classes": classes, "strays": strays}] * 2, paths
+            expected = {"classes": classes, "strays": strays, "others": others}
+            assert found == [expected] * 2, paths
+        for counts, said in VERDICTS:
+            assert page.evaluate(SAID, counts) == said
+        page.get_by_role("link", name="REST").click()
+        expect(page.get_by_role("heading", name="POST /api/predict")).to_be_visible()
         page.close()
         # Another browser has to be told the token.
         stranger = browser.new_context().new_page()
@@ -276,6 +345,14 @@ def test_a_name_that_is_taken_and_a_picture_that_is_none(
         stranger.get_by_role("button", name="Open").click()
         expect(stranger.get_by_role("article", name="mug")).to_be_visible()
         stranger.context.close()
+        # An address with the token opens a page that is there already.
+        another = browser.new_context().new_page()
+        another.goto(served.address.partition("#")[0])
+        expect(another.get_by_role("heading", name="wants its token")).to_be_visible()
+        another.goto(served.address)
+        expect(another.get_by_role("article", name="mug")).to_be_visible()
+        expect(another.get_by_role("heading", name="wants its token")).to_be_hidden()
+        another.context.close()
 
 
 def test_pictures_from_the_camera(browser: Browser, data: Path, tmp_path: Path) -> None:
@@ -293,6 +370,13 @@ def test_pictures_from_the_camera(browser: Browser, data: Path, tmp_path: Path) 
         page.get_by_role("button", name="Done").click()
         expect(card.get_by_role("status")).to_have_text("2 pictures")
         page.close()
+        # What a browser gives to a page that came over http from elsewhere.
+        without = browser.new_page()
+        without.add_init_script("Object.defineProperty(navigator, 'mediaDevices', {value: null})")
+        without.goto(served.address)
+        expect(without.get_by_text("Browsers allow the camera over https")).to_be_visible()
+        expect(without.get_by_role("button", name="Use the camera")).to_be_hidden()
+        without.close()
 
 
 def on_a_phone(browser: Browser, address: str, shoot: Shoot, seed: int) -> None:

@@ -24,6 +24,7 @@ from engram.serve import worker
 from engram.serve.app import create_app
 from engram.serve.journal import Journal
 from engram.serve.limits import Limits
+from engram.serve.server import Server
 from engram.versions import ModelFolder
 
 PATIENCE = 120
@@ -107,6 +108,7 @@ def test_a_class_is_taught_and_asked_for(client: TestClient, model: ModelFolder)
     newest, first = client.get("/api/versions").json()
     assert (newest["number"], newest["current"], newest["parent"]) == (2, True, 1)
     assert (newest["learnt"], newest["classes"]) == (["grün"], 3)
+    assert newest["disk_bytes"] > newest["bytes"] > 0
     assert [one["new"] for one in state["classes"]] == [False, False, True]
     assert (first["number"], first["current"]) == (1, False)
 
@@ -118,10 +120,14 @@ def test_a_class_is_taught_and_asked_for(client: TestClient, model: ModelFolder)
     assert [(job["kind"], job["version"]) for job in jobs] == [("rollback", 1), ("learn", 2)]
 
 
-def test_a_version_is_downloaded_and_loaded_elsewhere(client: TestClient, tmp_path: Path) -> None:
+def test_a_version_is_downloaded_and_loaded_elsewhere(
+    client: TestClient, model: ModelFolder, tmp_path: Path
+) -> None:
+    (model.folder / "token").write_text("secret")
     answer = client.get("/api/versions/1/model.zip")
     assert "model-1.zip" in answer.headers["content-disposition"]
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert {Path(name).parts[1] for name in archive.namelist()} == {"current", "versions"}
         archive.extractall(tmp_path / "elsewhere")
     learner = load(tmp_path / "elsewhere" / "model", device="cpu")
     assert learner.predict(coloured("blue", 1)[0])[0]["label"] == "blue"
@@ -402,7 +408,14 @@ def test_other_sites_may_not_change_the_model(model: ModelFolder) -> None:
         shown_there = {"Sec-Fetch-Site": "cross-site"}
         assert client.get("/api/versions/1/model.zip", headers=shown_there).status_code == 403
         assert client.get("/api/state", headers={"Origin": "http://[x"}).status_code == 403
-        assert client.get("/api/state", headers={"Host": "elsewhere.example"}).status_code == 400
+        for host in ("elsewhere.example", "Elsewhere.Example:8000"):
+            answer = client.get("/", headers={"Host": host})
+            assert answer.status_code == 400
+            assert "--allow-host elsewhere.example if it should" in answer.json()["message"]
+    with opened(model.folder, hosts=("[::1]", "engram.example.org")) as client:
+        for host in ("[::1]:8000", "engram.example.org", "Engram.Example.org:80"):
+            assert client.get("/api/state", headers={"Host": host}).status_code == 200
+        assert client.get("/api/state", headers={"Host": "[::2]"}).status_code == 400
     with opened(model.folder, origins=("https://elsewhere.example/",)) as client:
         answer = client.post("/api/classes", json={"name": "y"}, headers=elsewhere)
         assert answer.status_code == 201
@@ -413,10 +426,72 @@ def test_what_is_documented(client: TestClient) -> None:
     paths = client.get("/api/openapi.json").json()["paths"]
     assert "/api/predict" in paths
     assert "image/*" in paths["/api/predict"]["post"]["requestBody"]["content"]
-    page = client.get("/")
-    assert "default-src 'self'" in page.headers["content-security-policy"]
+    page = client.get("/api/docs")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    for text in ("PATCH /api/classes/{number}", "from 1 to 1000, 5 if left out", "(image/png)"):
+        assert text in page.text
+    # Nothing in it runs, or comes from elsewhere.
+    assert "<script" not in page.text
+    assert "http" not in page.text
+    assert client.get("/").status_code == 200
     for name in ("page.css", "page.js", "teach.js", "icon.svg"):
         assert client.get(f"/page/{name}").status_code == 200
+
+
+@pytest.mark.parametrize("address", ["/", "/page/page.js", "/api/docs", "/api/state", "/api/no"])
+def test_every_answer_forbids_the_browser_what_is_not_from_here(
+    model: ModelFolder, address: str
+) -> None:
+    token = {"Authorization": "Bearer secret"}
+    with opened(model.folder, token="secret", hosts=("testserver",)) as client:
+        for headers in ({}, token, {"Host": "elsewhere.example"}):
+            protective = client.get(address, headers=headers).headers
+            assert protective["content-security-policy"].startswith("default-src 'self'; ")
+            assert protective["x-content-type-options"] == "nosniff"
+            assert protective["referrer-policy"] == "no-referrer"
+
+
+def test_what_was_not_foreseen_is_told_in_one_line(
+    model: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Journal, "waiting", lambda self: 1 / 0)
+    with TestClient(create_app(model.folder), raise_server_exceptions=False) as client:
+        answer = client.get("/api/state")
+    assert answer.status_code == 500
+    assert answer.json()["message"].startswith("Something went wrong: ZeroDivisionError.")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_who_comes_when_too_many_are_there_is_asked_to_come_again(
+    model: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(model.folder, limits=Limits(requests=1)) as client:
+        refused = []
+        versions = Server.versions
+
+        def meanwhile(server: Server) -> Any:
+            refused.append(client.get("/api/state"))
+            return versions(server)
+
+        monkeypatch.setattr(Server, "versions", meanwhile)
+        assert client.get("/api/versions").status_code == 200
+        assert refused[0].status_code == 503
+        assert "Try again in a moment" in refused[0].json()["message"]
+        assert client.get("/api/state").status_code == 200
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+def test_what_it_writes_is_for_its_owner_alone(tmp_path: Path) -> None:
+    with opened(tmp_path / "new") as client:
+        give(client, "grün")
+        with sqlite3.connect(tmp_path / "new" / "serve.sqlite") as reading:
+            reading.execute("SELECT * FROM picture").fetchone()
+            modes = {
+                path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "new").iterdir()
+            }
+        reading.close()
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    assert modes == dict.fromkeys(["serve.sqlite", "serve.sqlite-wal", "serve.sqlite-shm"], 0o600)
 
 
 def test_pictures_that_were_learnt_leave_no_trace(model: ModelFolder) -> None:
@@ -488,6 +563,8 @@ def test_what_keeps_a_server_from_starting(
     assert (code, "was made with seed 0, not 3" in text) == (2, True)
     code, text = engram(*words, "--budget", "much")
     assert (code, '"much" is not a budget' in text) == (2, True)
+    code, text = engram(*words, "--allow-host", "https://example.org")
+    assert (code, '"https://example.org" is no name of a computer' in text) == (2, True)
     code, text = engram(*words, "--host", "256.1.1.1")
     assert (code, "Nothing can be served at 256.1.1.1" in text) == (2, True)
     code, text = engram("serve", "new", "--method", "nothing")

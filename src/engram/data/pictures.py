@@ -38,6 +38,12 @@ IMAGE_SUFFIXES = {
 UNREAD_SUFFIXES = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw"}
 """Of pictures that are not read: whoever has such files is told, and not left to wonder."""
 
+UNREAD_BRANDS = {
+    *(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"),
+    *(b"mif1", b"msf1", b"avif", b"avis"),
+}
+"""By which HEIC, HEIF and AVIF are known, whatever the file is called: behind `ftyp`."""
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
 """What files are tried as. Pillow knows more, some of which start other programs."""
 
@@ -95,7 +101,7 @@ def picture(source: Picture, size: int) -> np.ndarray:
 
 def _from_file(file: Path | io.BytesIO, name: str, size: int) -> np.ndarray:
     if isinstance(file, Path) and file.suffix.lower() in UNREAD_SUFFIXES:
-        raise UserError(f"{name} is of a kind that is not read. Save it as JPEG or PNG.")
+        raise _unread(name)
     try:
         with Image.open(file, formats=FORMATS) as opened:
             if opened.width * opened.height > MOST_PIXELS:
@@ -113,7 +119,15 @@ def _from_file(file: Path | io.BytesIO, name: str, size: int) -> np.ndarray:
         raise _too_large(name, MOST_PIXELS) from error
     except FileNotFoundError as error:
         raise UserError(f"There is no file {name}.") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{name} is a folder. Give the pictures that are in it.") from error
+    except PermissionError as error:
+        raise UserError(
+            f"{name} may not be read: {error.strerror}. Change its permissions, or leave it out."
+        ) from error
     except Exception as error:  # what a damaged file makes Pillow raise depends on its kind
+        if _brand(file) in UNREAD_BRANDS:
+            raise _unread(name) from error
         raise UserError(f"{name} cannot be read as an image. Repair or remove it.") from error
 
 
@@ -122,6 +136,21 @@ def as_png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", compress_level=1)
     return file.getvalue()
+
+
+def _brand(file: Path | io.BytesIO) -> bytes:
+    """By which a file of the family of MP4 says what it is; empty where that cannot be told."""
+    try:
+        with file.open("rb") if isinstance(file, Path) else nullcontext(file) as opened:
+            opened.seek(0)
+            start = opened.read(12)
+    except (OSError, ValueError):  # a disk that fails, a name that no file can have
+        return b""
+    return start[8:] if start[4:8] == b"ftyp" else b""
+
+
+def _unread(name: str) -> UserError:
+    return UserError(f"{name} is of a kind that is not read. Save it as JPEG or PNG.")
 
 
 def _too_large(name: str, most: int) -> UserError:

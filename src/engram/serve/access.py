@@ -15,7 +15,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from engram.errors import UserError
 from engram.serve.limits import TooLargeError
 
-__all__ = ["Access", "Gate", "checked_origin", "cookie_name"]
+__all__ = [
+    "EVERY_NAME",
+    "Access",
+    "Crowd",
+    "Gate",
+    "Names",
+    "checked_host",
+    "checked_origin",
+    "cookie_name",
+]
+
+EVERY_NAME = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +110,79 @@ def checked_origin(origin: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query:
         raise UserError(f"{origin} is no origin. Give one as https://example.org or with a port.")
     return f"{parts.scheme}://{parts.netloc}".lower()
+
+
+def checked_host(name: str) -> str:
+    """A name of the server as browsers send it.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        raise UserError(
+            f'"{name}" is no name of a computer. Give one as engram.example.org, without https:// '
+            "and without a port."
+        )
+    return name.lower()
+
+
+class Names:
+    """Middleware that answers to the server's own names only.
+
+    Else a page elsewhere could let a name of its own lead here, and would be taken for ours.
+    """
+
+    def __init__(self, app: ASGIApp, names: tuple[str, ...]) -> None:
+        self._app = app
+        self._names = names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and EVERY_NAME not in self._names:
+            name = _host_name(Headers(scope=scope).get("host", ""))
+            if name not in self._names:
+                await self._refused(name)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _refused(self, name: str) -> JSONResponse:
+        message = (
+            f'This server does not answer to the name "{name}". Start it with --allow-host {name} '
+            "if it should."
+        )
+        return JSONResponse({"message": message}, 400)
+
+
+def _host_name(host: str) -> str:
+    """What stands before the port, such as [::1] or localhost."""
+    end = host.find("]") + 1
+    return (host[:end] if end else host.partition(":")[0]).lower()
+
+
+class Crowd:
+    """Middleware that answers so many requests at once, and asks all others to come again.
+
+    Each may hold a whole picture in memory.
+    """
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app = app
+        self._most = most
+        self._inside = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if self._inside >= self._most:
+            message = "Too many are connected. Try again in a moment."
+            busy = JSONResponse({"message": message}, 503, {"Retry-After": "1"})
+            await busy(scope, receive, send)
+            return
+        self._inside += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._inside -= 1
 
 
 class Gate:

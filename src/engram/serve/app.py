@@ -13,8 +13,7 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.middleware.trustedhost import TrustedHostMiddleware
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, StreamingResponse
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
@@ -22,9 +21,11 @@ from starlette.exceptions import HTTPException
 from engram.data.pictures import as_png
 from engram.errors import UserError
 from engram.serve import schemas
-from engram.serve.access import Access, Gate, checked_origin, cookie_name
+from engram.serve.access import Access, Crowd, Gate, Names, checked_origin, cookie_name
+from engram.serve.headers import PROTECTIVE, Protected
 from engram.serve.journal import NotThereError
 from engram.serve.limits import Limits, TooLargeError
+from engram.serve.reference import reference
 from engram.serve.server import Server
 from engram.versions import BusyError
 
@@ -38,11 +39,6 @@ STATUS: dict[type[UserError], int] = {
     TooLargeError: 413,
     UserError: 400,
 }
-
-POLICY = (
-    "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; object-src 'none'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 
 UNCACHED = {"Cache-Control": "no-store"}
 """Pictures are private, and two models that are served at one address have the same addresses."""
@@ -80,7 +76,8 @@ def create_app(
         keep: the most versions that stay.
         limits: on what is sent.
         token: that requests must carry, as a bearer or in the page's cookie.
-        hosts: names that the server answers to, so that no foreign name can be made to lead here.
+        hosts: names that the server answers to, so that no foreign name can be made to lead here;
+            to every name if * is among them.
         origins: pages elsewhere that may use it.
 
     Raises:
@@ -93,11 +90,13 @@ def create_app(
     app = FastAPI(
         title="engram",
         description="Teach a model classes of pictures, and ask it what pictures show.",
-        docs_url="/api/docs",
+        docs_url=None,
         redoc_url=None,
         openapi_url="/api/openapi.json",
         lifespan=server.lifespan,
     )
+    # What is added last sees a request first.
+    app.add_middleware(Crowd, most=bounds.requests)
     app.add_middleware(Gate, access=access)
     if origins:
         app.add_middleware(
@@ -106,12 +105,14 @@ def create_app(
             allow_methods=["*"],
             allow_headers=["Authorization", "Content-Type"],
         )
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+    app.add_middleware(Names, names=hosts)
+    app.add_middleware(Protected)
     app.add_exception_handler(UserError, _refused)
     for kind in (OSError, sqlite3.Error):
         app.add_exception_handler(kind, _not_written)
     app.add_exception_handler(RequestValidationError, _not_understood)
     app.add_exception_handler(HTTPException, _not_there)
+    app.add_exception_handler(Exception, _unforeseen)
     app.include_router(_routes(server), dependencies=[Depends(DOCUMENTED)])
     _serve_page(app, access)
     return app
@@ -139,6 +140,12 @@ async def _not_there(request: Request, error: Exception) -> JSONResponse:
     )
     message = f"{request.method} {request.url.path}: {reason}. See /api/docs."
     return JSONResponse({"message": message}, status)
+
+
+async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+    # This answer passes by the middleware, so it brings its headers along.
+    message = f"Something went wrong: {type(error).__name__}. The server's terminal has more of it."
+    return JSONResponse({"message": message}, 500, PROTECTIVE)
 
 
 class _Assets(StaticFiles):
@@ -169,8 +176,11 @@ def _serve_page(app: FastAPI, access: Access) -> None:
 
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
-        headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
-        return FileResponse(PAGE / "index.html", headers={**headers, "Cache-Control": "no-cache"})
+        return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
+
+    @app.get("/api/docs", include_in_schema=False)
+    def documentation() -> HTMLResponse:
+        return HTMLResponse(reference(app.openapi()))
 
     app.mount("/page", _Assets(directory=PAGE), name="page")
 
@@ -184,7 +194,7 @@ def _routes(server: Server) -> APIRouter:
         "requestBody": {
             "required": True,
             "description": "The bytes of a JPEG, PNG, WebP, ... file",
-            "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
+            **_file("image/*"),
         }
     }
 
@@ -229,7 +239,12 @@ def _routes(server: Server) -> APIRouter:
         """Remove a picture that waits."""
         server.journal.remove_picture(number)
 
-    @routes.get("/pictures/{number}", tags=["teaching"], response_class=Response)
+    @routes.get(
+        "/pictures/{number}",
+        tags=["teaching"],
+        response_class=Response,
+        responses={200: _file("image/png")},
+    )
     def waiting_picture(number: Number) -> Response:
         """A picture that waits, as PNG."""
         return _png(server.journal.picture(number))
@@ -264,7 +279,12 @@ def _routes(server: Server) -> APIRouter:
         """Make a version the one that answers."""
         server.jobs.rollback(number)
 
-    @routes.get("/versions/{number}/model.zip", tags=["history"], response_class=StreamingResponse)
+    @routes.get(
+        "/versions/{number}/model.zip",
+        tags=["history"],
+        response_class=StreamingResponse,
+        responses={200: _file("application/zip")},
+    )
     async def download(number: Number) -> StreamingResponse:
         """A version as a model folder, for `engram predict` and `engram.load`."""
         file = await to_thread.run_sync(server.packed, number, limiter=server.packing)
@@ -277,7 +297,10 @@ def _routes(server: Server) -> APIRouter:
         )
 
     @routes.get(
-        "/versions/{number}/exemplars/{label}/{rank}", tags=["model"], response_class=Response
+        "/versions/{number}/exemplars/{label}/{rank}",
+        tags=["model"],
+        response_class=Response,
+        responses={200: _file("image/png")},
     )
     def exemplar(number: Number, label: Number, rank: Number) -> Response:
         """An exemplar of the version that answers, as PNG; rank 0 is the best of a class."""
@@ -288,6 +311,11 @@ def _routes(server: Server) -> APIRouter:
         return _png(as_png(pixels.numpy()))
 
     return routes
+
+
+def _file(media: str) -> dict[str, Any]:
+    """What the documentation says of a body that is a file."""
+    return {"content": {media: {"schema": {"type": "string", "format": "binary"}}}}
 
 
 async def _picture(request: Request) -> bytes:

@@ -116,15 +116,17 @@ class Journal:
     """The record, for any number of processes and threads.
 
     Args:
-        folder: the model's; it is made where there is none.
+        folder: the model's; where there is none it is made, for its owner alone.
 
     Raises:
         UserError: another engram wrote the record, or it is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = folder / "serve.sqlite"
+        # Pictures are private; the files that SQLite makes beside it get the same permissions.
+        self.path.touch(mode=0o600)
         try:
             self._open()
         except sqlite3.DatabaseError as error:

@@ -25,6 +25,7 @@ class Limits:
         waiting_bytes: that these take.
         waiting_classes: that were not learnt yet.
         name_length: characters of a class's name.
+        requests: that are answered at once.
     """
 
     picture_bytes: int = 30_000_000
@@ -32,6 +33,7 @@ class Limits:
     waiting_bytes: int = 4_000_000_000
     waiting_classes: int = 1_000
     name_length: int = 100
+    requests: int = 64
 
     def class_name(self, name: str) -> str:
         """A name as it is kept.

@@ -15,18 +15,19 @@ import uvicorn
 from filelock import FileLock, Timeout
 
 from engram.errors import UserError
+from engram.serve.access import EVERY_NAME, checked_host
 from engram.serve.app import create_app
 
 __all__ = ["serve_model"]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-# The last is what older releases of Starlette make of [::1].
-NAMES_OF_LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "[")
+NAMES_OF_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
-EVERYWHERE = ("0.0.0.0", "::")
+ELSEWHERE = {"0.0.0.0": "192.0.2.1", "::": "2001:db8::1"}
+"""Hosts that stand for all addresses of this computer, and an address that nobody has."""
 
-MOST_CONNECTIONS = 64
+TOKEN_VARIABLE = "ENGRAM_TOKEN"
 
 
 def serve_model(
@@ -36,41 +37,52 @@ def serve_model(
     host: str,
     port: int,
     token: str | None,
+    names: tuple[str, ...],
     origins: tuple[str, ...],
     keep: int | None,
     device: str,
 ) -> None:
     """Serve a model until the process is interrupted.
 
-    Where other machines can come, a token is made if none is given.
+    Where others than this computer can come, a token is made if none is given.
 
     Args:
         folder: of the model.
         new_model: arguments of the `Learner` that a first version is made with.
         port: 0 takes one that is free.
+        token: that requests must carry; else that of the environment is taken.
+        names: that this computer has for those who come by a reverse proxy.
         origins: pages elsewhere that may use it.
         keep: the most versions that stay.
         device: where it computes.
 
     Raises:
-        UserError: the address cannot be had, or the model is served already.
+        UserError: the address cannot be had, a name is none, or the model is served already.
     """
-    private = host in LOOPBACK
-    if token is None and not private:
-        token = secrets.token_urlsafe(16)
+    names = tuple(map(checked_host, names))
+    named = os.environ.get(TOKEN_VARIABLE) if token is None else None
+    token = named if token is None else token
     with _listen(host, port) as listening, _alone(folder):
+        if token is None and (names or host not in LOOPBACK):
+            token = _kept_token(folder)
         app = create_app(
             folder,
             new_model,
             device=device,
             keep=keep,
             token=token,
-            hosts=NAMES_OF_LOOPBACK if private else ("*",),
+            hosts=(*NAMES_OF_LOOPBACK, *names) if host in LOOPBACK else (EVERY_NAME,),
             origins=origins,
         )
-        print(f"Teach and ask {folder} at {_address(host, listening.getsockname()[1], token)}")
+        # Whoever put the token into the environment keeps it out of logs too.
+        shown = None if named else token
+        for reached in _reached(host):
+            address = _address(reached, listening.getsockname()[1], shown)
+            print(f"Teach and ask {folder} at {address}")
+        if named:
+            print(f"Whoever comes needs the token in {TOKEN_VARIABLE}.")
         print("Ctrl-C ends it.", flush=True)
-        config = uvicorn.Config(app, log_level="warning", limit_concurrency=MOST_CONNECTIONS)
+        config = uvicorn.Config(app, log_level="warning")
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listening])
 
@@ -82,7 +94,7 @@ def _alone(folder: Path) -> Iterator[None]:
     Raises:
         UserError: there is another one.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = FileLock(folder / ".serve.lock")
     try:
         lock.acquire(timeout=0)
@@ -94,6 +106,17 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _kept_token(folder: Path) -> str:
+    """The token that was made for a model, so that who has it can come after a restart too."""
+    path = folder / "token"
+    path.touch(mode=0o600)
+    token = path.read_text().strip()
+    if not token:
+        token = secrets.token_urlsafe(16)
+        path.write_text(f"{token}\n")
+    return token
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -115,8 +138,24 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
+def _reached(host: str) -> list[str]:
+    """The names and addresses by which others reach this computer where it listens."""
+    if host not in ELSEWHERE:
+        return [host]
+    # Not every name is known on a network; a phone knows an address.
+    return [socket.gethostname(), *_own_address(host)]
+
+
+def _own_address(host: str) -> list[str]:
+    """The address with which this computer would reach another; none without a network."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as unused, suppress(OSError):
+        unused.connect((ELSEWHERE[host], 9))  # nothing is sent
+        return [unused.getsockname()[0]]
+    return []
+
+
 def _address(host: str, port: int, token: str | None) -> str:
     """The page's; what stands behind # stays in the browser."""
-    reached = socket.gethostname() if host in EVERYWHERE else host
-    shown = f"[{reached}]" if ":" in reached else reached
+    shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{port}/" + (f"#token={quote(token)}" if token else "")

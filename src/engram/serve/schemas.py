@@ -117,6 +117,7 @@ class ModelState(BaseModel):
 class Version(BaseModel):
     """A version of the model; `learnt` names its new classes.
 
+    `bytes` are those of the pictures that it keeps, `disk_bytes` those of all its files.
     `forgotten` is in points of accuracy, on average over the classes known before.
     """
 
@@ -129,4 +130,5 @@ class Version(BaseModel):
     classes: int
     exemplars: int
     bytes: int
+    disk_bytes: int
     forgotten: float

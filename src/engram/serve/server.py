@@ -136,7 +136,23 @@ class Server:
         """All versions that can be read, newest first."""
         current = self.model.current
         newest_first = reversed(self.model.history().values())
-        return [_version(facts, current) for facts in newest_first if facts is not None]
+        return [self._version(facts, current) for facts in newest_first if facts is not None]
+
+    def _version(self, facts: Mapping[str, Any], current: int | None) -> schemas.Version:
+        changes = [Change(**change) for change in facts["changes"]]
+        return schemas.Version(
+            number=facts["number"],
+            current=facts["number"] == current,
+            created=facts["created"],
+            parent=facts["parent"],
+            source=facts.get("source", ""),
+            learnt=[change.name for change in changes if change.new],
+            classes=len(facts["learner"]["classes"]),
+            exemplars=facts["exemplars"],
+            bytes=facts["bytes"],
+            disk_bytes=self.model.disk_bytes(facts["number"]),
+            forgotten=mean_forgetting(changes),
+        )
 
     def packed(self, version: int) -> IO[bytes]:
         """A temporary file with a model folder that holds one version; closed, it is gone.
@@ -157,22 +173,6 @@ class Server:
             raise
         file.seek(0)
         return file
-
-
-def _version(facts: Mapping[str, Any], current: int | None) -> schemas.Version:
-    changes = [Change(**change) for change in facts["changes"]]
-    return schemas.Version(
-        number=facts["number"],
-        current=facts["number"] == current,
-        created=facts["created"],
-        parent=facts["parent"],
-        source=facts.get("source", ""),
-        learnt=[change.name for change in changes if change.new],
-        classes=len(facts["learner"]["classes"]),
-        exemplars=facts["exemplars"],
-        bytes=facts["bytes"],
-        forgotten=mean_forgetting(changes),
-    )
 
 
 def _known_classes(learner: Learner) -> list[schemas.KnownClass]:

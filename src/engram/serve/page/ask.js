@@ -40,7 +40,7 @@ export class Ask {
     const note = state.version
       ? "It knows the classes below and no others: anything else is called by one of their names."
       : "Nothing has been learnt yet. Make two classes below, then ask.";
-    const camera = hasCamera ? "" : " A camera can be used on this computer, or over https.";
+    const camera = hasCamera ? "" : ' Browsers allow the camera over https or on the computer itself only; on a phone, "Choose a picture" can take one too.';
     setText(find("ask-note"), note + camera);
     if (!state.version) this.answer([]);
     else if (changed && this.picture && !this.camera.open) this.predict(this.picture);

@@ -1,5 +1,7 @@
 // What was dropped or chosen: pictures, and folders of pictures by class.
 
+import { several } from "/page/markup.js";
+
 const PICTURE = /\.(jpe?g|png|webp|bmp|gif|tiff?|ppm)$/i;
 const isPicture = (file) => file.type.startsWith("image/") || PICTURE.test(file.name);
 
@@ -20,19 +22,30 @@ const SEVERAL = 2;
 
 // Files of an input for folders, by class. The class of photos/cat/1.jpg is cat, and so is that of
 // cat/1.jpg where cat itself was chosen.
-export const classesIn = (files) =>
-  byClass([picturesIn(files).map((file) => [file.webkitRelativePath.split("/"), file])]);
+export function classesIn(files) {
+  const found = [...files].map((file) => [file.webkitRelativePath.split("/"), file]);
+  return { ...byClass([found.filter(hasPicture)]), others: countOthers(files) };
+}
 
-// What a drop brings: single pictures, those of folders by class, and how many single files are no
-// pictures.
+// What a drop brings: single pictures, those of folders by class, and how many files are no pictures.
 export async function dropped(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
   const files = await Promise.all(entries.filter((entry) => entry.isFile).map(fileOf));
-  const pictures = picturesIn(files);
   const folders = entries.filter((entry) => entry.isDirectory);
-  const found = await Promise.all(folders.map((folder) => picturesBelow(folder)));
-  return { pictures, ...byClass(found), others: files.length - pictures.length };
+  const found = await Promise.all(folders.map((folder) => filesBelow(folder)));
+  const others = countOthers([...files, ...found.flat().map(([, file]) => file)]);
+  return { pictures: picturesIn(files), ...byClass(found.map((one) => one.filter(hasPicture))), others };
 }
+
+const hasPicture = ([, file]) => isPicture(file);
+
+// What programs hide beside pictures is nothing that anybody would miss.
+const isHidden = (file) => /^(\.|Thumbs\.db$|desktop\.ini$)/i.test(file.name);
+
+const countOthers = (files) => [...files].filter((file) => !isPicture(file) && !isHidden(file)).length;
+
+export const leftOut = (others) =>
+  others ? `${several(others, "file is", "files are")} left out, being no JPEG, PNG, WebP, GIF, BMP or TIFF.` : "";
 
 // Of folders, each a list of pictures with the words of their paths: a Map from class to files, and
 // those that lie beside the classes.
@@ -65,11 +78,11 @@ async function childrenOf(folder) {
   }
 }
 
-async function picturesBelow(folder, above = []) {
+async function filesBelow(folder, above = []) {
   const words = [...above, folder.name];
   const inside = await childrenOf(folder);
   const files = await Promise.all(inside.filter((entry) => entry.isFile).map(fileOf));
-  const deeper = inside.filter((entry) => entry.isDirectory).map((one) => picturesBelow(one, words));
-  const own = picturesIn(files).map((file) => [[...words, file.name], file]);
+  const deeper = inside.filter((entry) => entry.isDirectory).map((one) => filesBelow(one, words));
+  const own = files.map((file) => [[...words, file.name], file]);
   return [...own, ...(await Promise.all(deeper)).flat()];
 }

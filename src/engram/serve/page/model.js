@@ -5,6 +5,9 @@ import { server } from "/page/server.js";
 
 const SHOWN = 12;
 
+// Pictures of a class below which a loss of ten points may go unseen.
+const SURE = 30;
+
 // Replaces what is shown only where it changed, so that nothing loses the focus meanwhile.
 function unless(place, stamp, parts) {
   const key = JSON.stringify(stamp);
@@ -13,11 +16,25 @@ function unless(place, stamp, parts) {
   place.replaceChildren(...parts());
 }
 
+// What is kept of pictures that are taught.
+export function keeping(memory) {
+  if (parseFloat(memory.budget) === 0) return "It keeps no copies of your pictures.";
+  const until = memory.budget_bytes === null ? atMost(memory.budget) : `of all of them until ${bytes(memory.budget_bytes)} are full`;
+  return `It keeps small copies of your pictures, ${until}; they are part of the file that Download gives.`;
+}
+
+// A budget that counts pictures, as --budget takes it: 2000, 20/class or all.
+function atMost(budget) {
+  if (budget === "all") return "without a limit";
+  const [count, each] = budget.split("/");
+  return `at most ${Number(count).toLocaleString("en")}${each ? " of each class" : ""}`;
+}
+
 export function showMemory(place, { version, classes, memory }) {
   unless(place, [version, memory], () => {
     const share = memory.budget_bytes ? (100 * memory.bytes) / memory.budget_bytes : null;
-    const of = memory.budget_bytes ? `of at most ${bytes(memory.budget_bytes)}` : `(at most ${memory.budget} pictures)`;
-    const text = `${several(memory.exemplars, "small copy", "small copies")} of your pictures, and a few to check itself with, in ${bytes(memory.bytes)} ${of}.`;
+    const of = memory.budget_bytes === null ? `(${atMost(memory.budget)})` : `of ${bytes(memory.budget_bytes)}`;
+    const text = `${several(memory.exemplars, "small copy", "small copies")} of your pictures, and a few to check itself with, using ${bytes(memory.bytes)} ${of}.`;
     const bar = make("div", { className: "meter", role: "img", "aria-label": `${share?.toFixed(0)} % of the memory is used` }, make("i"));
     if (share !== null) bar.firstChild.style.width = `${share}%`;
     return [make("p", {}, text), share === null ? "" : bar, ...classes.map((one, label) => keptRow(version, one, label))];
@@ -33,13 +50,14 @@ function keptRow(version, one, label) {
       alt: `${one.name}, picture ${rank + 1}`,
     }), () => {});
     if (one.exemplars > count) {
-      thumbs.append(make("button", { type: "button", className: "quiet", onclick: () => {
+      thumbs.append(make("button", { type: "button", className: "quiet", "aria-label": `Show all ${one.exemplars} pictures of ${one.name}`, onclick: () => {
         showTo(one.exemplars);
         keepFocus(thumbs);
       } }, `all ${one.exemplars}`));
     }
   };
-  showTo(SHOWN);
+  // A button in the place of one picture would hide what has room.
+  showTo(one.exemplars === SHOWN + 1 ? SHOWN + 1 : SHOWN);
   return make("div", { className: "kept" },
     make("h3", {}, one.name, make("small", {}, `${several(one.exemplars, "picture")}, ${bytes(one.bytes)}`)), thumbs);
 }
@@ -67,9 +85,29 @@ function verdict(known, classes) {
   if (classes.every((one) => one.new)) return "These are its first classes: there was nothing to forget.";
   if (!known.length) return "That cannot be told: no class that it knew before has pictures to measure it on.";
   const lost = known.filter((one) => one.before - one.after > 0.5).sort((a, b) => b.before - b.after - (a.before - a.after));
-  if (!lost.length) return `Nothing: all ${several(known.length, "class", "classes")} that it knew before are recognised as well as they were.`;
-  const worst = lost[0];
-  return `${several(lost.length, "class", "classes")} of ${known.length} lost something; most of all ${worst.name}, ${(worst.before - worst.after).toFixed(0)} points.`;
+  const measured = measuredOn(known, classes.filter((one) => !one.new).length);
+  if (!lost.length) return `No loss was seen on ${measured}.`;
+  const points = several(Math.round(lost[0].before - lost[0].after), "point");
+  const worst = lost.length === 1 ? `One class lost something, ${lost[0].name} ${points}` : `${lost.length} classes lost something, most of all ${lost[0].name} with ${points}`;
+  return `${worst}, on ${measured}.`;
+}
+
+// On how much a verdict stands: "the 2 pictures set aside of both classes that it knew before (1 a
+// class; too few to be sure)".
+function measuredOn(known, before) {
+  const counts = known.map((one) => one.measured_on);
+  const [least, most] = [Math.min(...counts), Math.max(...counts)];
+  const sum = counts.reduce((all, one) => all + one, 0);
+  const each = known.length > 1 ? `${least === most ? least : `${least} to ${most}`} a class` : "";
+  const note = [each, least < SURE ? "too few to be sure" : ""].filter(Boolean).join("; ");
+  const pictures = sum === 1 ? "the one picture" : `the ${sum.toLocaleString("en")} pictures`;
+  return `${pictures} set aside of ${ofClasses(known.length, before)} that it knew before${note ? ` (${note})` : ""}`;
+}
+
+function ofClasses(count, all) {
+  if (count < all) return `${count} of the ${all} classes`;
+  if (all === 1) return "the one class";
+  return all === 2 ? "both classes" : `all ${all} classes`;
 }
 
 function changeCell(one) {
@@ -91,8 +129,8 @@ export function showVersions(place, versions, state, restore) {
         make("h3", {}, `Version ${one.number}: ${one.learnt.length ? named(one.learnt, 4) : "more pictures"}`),
         make("p", { className: "note" },
           make("time", { dateTime: one.created, title: new Date(one.created).toLocaleString() }, ago(one.created)),
-          ` · ${several(one.classes, "class", "classes")}, ${bytes(one.bytes)} of pictures`)),
+          ` · ${several(one.classes, "class", "classes")}, ${bytes(one.bytes)} of pictures · ${bytes(one.disk_bytes)} on disk`)),
       make("div", { className: "row" },
-        make("a", { href: server.downloadAddress(one.number), download: "", title: "With the small copies of pictures that it keeps", "aria-label": `Download version ${one.number}` }, "Download"), back));
+        make("a", { href: server.downloadAddress(one.number), download: "", "aria-label": `Download version ${one.number}` }, "Download"), back));
   }));
 }

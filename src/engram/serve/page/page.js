@@ -2,7 +2,7 @@
 
 import { Ask } from "/page/ask.js";
 import { find, keepFocus, make, named, setText, several } from "/page/markup.js";
-import { showChanges, showMemory, showVersions } from "/page/model.js";
+import { keeping, showChanges, showMemory, showVersions } from "/page/model.js";
 import { NO_ANSWER, NeedsToken, openSession, server } from "/page/server.js";
 import { Teach } from "/page/teach.js";
 
@@ -77,6 +77,7 @@ async function show(state) {
   document.title = `${state.name} · engram`;
   setText(find("model-name"), state.name);
   setText(find("summary"), summary(state));
+  setText(find("kept"), keeping(state.memory));
   for (const place of document.querySelectorAll(".once-taught")) place.hidden = !state.version;
   ask.show(state);
   teach.show(state);
@@ -115,9 +116,15 @@ for (const kind of ["dragover", "drop"]) {
   window.addEventListener(kind, (event) => event.preventDefault());
 }
 
-const given = new URLSearchParams(location.hash.slice(1)).get("token");
-if (given) {
-  history.replaceState(null, "", location.pathname);
-  await attempt(() => openSession(given));
+// An address with the token, opened anew or in a page that is open already.
+async function takeToken() {
+  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (given) {
+    history.replaceState(null, "", location.pathname);
+    if (await attempt(() => openSession(given))) find("token").close();
+  }
+  await refresh();
 }
-refresh();
+
+window.addEventListener("hashchange", takeToken);
+takeToken();

@@ -13,8 +13,11 @@ async function ask(method, path, body, type = "application/json") {
     throw new Error(NO_ANSWER);
   });
   if (response.status === 401) throw new NeedsToken();
+  const kind = response.headers.get("content-type") ?? "";
+  if (response.ok && kind.startsWith("image/")) return response.blob();
   const text = await response.text();
-  const answer = response.headers.get("content-type")?.includes("json") ? JSON.parse(text) : {};
+  // An answer without content may still say that it is JSON.
+  const answer = text && kind.includes("json") ? JSON.parse(text) : {};
   if (!response.ok) throw new Error(answer.message ?? `The server answered ${response.status}.`);
   return answer;
 }
@@ -30,6 +33,7 @@ export const server = {
   renameClass: (id, text) => ask("PATCH", `classes/${id}`, name(text)),
   removeClass: (id) => ask("DELETE", `classes/${id}`),
   addPicture: (id, blob) => ask("POST", `classes/${id}/pictures`, ...picture(blob)),
+  picture: (id) => ask("GET", `pictures/${id}`),
   removePicture: (id) => ask("DELETE", `pictures/${id}`),
   learn: () => ask("POST", "jobs"),
   cancel: (id) => ask("DELETE", `jobs/${id}`),

@@ -2,7 +2,7 @@
 
 import { Camera, hasCamera } from "/page/camera.js";
 import { acceptDrops } from "/page/drop.js";
-import { classesIn, className, dropped } from "/page/folders.js";
+import { classesIn, className, dropped, leftOut } from "/page/folders.js";
 import { find, keepFocus, keyed, make, seconds, setText, several } from "/page/markup.js";
 import { server } from "/page/server.js";
 
@@ -26,6 +26,8 @@ export class Teach {
     this.uploads = new Map();
     this.waiting = [];
     this.opened = new Set();
+    this.unfolded = new Set();
+    this.removed = new Map();
     this.dismissed = null;
     this.changing = Promise.resolve();
     find("new-class").addEventListener("submit", (event) => this.makeClass(event));
@@ -145,16 +147,24 @@ export class Teach {
     }, "Camera");
     const card = make("article", { className: "card" },
       make("div", { className: "row" }, name, remove),
-      make("p", { className: "status", role: "status" }),
-      make("div", { className: "thumbs" }),
+      make("div", { className: "row said-of" },
+        make("p", { className: "status", role: "status" }),
+        make("button", { type: "button", className: "quiet undo", onclick: () => this.undo(one.id) }, "Undo")),
+      make("div", { className: "thumbs" },
+        make("div", { className: "shown" }),
+        make("button", { type: "button", className: "more", onclick: () => this.fold(one.id) })),
       make("ul", { className: "refused", hidden: true }),
       make("div", { className: "buttons" }, make("label", { className: "button" }, files, "Add pictures"), camera));
     acceptDrops(card, (transfer) => this.attempt(async () => {
       const { pictures, classes, strays, others } = await dropped(transfer);
-      if (others) this.say(`${several(others, "file is", "files are")} no picture and left out.`);
+      if (others) this.say(leftOut(others));
       await this.add(one.id, [...pictures, ...strays, ...[...classes.values()].flat()]);
     }));
     return card;
+  }
+
+  cardOf(id) {
+    return find("cards").querySelector(`.card[data-key="${id}"]`);
   }
 
   found(id) {
@@ -175,25 +185,62 @@ export class Teach {
     card.querySelector(".remove").setAttribute("aria-label", `Remove ${one.name}`);
     const known = one.known ? "Known already: it will learn further. " : "";
     const count = one.pictures.length ? several(one.pictures.length, "picture") : "Drop pictures here";
-    setText(card.querySelector(".status"), upload?.left ? `Adding pictures: ${upload.left} to go` : known + count);
-    const newest = one.pictures.slice(-SHOWN).reverse();
-    const items = one.pictures.length > SHOWN ? [...newest, "more"] : newest;
-    keyed(card.querySelector(".thumbs"), items, (id) => id, (id) => this.thumbnail(id), (element, id) => {
-      if (id === "more") element.textContent = `+${one.pictures.length - SHOWN}`;
-      else element.setAttribute("aria-label", `Remove a picture of ${one.name}`);
-    });
+    const removed = this.removed.get(one.id)?.length ?? 0;
+    const gone = removed ? `; ${removed === 1 ? "one was" : `${removed} were`} removed` : "";
+    setText(card.querySelector(".status"), upload?.left ? `Adding pictures: ${upload.left} to go` : known + count + gone);
+    const undo = card.querySelector(".undo");
+    undo.hidden = !removed;
+    undo.setAttribute("aria-label", `Undo: put the last picture of ${one.name} back`);
+    this.showThumbnails(card, one);
     const refused = card.querySelector(".refused");
     refused.hidden = !upload?.refused.length;
     refused.replaceChildren(...(upload?.refused ?? []).slice(0, 5).map((text) => make("li", {}, text)));
   }
 
-  thumbnail(id) {
-    if (id === "more") return make("span", { className: "more" });
-    const image = make("img", { src: server.pictureAddress(id), alt: "", loading: "lazy" });
-    return make("button", {
-      type: "button", className: "thumb",
-      onclick: () => this.change(() => server.removePicture(id)),
-    }, image);
+  // The newest first; a button in the place of one picture would hide what has room.
+  showThumbnails(card, one) {
+    const count = one.pictures.length;
+    const unfolded = this.unfolded.has(one.id);
+    const newest = unfolded || count === SHOWN + 1 ? one.pictures : one.pictures.slice(-SHOWN);
+    const numbers = new Map(one.pictures.map((id, index) => [id, index + 1]));
+    keyed(card.querySelector(".shown"), [...newest].reverse(), (id) => id, (id) => this.thumbnail(one.id, id), (element, id) => {
+      const name = `picture ${numbers.get(id)} of ${count} of ${one.name}`;
+      element.querySelector("img").alt = name;
+      element.querySelector("button").setAttribute("aria-label", `Remove ${name}`);
+    });
+    const more = card.querySelector(".more");
+    more.hidden = count <= SHOWN + 1;
+    setText(more, unfolded ? "fewer" : `+${count - SHOWN}`);
+    more.setAttribute("aria-label", `Show ${unfolded ? "fewer" : `all ${count}`} pictures of ${one.name}`);
+  }
+
+  thumbnail(of, id) {
+    const image = make("img", { src: server.pictureAddress(id), loading: "lazy" });
+    const remove = make("button", { type: "button", onclick: () => this.removePicture(of, id) }, "×");
+    return make("span", { className: "thumb" }, image, remove);
+  }
+
+  fold(id) {
+    if (!this.unfolded.delete(id)) this.unfolded.add(id);
+    this.update(this.cardOf(id), this.found(id));
+  }
+
+  // What is removed stays here until the page is left, so that it can be put back.
+  removePicture(of, id) {
+    return this.change(async () => {
+      const picture = await server.picture(id);
+      await server.removePicture(id);
+      this.removed.set(of, [...(this.removed.get(of) ?? []), picture]);
+    });
+  }
+
+  async undo(of) {
+    await this.change(async () => {
+      const removed = this.removed.get(of);
+      await server.addPicture(of, removed.at(-1));
+      removed.pop();
+    });
+    keepFocus(find("cards"), this.cardOf(of)?.querySelector(".thumb button"));
   }
 
   async makeClass(event) {
@@ -212,9 +259,11 @@ export class Teach {
     else await this.takeClasses(found);
   }
 
-  async takeClasses({ classes, strays }) {
-    if (strays.length) this.say(`${several(strays.length, "picture lies", "pictures lie")} beside the folders and is in no class.`);
-    if (!classes.size) this.say("There are no folders of pictures in there. Drop JPEG, PNG or WebP files.");
+  async takeClasses({ classes, strays, others }) {
+    const beside = `${several(strays.length, "picture lies", "pictures lie")} beside the folders, in no class.`;
+    const none = "There are no folders of pictures in there. Drop JPEG, PNG or WebP files.";
+    const said = [strays.length ? beside : "", leftOut(others), classes.size ? "" : none].filter(Boolean);
+    if (said.length) this.say(said.join(" "));
     for (const [name, files] of classes) {
       const made = await this.attempt(() => server.addClass(name));
       if (made) await this.add(made.id, files);
