@@ -24,7 +24,8 @@ check: .venv/dev
 docs: .venv/dev
 	$(BIN)/python docs/generate.py
 
-# make bench RATIOS=docs/speed.json keeps the ratios for the README; on a machine with nothing else to do.
+# make bench RATIOS=/tmp/speed.json keeps the ratios, for docs/speed.json and the README; on a machine with
+# nothing else to do. (Written into the checkout, they would mark later ones as measured on changed files.)
 BENCHMARKS = throughput herding codecs der_inference vit ranpac startup serve
 
 bench: .venv/dev

@@ -205,12 +205,17 @@ def path_of(folder: Path, name: str) -> Path:
     return folder / f"{name.replace(' ', '-')}.svg"
 
 
+def is_drawn(curves: Curves) -> bool:
+    """Whether there is something to compare."""
+    return len(curves) > 1
+
+
 def outdated(folder: Path, summaries: Summaries) -> list[str]:
     """Names of figures that do not show what was measured."""
     return [
         name
         for name, drawing in FIGURES.items()
-        if (data := drawing.curves(summaries))
+        if is_drawn(data := drawing.curves(summaries))
         and not ((path := path_of(folder, name)).exists() and _digest(data) in path.read_text())
     ]
 

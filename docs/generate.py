@@ -24,15 +24,17 @@ from measured import NOTHING, Summaries, mean_curve, pooled, tests_in_ten_tasks
 from engram.config import load_preset
 from engram.errors import UserError
 from engram.memory import Budget
+from engram.methods import METHODS
 from engram.results.comparison import (
-    SHORT_COLUMNS,
+    ABSENT,
+    changed_settings,
     comparison_table,
     find_runs,
+    format_bytes,
     format_count,
     format_seconds,
     markdown,
     markdown_table,
-    short_cells,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -47,17 +49,41 @@ EQUAL_BYTES = (10_000_000, 20_000_000, 40_000_000)
 
 
 def short_table(summaries: Summaries) -> str:
-    """What the README shows of every method."""
-    header = ["Method", "Preset and class order", *map(str.capitalize, SHORT_COLUMNS)]
+    """What the README shows of every method; those that start alike stand together."""
+    header = ["Method", "Preset and class order", "Starts from", "Average", "Last", "Forgetting"]
+    header += ["Seeds", "Exemplars", "All that is kept to learn on", "Time a run"]
     rows = [
         [
-            " ".join([row.method, *row.changed]),
-            f"{row.preset}, {', '.join(row.orders)}",
-            *short_cells(row),
+            row.method,
+            ", ".join([row.preset, *_in_words(row.changed), *row.orders]),
+            start_of(runs[0]),
+            *map(str, (row.average, row.last, row.forgetting or ABSENT, len(row.seeds))),
+            *map(format_bytes, (row.memory_bytes, row.kept_bytes)),
+            format_seconds(row.seconds),
         ]
-        for row in comparison_table(_usual_memory(summaries))
+        for row, runs in pooled(_usual_memory(summaries))
     ]
-    return markdown(header, rows, texts=2)
+    missing = [f"`{name}`" for name in METHODS if name not in {row[0] for row in rows}]
+    missed = f"\nNot measured on test images yet: {', '.join(missing)}.\n" if missing else ""
+    return markdown(header, sorted(rows, key=lambda row: row[2]), texts=3) + missed
+
+
+def start_of(summary: dict[str, Any]) -> str:
+    """The weights that a run started from."""
+    settings = summary["config"]["settings"]
+    backbone = settings.get("pretrained", settings)["backbone"]
+    architecture, _, tag = backbone.partition(".")
+    return f"{architecture}, pretrained ({tag})" if tag else "random weights"
+
+
+def _in_words(changed: Sequence[str]) -> list[str]:
+    """Settings that differ from a preset's: of two that exclude each other, the one given."""
+    pairs = [setting.split("=", 1) for setting in changed]
+    return [
+        f"{int(value):,} updates a task" if name == "updates" else f"{name}={value}"
+        for name, value in pairs
+        if value != "None"
+    ]
 
 
 def _usual_memory(summaries: Summaries) -> Summaries:
@@ -74,14 +100,20 @@ def curves(summaries: Summaries) -> str:
     """Accuracy after each task, a line for every run and decision rule."""
     rows = [
         [
-            f"{summary['method']} {summary['preset']} {summary['order']} s{summary['seed']}",
+            ", ".join(
+                [
+                    f"{summary['method']} {summary['preset']}",
+                    *_in_words(changed_settings(summary)),
+                    f"{summary['order']}, seed {summary['seed']}",
+                ]
+            ),
             name,
-            " ".join(f"{value:.1f}" for value in rule["accuracy_per_task"]),
+            *(f"{value:.1f}" for value in rule["accuracy_per_task"]),
         ]
         for summary in _usual_memory(summaries)
         for name, rule in summary["accuracy_by_classifier"].items()
     ]
-    return markdown(["Run", "Decision rule", "Accuracy after each task, %"], rows, texts=3)
+    return markdown(["Run", "Decision rule", *map(str, range(10, 101, 10))], rows, texts=2)
 
 
 def _of_benchmark(name: str) -> dict[str, Any] | None:
@@ -99,7 +131,7 @@ def speed(summaries: Summaries) -> str:
         [row["what"], row["baseline"], f"{row['value']:.2f}", row["wanted"]]
         for row in measured["ratios"]
     ]
-    return markdown(["Of ours", "Divided by that of", "Ratio", "Wanted"], rows, texts=2)
+    return markdown(["Ours", "Divided by the baseline", "Ratio", "Wanted"], rows, texts=2)
 
 
 def photographs(summaries: Summaries) -> str:
@@ -183,7 +215,7 @@ def claims(summaries: Summaries) -> str:
     header += ["Average", "Without first task", "Last"]
     rows = [
         [
-            ", ".join([row.method, row.preset, *row.changed]),
+            ", ".join([row.method, row.preset, *_in_words(row.changed)]),
             f"{row.budget}, `{row.codec}`",
             str(len(runs)),
             f"{statistics.fmean(run['exemplars'] for run in runs):,.0f}",
@@ -310,6 +342,15 @@ def der_inference(summaries: Summaries) -> str:
     return markdown(header, rows)
 
 
+GRIDS = {
+    **dict.fromkeys(("memory study", "bytes", "float16"), "memory_study/quick.yaml"),
+    **dict.fromkeys(("pruning", "curve of pruning"), "pruning/laptop.yaml"),
+    "equal bytes": "equal_bytes/quick.yaml",
+    "modules": "lae_study/modules.yaml",
+    **dict.fromkeys(("merging", "lae claims"), "lae_study/laptop.yaml"),
+}
+"""What measures that which a table or a figure lacks."""
+
 TABLES: dict[str, Callable[[Summaries], str]] = {
     "short table": short_table,
     "table": markdown_table,
@@ -339,6 +380,8 @@ def filled(path: Path, summaries: Summaries) -> str:
             content = embedded(name, path.parent, summaries)
         else:
             content = TABLES[name](summaries) if summaries else NOTHING
+        if content == NOTHING and name in GRIDS:
+            content = f"_Not measured yet: `engram bench --grid experiments/{GRIDS[name]}`._\n"
         return f"<!-- {name} -->\n{content}<!-- end -->"
 
     text = path.read_text(encoding="utf-8")
@@ -346,9 +389,9 @@ def filled(path: Path, summaries: Summaries) -> str:
 
 
 def embedded(name: str, folder: Path, summaries: Summaries) -> str:
-    """A figure as a document in `folder` shows it."""
+    """A figure as a document in `folder` shows it; a single curve has nothing to stand beside."""
     drawing = figures.FIGURES[name]
-    if not drawing.curves(summaries):
+    if not figures.is_drawn(drawing.curves(summaries)):
         return NOTHING
     place = os.path.relpath(figures.path_of(FIGURES, name), folder)
     return f"![{drawing.caption}]({Path(place).as_posix()})\n"

@@ -12,6 +12,7 @@ import pytest
 from filelock import FileLock
 
 from conftest import Command
+from engram import console
 from engram.cli import COMMANDS
 
 DEMO = ("bench", "icarl", "digits/3,2", "--preset", "demo", "--updates", "5", "--device", "cpu")
@@ -298,4 +299,13 @@ def test_methods_and_doctor_answer(engram: Command) -> None:
     assert all(name in text for name in ("icarl", "finetune", "joint", "paper", "laptop"))
     code, text = engram("doctor")
     assert code == 0
-    assert "torchvision" in text
+    assert all(name in text for name in ("torchvision", "pretrained weights", "extra serve"))
+
+
+def test_the_doctor_names_what_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(console.EXTRAS, "serve", ("rich", "no-such-package"))
+    console.print_diagnosis()
+    found = " ".join(capsys.readouterr().out.split())
+    assert "no-such-package missing: pip install 'engram[serve]'" in found

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import inspect
 import json
 import re
+import shlex
 import textwrap
 import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tyro
 
 from engram.cli import COMMANDS
 from engram.config import as_mapping
@@ -60,7 +63,7 @@ def test_figures_show_what_results_holds(
     page.write_text("<!-- bytes -->\n<!-- end -->\n<!-- modules -->\n<!-- end -->\n")
     monkeypatch.setattr(generate, "FIGURES", tmp_path / "figures")
     assert "](figures/bytes.svg)\n<!-- end -->" in generate.filled(page, study)
-    assert generate.NOTHING in generate.filled(page, study)
+    assert "_Not measured yet: `engram bench --grid" in generate.filled(page, study)
     study[-1]["average_incremental_accuracy"] += 1
     assert generate.figures.outdated(tmp_path, study) == ["bytes"]
 
@@ -202,8 +205,8 @@ def test_every_result_is_a_whole_summary(path: Path) -> None:
     (run,) = [run for run in find_runs(ROOT / "results").runs if run.path == path]
     summary = run.summary
     assert summary["method"] == path.parent.name
-    assert path.stem.startswith(f"{summary['method']}-")
-    assert summary["evaluate_on"] in json.loads(path.read_text())["config"].values()
+    assert path.stem.startswith(f"{summary['method']}-{summary['stream'].replace('/', '-')}-")
+    assert ("validation" in path.stem) == (summary["evaluate_on"] == "validation")
     assert "dirty" not in summary["environment"]["commit"]
 
 
@@ -214,6 +217,40 @@ def test_the_readme_names_what_exists() -> None:
     assert set(re.findall(r"`?engram (\w+)", text)) <= {*COMMANDS}
     for link in re.findall(r"\]\((?!http)([^)#]+)", text):
         assert (ROOT / link).exists(), link
+
+
+class UnderstoodError(Exception):
+    """A command was understood."""
+
+
+def documented_commands() -> list[str]:
+    """Every command that is written out in the documentation."""
+    found: set[str] = set()
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        text = path.read_text()
+        blocks = re.findall(r"```\n(.*?)```", text, re.DOTALL)
+        found |= {line for line in "".join(blocks).splitlines() if line.startswith("engram ")}
+        found |= {line for line in re.findall(r"`(engram [^`]+)`", text) if line.count(" ") > 1}
+    return sorted(found)
+
+
+@pytest.mark.parametrize("line", documented_commands())
+def test_every_documented_command_is_understood(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    understand = tyro.cli
+
+    def only_understood(*kinds: Any, **options: Any) -> None:
+        understand(*kinds, **options)
+        raise UnderstoodError
+
+    monkeypatch.setattr(tyro, "cli", only_understood)
+    _, command, *words = shlex.split(line, comments=True)
+    module = importlib.import_module(f"engram.{COMMANDS[command]}")
+    if "--help" in words:
+        with pytest.raises(SystemExit, match="0"):
+            getattr(module, command)(words)
+    else:
+        with pytest.raises(UnderstoodError):
+            getattr(module, command)(words)
 
 
 def test_the_readme_shows_icarl_as_it_is() -> None:

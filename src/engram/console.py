@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -29,6 +30,7 @@ from engram.engine.device import resolve_device, resolve_precision
 from engram.engine.fit import EpochReport
 from engram.files import data_folder
 from engram.methods import METHODS
+from engram.models.pretrained import WEIGHTS_SUFFIXES
 from engram.results.comparison import SHORT_COLUMNS, comparison_table, short_cells
 from engram.results.record import environment
 
@@ -49,6 +51,15 @@ LOOK: dict[str, Any] = {
     "title_style": "bold",
 }
 
+
+EXTRAS = {
+    "serve": ("fastapi", "uvicorn"),
+    "hub": ("huggingface_hub",),
+    "onnx": ("onnx", "onnxscript"),
+    "timm": ("timm",),
+    "demo": ("scikit-learn",),
+}
+"""What can be installed beside engram, and the packages that come with it."""
 
 RULES_SHOWN = 3
 """Decision rules whose accuracies stand in a line; of more, the one that counts."""
@@ -190,11 +201,13 @@ def print_diagnosis() -> None:
         "precision": resolve_precision("auto", device),
         "free memory": _free_memory(),
         "data folder": f"{data_folder()} ({_data_sets()})",
+        "pretrained weights": _weights(),
         "torchvision": _torchvision(),
+        **{f"extra {name}": _extra(name) for name in EXTRAS},
     }
     table = Table(show_header=False, **LOOK)
     for name, value in facts.items():
-        table.add_row(name, str(value))
+        table.add_row(name, escape(str(value)))
     Console().print(table)
 
 
@@ -216,6 +229,29 @@ def _data_sets() -> str:
         )
         if part
     )
+
+
+def _weights() -> str:
+    """What `lae`, `ranpac` and the learner for people stand on."""
+    folder = data_folder() / "weights"
+    found = sorted(path.stem for path in folder.glob("*") if path.suffix in WEIGHTS_SUFFIXES)
+    return ", ".join(found) or f"none in {folder}; fetched when needed, with the extra hub"
+
+
+def _extra(name: str) -> str:
+    """Whether the packages of an extra are there."""
+    missing = [package for package in EXTRAS[name] if not _is_installed(package)]
+    if not missing:
+        return "installed"
+    return f"{', '.join(missing)} missing: pip install 'engram[{name}]'"
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _torchvision() -> str:

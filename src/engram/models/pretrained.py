@@ -27,6 +27,7 @@ from engram.models.vit import (
 
 __all__ = [
     "RANDOM",
+    "WEIGHTS_SUFFIXES",
     "BackboneConfig",
     "Pretrained",
     "load_backbone",
@@ -36,6 +37,9 @@ __all__ = [
 
 RANDOM = "random"
 TIMM = "timm/"
+
+WEIGHTS_SUFFIXES = (".safetensors", ".npz")
+"""Of files of weights; the second is Google's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,7 +152,7 @@ def _weights_of(name: str) -> Path:
         UserError: it is nowhere, with the ways out.
     """
     folder = data_folder() / "weights"
-    for suffix in (".safetensors", ".npz"):
+    for suffix in WEIGHTS_SUFFIXES:
         if (path := folder / f"{name}{suffix}").is_file():
             return path
     return _from_hub(name, folder / f"{name}.safetensors")
