@@ -57,6 +57,12 @@ def test_photographs_are_turned_upright(photos: Path) -> None:
     assert pixels[-1].float().mean() < 50
 
 
+def test_what_a_mac_leaves_beside_photographs_is_none(photos: Path) -> None:
+    before = load_dataset(str(photos))
+    (photos / "train" / "red things" / "._a.jpg").write_bytes(b"no picture")
+    assert len(load_dataset(str(photos)).train) == len(before.train)
+
+
 def test_what_is_wrong_with_a_folder_is_named(photos: Path, tmp_path: Path) -> None:
     broken = photos / "train" / "red things" / "broken.jpg"
     broken.write_bytes(b"not a jpeg")

@@ -16,7 +16,7 @@ import torch
 from rich.progress import track
 
 from engram.data.images import Dataset, ImageSet
-from engram.data.pictures import IMAGE_SUFFIXES, picture
+from engram.data.pictures import class_folders, image_files, picture
 from engram.errors import UserError
 
 __all__ = ["imagenet", "photographs"]
@@ -83,7 +83,7 @@ class _Split:
     @classmethod
     def of(cls, folder: Path, names: Sequence[str]) -> _Split:
         found = [
-            (path, label) for label, name in enumerate(names) for path in _images(folder / name)
+            (path, label) for label, name in enumerate(names) for path in image_files(folder / name)
         ]
         if not found:
             raise UserError(f"No images under {folder}. Expected {folder}/<class name>/*.jpg.")
@@ -129,7 +129,7 @@ class _Split:
 
 def _splits(folder: Path, training: str, testing: str) -> tuple[_Split, _Split]:
     """Both folders of a data set; testing knows no other classes than training."""
-    names = sorted(path.name for path in _class_folders(folder / training, testing))
+    names = [path.name for path in _class_folders(folder / training, testing)]
     strange = {path.name for path in _class_folders(folder / testing, training)} - set(names)
     if strange:
         raise UserError(
@@ -161,14 +161,9 @@ def _class_folders(folder: Path, beside: str) -> list[Path]:
             f"There is no folder {folder}. Expected {folder}/<class name>/*.jpg, beside a folder "
             f"{beside} of the same form."
         )
-    found = [path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."]
-    if not found:
-        raise UserError(f"{folder} has no folders. Expected {folder}/<class name>/*.jpg.")
-    return found
-
-
-def _images(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES)
+    if found := class_folders(folder):
+        return found
+    raise UserError(f"{folder} has no folders. Expected {folder}/<class name>/*.jpg.")
 
 
 def _batched(paths: Iterable[Path], count: int) -> Iterator[list[Path]]:

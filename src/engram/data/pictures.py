@@ -25,6 +25,8 @@ __all__ = [
     "NamedImages",
     "Picture",
     "as_png",
+    "class_folders",
+    "image_files",
     "normal_name",
     "picture",
     "pixels_of",
@@ -268,10 +270,9 @@ def _in_folder(folder: Path) -> dict[str, list[Picture]]:
             f"There is no folder {folder}. Give one that has a folder for each class, with its "
             "images: photos/cat/1.jpg."
         )
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
     found: dict[str, list[Picture]] = {}
-    for path in classes:
-        found.setdefault(normal_name(path.name), []).extend(_files(path))
+    for path in class_folders(folder):
+        found.setdefault(normal_name(path.name), []).extend(image_files(path))
     if empty := [name for name, files in found.items() if not files]:
         raise UserError(
             f"There are no images in {folder}/{empty[0]}. Add some, or remove the folder. Known "
@@ -285,7 +286,13 @@ def _in_folder(folder: Path) -> dict[str, list[Picture]]:
     return found
 
 
-def _files(folder: Path) -> list[Picture]:
+def class_folders(folder: Path) -> list[Path]:
+    """The folders in a folder by name, without hidden ones."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Files at any depth that are pictures by their names; of kinds that are not read too."""
     return [
         path
         for path in sorted(folder.rglob("*"))
