@@ -17,9 +17,10 @@ import pytest
 import tyro
 
 from engram.cli import COMMANDS
-from engram.config import as_mapping
+from engram.config import as_mapping, load_preset, presets_of
+from engram.methods import METHODS
 from engram.methods.icarl import ICaRL
-from engram.results.comparison import find_runs
+from engram.results.comparison import comparison_table, find_runs
 from engram.runs import preset_settings
 
 ROOT = Path(__file__).parents[1]
@@ -208,6 +209,25 @@ def test_every_result_is_a_whole_summary(path: Path) -> None:
     assert path.stem.startswith(f"{summary['method']}-{summary['stream'].replace('/', '-')}-")
     assert ("validation" in path.stem) == (summary["evaluate_on"] == "validation")
     assert "dirty" not in summary["environment"]["commit"]
+
+
+@pytest.mark.parametrize(
+    ("method", "preset"), [(method, preset) for method in METHODS for preset in presets_of(method)]
+)
+def test_presets_reach_what_was_measured(method: str, preset: str) -> None:
+    summaries = [dict(run.summary) for run in find_runs(ROOT / "results").runs]
+    measured = {
+        f"{estimate.mean:.1f}"
+        for row in comparison_table(summaries)
+        if (row.method, row.preset) == (method, preset)
+        for estimate in (row.average, row.last)
+    }
+    for row in json.loads((ROOT / "docs" / "folders.json").read_text())["rows"]:
+        measured |= {f"{found['accuracy']:.2f}".removesuffix("0") for found in row["rounds"]}
+    for stream, reached in load_preset(method, preset).reaches.items():
+        if not stream.startswith("digits/"):
+            ours, *_ = reached.split("The paper")
+            assert {*re.findall(r"\d+\.\d+", ours)} <= measured, stream
 
 
 def test_the_readme_names_what_exists() -> None:

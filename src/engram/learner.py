@@ -40,7 +40,8 @@ class TaskEffort:
 
     Attributes:
         training: in the training loop.
-        memory_seconds: outside it, choosing exemplars above all.
+        memory_seconds: outside it: choosing exemplars above all; of a method that trains nothing,
+            its passes over the images.
     """
 
     training: Effort
