@@ -95,6 +95,11 @@ def _by_classes(axes: Axes) -> None:
     axes.set_ylabel("accuracy over all classes seen, %")
 
 
+def _gains_by_classes(axes: Axes) -> None:
+    axes.set_xlabel("classes seen")
+    axes.set_ylabel("gain over ema, points of accuracy")
+
+
 def _draw_bytes(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("memory, MB")
@@ -134,14 +139,22 @@ def module_curves(summaries: Summaries) -> Curves:
 
 
 def merging_curves(summaries: Summaries) -> Curves:
-    """Accuracy of LAE with the published modules by classes seen, for every merge."""
+    """What merges of the published modules gain over the moving average, by classes seen.
+
+    Lines of accuracies would lie on top of one another.
+    """
     runs = [run for run in _lae_runs(summaries) if not changed_settings(run)]
     rules = runs[0]["accuracy_by_classifier"] if runs else ()
-    return {
-        rule.removeprefix("online + offline "): _by_task(runs, rule)
-        for rule in rules
-        if rule.startswith("online + offline") and "ridge" not in rule
-    }
+    if PUBLISHED_VOTE not in rules:
+        return {}
+    seen, published = _by_task(runs, PUBLISHED_VOTE)
+    differences: Curves = {}
+    for rule in rules:
+        if rule.startswith("online + offline") and "ridge" not in rule:
+            pairs = zip(_by_task(runs, rule)[1], published, strict=True)
+            name = rule.removeprefix("online + offline ")
+            differences[name] = seen, [round(value - base, 3) for value, base in pairs]
+    return differences
 
 
 @dataclass(frozen=True)
@@ -195,7 +208,9 @@ FIGURES = {
         "Accuracy of LAE by classes seen, a line a kind of modules.", module_curves, _by_classes
     ),
     "merging": Drawing(
-        "Accuracy of LAE by classes seen, a line a merge.", merging_curves, _by_classes
+        "What merges of LAE gain over the published moving average, by classes seen.",
+        merging_curves,
+        _gains_by_classes,
     ),
 }
 

@@ -93,8 +93,8 @@ def test_figures_of_lae_average_over_orders(generate: types.ModuleType, tmp_path
         "place=both": ([10.0, 20.0], [81.5, 61.5]),
     }
     assert generate.figures.merging_curves(runs) == {
-        "ema": ([10.0, 20.0], [80.5, 60.5]),
-        "ties:0.2": ([10.0, 20.0], [70.5, 50.5]),
+        "ema": ([10.0, 20.0], [0.0, 0.0]),
+        "ties:0.2": ([10.0, 20.0], [-10.0, -10.0]),
     }
     for name in ("modules", "merging"):
         generate.figures.draw(tmp_path, name, runs)
