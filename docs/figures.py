@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from engram.results.comparison import changed_settings, comparison_table
 Curves = dict[str, tuple[list[float], list[float]]]
 
 PUBLISHED_VOTE = "online + offline ema"
+AS_PUBLISHED = "as published"
 
 STUDY_BUDGETS = ("1536000B", "6144000B", "24576000B")
 EQUAL_EPOCHS = ("epochs=2", "updates=None")
@@ -132,10 +133,15 @@ def _by_task(runs: Summaries, rule: str) -> tuple[list[float], list[float]]:
 
 def module_curves(summaries: Summaries) -> Curves:
     """Accuracy of LAE as published but for its modules, by classes seen."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for run in _lae_runs(summaries):
-        groups.setdefault(", ".join(changed_settings(run)) or "as published", []).append(run)
+    groups = _by_settings(_lae_runs(summaries))
     return {name: _by_task(runs, PUBLISHED_VOTE) for name, runs in sorted(groups.items())}
+
+
+def _by_settings(runs: Summaries) -> dict[str, list[dict[str, Any]]]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        groups.setdefault(", ".join(changed_settings(run)) or AS_PUBLISHED, []).append(run)
+    return groups
 
 
 def merging_curves(summaries: Summaries) -> Curves:
@@ -143,7 +149,7 @@ def merging_curves(summaries: Summaries) -> Curves:
 
     Lines of accuracies would lie on top of one another.
     """
-    runs = [run for run in _lae_runs(summaries) if not changed_settings(run)]
+    runs = _by_settings(_lae_runs(summaries)).get(AS_PUBLISHED, [])
     rules = runs[0]["accuracy_by_classifier"] if runs else ()
     if PUBLISHED_VOTE not in rules:
         return {}
@@ -157,13 +163,41 @@ def merging_curves(summaries: Summaries) -> Curves:
     return differences
 
 
+def modules_note(summaries: Summaries) -> str:
+    """What the lines of the figure of modules are of."""
+    return _note(list(_by_settings(_lae_runs(summaries)).values()))
+
+
+def merging_note(summaries: Summaries) -> str:
+    """What the lines of the figure of merges are of."""
+    return _note([_by_settings(_lae_runs(summaries))[AS_PUBLISHED]])
+
+
+def _note(groups: Sequence[Summaries]) -> str:
+    counts = sorted({len({run["order"] for run in runs}) for runs in groups})
+    many = " to ".join(map(str, [counts[0], *counts[1:][-1:]]))
+    orders = "one class order" if counts == [1] else f"means over {many} class orders"
+    first = groups[0][0]
+    return f"Preset {first['preset']}, {first['evaluate_on']} images, {orders}."
+
+
+def no_note(summaries: Summaries) -> str:
+    """Of a figure whose caption and legend say all."""
+    return ""
+
+
 @dataclass(frozen=True)
 class Drawing:
-    """What a figure shows: nothing, as long as `curves` finds nothing among the summaries."""
+    """What a figure shows: nothing, as long as `curves` finds nothing among the summaries.
+
+    Attributes:
+        note: a sentence to stand below it.
+    """
 
     caption: str
     curves: Callable[[Summaries], Curves]
     furnish: Callable[[Axes], None]
+    note: Callable[[Summaries], str] = no_note
 
 
 def pruning_curves(summaries: Summaries) -> Curves:
@@ -205,12 +239,16 @@ FIGURES = {
         _by_size,
     ),
     "modules": Drawing(
-        "Accuracy of LAE by classes seen, a line a kind of modules.", module_curves, _by_classes
+        "Accuracy of LAE by classes seen, a line a kind of modules.",
+        module_curves,
+        _by_classes,
+        modules_note,
     ),
     "merging": Drawing(
         "What merges of LAE gain over the published moving average, by classes seen.",
         merging_curves,
         _gains_by_classes,
+        merging_note,
     ),
 }
 

@@ -33,6 +33,7 @@ from engram.results.comparison import (
     format_bytes,
     format_count,
     format_seconds,
+    in_words,
     markdown,
     markdown_table,
 )
@@ -55,7 +56,7 @@ def short_table(summaries: Summaries) -> str:
     rows = [
         [
             row.method,
-            ", ".join([row.preset, *_in_words(row.changed), *row.orders]),
+            ", ".join([row.preset, *in_words(row.changed), *row.orders]),
             start_of(runs[0]),
             *map(str, (row.average, row.last, row.forgetting or ABSENT, len(row.seeds))),
             *map(format_bytes, (row.memory_bytes, row.kept_bytes)),
@@ -76,14 +77,13 @@ def start_of(summary: dict[str, Any]) -> str:
     return f"{architecture}, pretrained ({tag})" if tag else "random weights"
 
 
-def _in_words(changed: Sequence[str]) -> list[str]:
-    """Settings that differ from a preset's: of two that exclude each other, the one given."""
-    pairs = [setting.split("=", 1) for setting in changed]
-    return [
-        f"{int(value):,} updates a task" if name == "updates" else f"{name}={value}"
-        for name, value in pairs
-        if value != "None"
-    ]
+def table(summaries: Summaries) -> str:
+    """Every run; those that start alike stand together."""
+    starts: dict[str, list[dict[str, Any]]] = {}
+    for summary in summaries:
+        starts.setdefault(start_of(summary), []).append(summary)
+    parts = [f"## From {start}\n\n{markdown_table(starts[start])}" for start in sorted(starts)]
+    return "\n".join(parts)
 
 
 def _usual_memory(summaries: Summaries) -> Summaries:
@@ -103,7 +103,7 @@ def curves(summaries: Summaries) -> str:
             ", ".join(
                 [
                     f"{summary['method']} {summary['preset']}",
-                    *_in_words(changed_settings(summary)),
+                    *in_words(changed_settings(summary)),
                     f"{summary['order']}, seed {summary['seed']}",
                 ]
             ),
@@ -114,6 +114,23 @@ def curves(summaries: Summaries) -> str:
         for name, rule in summary["accuracy_by_classifier"].items()
     ]
     return markdown(["Run", "Decision rule", *map(str, range(10, 101, 10))], rows, texts=2)
+
+
+def icarl_paper(summaries: Summaries) -> str:
+    """iCaRL as its authors ran it: both decision rules of the reproduction, task by task."""
+    rows = [
+        [
+            f"{summary['order']}, seed {summary['seed']}",
+            name,
+            *(f"{rule[key]:.2f}" for key in ("average_incremental_accuracy", "last_accuracy")),
+            *(f"{value:.1f}" for value in rule["accuracy_per_task"]),
+        ]
+        for summary in tests_in_ten_tasks(summaries)
+        if (summary["method"], summary["preset"]) == ("icarl", "paper")
+        for name, rule in summary["accuracy_by_classifier"].items()
+    ]
+    header = ["Class order", "Decision rule", "Average", "Last", *map(str, range(10, 101, 10))]
+    return markdown(header, rows, texts=2) if rows else NOTHING
 
 
 def _of_benchmark(name: str) -> dict[str, Any] | None:
@@ -189,7 +206,7 @@ def memory_study(summaries: Summaries) -> str:
     lines: dict[tuple[str, str, int], dict[str, str]] = {}
     for preset in ("quick", "best-quick"):
         for row, runs in pooled(figures.study(summaries, preset)):
-            setting = (", ".join([preset, *row.changed]), row.codec, len(runs))
+            setting = (", ".join([preset, *in_words(row.changed)]), row.codec, len(runs))
             cell = f"{row.average} / {row.last}, {runs[0]['exemplars']:,}"
             lines.setdefault(setting, {})[row.budget] = cell
     if not lines:
@@ -215,7 +232,7 @@ def claims(summaries: Summaries) -> str:
     header += ["Average", "Without first task", "Last"]
     rows = [
         [
-            ", ".join([row.method, row.preset, *_in_words(row.changed)]),
+            ", ".join([row.method, row.preset, *in_words(row.changed)]),
             f"{row.budget}, `{row.codec}`",
             str(len(runs)),
             f"{statistics.fmean(run['exemplars'] for run in runs):,.0f}",
@@ -259,7 +276,7 @@ def pruning(summaries: Summaries) -> str:
         rows.append(
             [
                 f"{row.stream}, {row.preset}",
-                ", ".join(row.changed) or "whole",
+                ", ".join(in_words(row.changed)) or "whole",
                 str(len(row.seeds)),
                 str(row.average),
                 str(row.last),
@@ -282,7 +299,7 @@ def equal_bytes(summaries: Summaries) -> str:
     ]
     rows: dict[tuple[str, ...], dict[int, str]] = {}
     for row in comparison_table(found):
-        name = (row.preset, " ".join([row.method, *row.changed]), row.codec)
+        name = (row.preset, ", ".join([row.method, *in_words(row.changed)]), row.codec)
         nearest = min(EQUAL_BYTES, key=lambda step: abs(step - row.total_bytes))
         held = f"{row.total_bytes / 1e6:.1f} MB"
         cells = rows.setdefault(name, {})
@@ -294,11 +311,11 @@ def equal_bytes(summaries: Summaries) -> str:
             if less < own
         }
     header = ["Preset", "Method", "Codec", *(f"{step / 1e6:.0f} MB" for step in EQUAL_BYTES)]
-    cells = [
+    lines = [
         [preset, method, f"`{codec}`", *(found.get(step, "") for step in EQUAL_BYTES)]
         for (preset, method, codec), found in sorted(rows.items())
     ]
-    return markdown(header, cells, texts=3) if cells else NOTHING
+    return markdown(header, lines, texts=3) if lines else NOTHING
 
 
 def der_paper(summaries: Summaries) -> str:
@@ -309,7 +326,7 @@ def der_paper(summaries: Summaries) -> str:
             rows.append([stream, name, "authors, 3 orders", *_curve(curve)])
         ours = [s for s in summaries if (s["method"], s["preset"]) == ("der", "paper")]
         for row in comparison_table([s for s in ours if s["stream"] == stream]):
-            name = ", ".join(row.changed) or "whole"
+            name = ", ".join(in_words(row.changed)) or "whole"
             rows.append([stream, name, ", ".join(row.orders), *_curve(mean_curve(row))])
     header = ["Stream", "Size", "Who", "Average", "Without first task", "After each task, %"]
     return markdown(header, rows, texts=3)
@@ -353,8 +370,9 @@ GRIDS = {
 
 TABLES: dict[str, Callable[[Summaries], str]] = {
     "short table": short_table,
-    "table": markdown_table,
+    "table": table,
     "curves": curves,
+    "icarl paper": icarl_paper,
     "codecs": codecs,
     "memory study": memory_study,
     "claims": claims,
@@ -381,11 +399,20 @@ def filled(path: Path, summaries: Summaries) -> str:
         else:
             content = TABLES[name](summaries) if summaries else NOTHING
         if content == NOTHING and name in GRIDS:
-            content = f"_Not measured yet: `engram bench --grid experiments/{GRIDS[name]}`._\n"
+            content = missing(GRIDS[name])
         return f"<!-- {name} -->\n{content}<!-- end -->"
 
     text = path.read_text(encoding="utf-8")
     return re.sub(r"<!-- ([\w ]+) -->\n.*?<!-- end -->", written, text, flags=re.DOTALL)
+
+
+def missing(grid: str) -> str:
+    """What measures that which is not there, and how long that takes, if the grid says so."""
+    path = ROOT / "experiments" / grid
+    comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line[:1] == "#"]
+    said = re.search(r"(\w[^.:]* on two cores)\.", " ".join(line[1:].strip() for line in comments))
+    time = f" ({said[1][0].lower()}{said[1][1:]})" if said else ""
+    return f"_Not measured yet: `engram bench --grid experiments/{grid}`{time}._\n"
 
 
 def embedded(name: str, folder: Path, summaries: Summaries) -> str:
@@ -394,7 +421,8 @@ def embedded(name: str, folder: Path, summaries: Summaries) -> str:
     if not figures.is_drawn(drawing.curves(summaries)):
         return NOTHING
     place = os.path.relpath(figures.path_of(FIGURES, name), folder)
-    return f"![{drawing.caption}]({Path(place).as_posix()})\n"
+    image = f"![{drawing.caption}]({Path(place).as_posix()})\n"
+    return f"{image}\n{note}\n" if (note := drawing.note(summaries)) else image
 
 
 def committed() -> Summaries:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from measured import NOTHING, TEN_TASKS, Summaries, pooled
 
 from engram.results.comparison import (
     ABSENT,
+    ComparisonRow,
     Estimate,
     changed_settings,
     markdown,
@@ -70,10 +72,9 @@ CLAIMS = (
 
 def lae_votes(summaries: Summaries) -> str:
     """Last / average accuracy by modules and merge; and of what there is once for all merges."""
-    found = [s for s in summaries if s["method"] in ("lae", "ranpac")]
-    found = [s for s in found if s["stream"] in (TEN_TASKS, ALL_AT_ONCE)]
+    found = [s for s in summaries if s["stream"] in (TEN_TASKS, ALL_AT_ONCE)]
     rows = []
-    for row, runs in pooled(found):
+    for row, runs in pooled([s for s in found if s["method"] == "lae"]):
         rules = runs[0]["accuracy_by_classifier"]
         name = [
             row.stream,
@@ -81,8 +82,8 @@ def lae_votes(summaries: Summaries) -> str:
             ", ".join([row.method, *row.changed]),
         ]
         start = [*name, str(len(runs)), *(_cell(runs, rule) for rule in ("online", "ridge"))]
-        if row.stream == ALL_AT_ONCE or row.method == "ranpac":
-            rows.append([*start, "", "", "", ""])
+        if row.stream == ALL_AT_ONCE:
+            rows.append([*start, *[ABSENT] * 4])
             continue
         for rule in (rule for rule in rules if rule.startswith("offline ")):
             votes = (rule, f"online + {rule}", f"online + {rule} + ridge")
@@ -91,7 +92,19 @@ def lae_votes(summaries: Summaries) -> str:
             start = [""] * len(start)
     header = ["Stream", "Preset, images", "Method, modules", "Orders", "Online", "Ridge"]
     header += ["Merge", "Offline", "Online + offline", "All three"]
-    return markdown(header, rows, texts=3)
+    alone = pooled([s for s in found if s["method"] == "ranpac"])
+    lines = [_beside(row, _cell(runs, row.classifier), rows) for row, runs in alone]
+    return "\n".join([markdown(header, rows, texts=3), *lines])
+
+
+def _beside(row: ComparisonRow, accuracy: str, rows: Sequence[Sequence[str]]) -> str:
+    """RanPAC alone, which has no votes, in a line; and whether it compares with the table."""
+    of = f"{row.preset}, {row.evaluate_on}"
+    name = ", ".join(["RanPAC alone", row.stream, f"{of} images", *row.changed])
+    orders = "one class order" if len(row.orders) == 1 else f"{len(row.orders)} class orders"
+    compares = any(of in cells for cells in rows)
+    warning = "" if compares else " Preset and images are others than above: do not compare."
+    return f"{name}, {orders}: {accuracy}.{warning}\n"
 
 
 def _cell(runs: Summaries, rule: str) -> str:

@@ -14,6 +14,7 @@ from filelock import FileLock
 from conftest import Command
 from engram import console
 from engram.cli import COMMANDS
+from engram.errors import UserError
 
 DEMO = ("bench", "icarl", "digits/3,2", "--preset", "demo", "--updates", "5", "--device", "cpu")
 RIDGE = ("bench", "ranpac", "digits/3,2", "--preset", "demo", "--device", "cpu")
@@ -299,7 +300,8 @@ def test_methods_and_doctor_answer(engram: Command) -> None:
     assert all(name in text for name in ("icarl", "finetune", "joint", "paper", "laptop"))
     code, text = engram("doctor")
     assert code == 0
-    assert all(name in text for name in ("torchvision", "pretrained weights", "extra serve"))
+    rows = ("torchvision", "pretrained weights", "extra serve", "codec avif", "codec jxl")
+    assert all(name in text for name in rows)
 
 
 def test_the_doctor_names_what_is_missing(
@@ -309,3 +311,14 @@ def test_the_doctor_names_what_is_missing(
     console.print_diagnosis()
     found = " ".join(capsys.readouterr().out.split())
     assert "no-such-package missing: pip install 'engram[serve]'" in found
+
+
+def test_the_doctor_names_what_a_codec_lacks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str, size: tuple[int, int]) -> None:
+        raise UserError(f"{name} needs a plugin.")
+
+    monkeypatch.setattr(console, "create_codec", refuse)
+    console.print_diagnosis()
+    assert "jxl:80 needs a plugin." in " ".join(capsys.readouterr().out.split())

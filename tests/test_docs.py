@@ -64,7 +64,8 @@ def test_figures_show_what_results_holds(
     page.write_text("<!-- bytes -->\n<!-- end -->\n<!-- modules -->\n<!-- end -->\n")
     monkeypatch.setattr(generate, "FIGURES", tmp_path / "figures")
     assert "](figures/bytes.svg)\n<!-- end -->" in generate.filled(page, study)
-    assert "_Not measured yet: `engram bench --grid" in generate.filled(page, study)
+    modules = "experiments/lae_study/modules.yaml` (ten minutes a run on two cores)._"
+    assert f"_Not measured yet: `engram bench --grid {modules}" in generate.filled(page, study)
     study[-1]["average_incremental_accuracy"] += 1
     assert generate.figures.outdated(tmp_path, study) == ["bytes"]
 
@@ -96,7 +97,9 @@ def test_figures_of_lae_average_over_orders(generate: types.ModuleType, tmp_path
         "ema": ([10.0, 20.0], [0.0, 0.0]),
         "ties:0.2": ([10.0, 20.0], [-10.0, -10.0]),
     }
+    note = "Preset quick, validation images, means over 2 class orders."
     for name in ("modules", "merging"):
+        assert generate.figures.FIGURES[name].note(runs) == note
         generate.figures.draw(tmp_path, name, runs)
     assert generate.figures.outdated(tmp_path, runs) == []
 
@@ -119,6 +122,25 @@ def test_equal_bytes_are_those_that_are_held(generate: types.ModuleType) -> None
     assert row.split("|")[4].strip() == ""
     run["parameters"] = [3_000_000] * 10
     assert "cannot be: 12.0 MB" in generate.equal_bytes([run]).splitlines()[-1].split("|")[4]
+
+
+def test_runs_stand_under_the_weights_they_started_from(generate: types.ModuleType) -> None:
+    titles = re.findall(r"^#+ .*", generate.table(generate.committed()), re.MULTILINE)
+    starts = [title for title in titles if title.startswith("## ")]
+    assert starts[0] == "## From random weights"
+    assert starts[1].startswith("## From vit_tiny_patch16_224, pretrained")
+    assert titles.index(starts[1]) > titles.index("### cifar100/b0-inc10, test images")
+
+
+def test_ranpac_alone_says_whether_it_compares(generate: types.ModuleType) -> None:
+    summaries = [s for s in generate.committed() if s["method"] in ("lae", "ranpac")]
+    line = generate.lae_study.lae_votes(summaries).splitlines()[-1]
+    assert line.startswith("RanPAC alone, cifar100/b0-inc10, laptop, test images")
+    assert line.endswith("do not compare.")
+    for summary in summaries:
+        if summary["method"] == "lae":
+            summary |= {"preset": "laptop", "evaluate_on": "test"}
+    assert "do not compare" not in generate.lae_study.lae_votes(summaries)
 
 
 def der_run(keep: float | None) -> dict[str, Any]:
@@ -180,6 +202,7 @@ def lae_run(seed: int, place: str) -> dict[str, Any]:
         "preset": "quick",
         "stream": "cifar100/b0-inc10",
         "evaluate_on": "validation",
+        "order": f"seed{seed}",
         "codec": "raw",
         "config": {"budget": "0", "settings": settings},
         "task_sizes": [10, 10],
@@ -209,6 +232,20 @@ def test_every_result_is_a_whole_summary(path: Path) -> None:
     assert path.stem.startswith(f"{summary['method']}-{summary['stream'].replace('/', '-')}-")
     assert ("validation" in path.stem) == (summary["evaluate_on"] == "validation")
     assert "dirty" not in summary["environment"]["commit"]
+
+
+DIRTY = {"speed"}
+"""Of `docs/*.json`, those with rows that were measured on changed files, until they are measured
+again."""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in sorted((ROOT / "docs").glob("*.json")) if p.stem not in DIRTY],
+    ids=lambda path: path.stem,
+)
+def test_benchmarks_were_run_on_committed_files(path: Path) -> None:
+    assert "-dirty" not in path.read_text()
 
 
 @pytest.mark.parametrize(
@@ -244,13 +281,15 @@ class UnderstoodError(Exception):
 
 
 def documented_commands() -> list[str]:
-    """Every command that is written out in the documentation."""
+    """Every command that is written out in the documentation, or in a comment of a preset."""
     found: set[str] = set()
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
         text = path.read_text()
-        blocks = re.findall(r"```\n(.*?)```", text, re.DOTALL)
+        blocks = re.findall(r"^```\w*\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
         found |= {line for line in "".join(blocks).splitlines() if line.startswith("engram ")}
-        found |= {line for line in re.findall(r"`(engram [^`]+)`", text) if line.count(" ") > 1}
+        found |= {" ".join(each.split()) for each in re.findall(r"`(engram \w+\s[^`]+)`", text)}
+    for path in (ROOT / "experiments").rglob("*.yaml"):
+        found |= {*re.findall(r"^# +(engram bench .*)$", path.read_text(), re.MULTILINE)}
     return sorted(found)
 
 
@@ -264,6 +303,7 @@ def test_every_documented_command_is_understood(line: str, monkeypatch: pytest.M
 
     monkeypatch.setattr(tyro, "cli", only_understood)
     _, command, *words = shlex.split(line, comments=True)
+    assert all((ROOT / word).exists() for word in words if word.startswith("experiments/"))
     module = importlib.import_module(f"engram.{COMMANDS[command]}")
     if "--help" in words:
         with pytest.raises(SystemExit, match="0"):

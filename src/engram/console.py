@@ -26,12 +26,14 @@ from rich.progress import (
 from rich.table import Table
 
 from engram.config import load_preset, presets_of
+from engram.data.codecs import create_codec
 from engram.engine.device import resolve_device, resolve_precision
 from engram.engine.fit import EpochReport
+from engram.errors import UserError
 from engram.files import data_folder
 from engram.methods import METHODS
 from engram.models.pretrained import WEIGHTS_SUFFIXES
-from engram.results.comparison import SHORT_COLUMNS, comparison_table, short_cells
+from engram.results.comparison import SHORT_COLUMNS, comparison_table, in_words, short_cells
 from engram.results.record import environment
 
 __all__ = [
@@ -60,6 +62,9 @@ EXTRAS = {
     "demo": ("scikit-learn",),
 }
 """What can be installed beside engram, and the packages that come with it."""
+
+DEMANDING_CODECS = ("avif:60", "jxl:80")
+"""Of formats that not every installation can write."""
 
 RULES_SHOWN = 3
 """Decision rules whose accuracies stand in a line; of more, the one that counts."""
@@ -176,7 +181,7 @@ def print_comparison(summaries: Sequence[Mapping[str, Any]]) -> None:
         for column in SHORT_COLUMNS:
             table.add_column(column, justify="right", overflow="fold")
         for row in rows:
-            table.add_row(" ".join([row.method, *row.changed]), *short_cells(row))
+            table.add_row(", ".join([row.method, *in_words(row.changed)]), *short_cells(row))
         Console().print(table)
 
 
@@ -204,6 +209,7 @@ def print_diagnosis() -> None:
         "pretrained weights": _weights(),
         "torchvision": _torchvision(),
         **{f"extra {name}": _extra(name) for name in EXTRAS},
+        **{f"codec {name.partition(':')[0]}": _codec(name) for name in DEMANDING_CODECS},
     }
     table = Table(show_header=False, **LOOK)
     for name, value in facts.items():
@@ -235,7 +241,9 @@ def _weights() -> str:
     """What `lae`, `ranpac` and the learner for people stand on."""
     folder = data_folder() / "weights"
     found = sorted(path.stem for path in folder.glob("*") if path.suffix in WEIGHTS_SUFFIXES)
-    return ", ".join(found) or f"none in {folder}; fetched when needed, with the extra hub"
+    return ", ".join(found) or (
+        f"none in {folder}; fetched when needed, with the extra hub, or put there by hand"
+    )
 
 
 def _extra(name: str) -> str:
@@ -244,6 +252,15 @@ def _extra(name: str) -> str:
     if not missing:
         return "installed"
     return f"{', '.join(missing)} missing: pip install 'engram[{name}]'"
+
+
+def _codec(name: str) -> str:
+    """Whether images can be written by a codec, or what is missing."""
+    try:
+        create_codec(name, (32, 32))
+    except UserError as error:
+        return str(error)
+    return "there"
 
 
 def _is_installed(package: str) -> bool:

@@ -26,6 +26,7 @@ from engram.files import save_tensors
 from engram.memory import Budget, ExemplarMemory
 from engram.methods import method_class
 from engram.results import metrics
+from engram.results.comparison import in_words
 from engram.results.record import RunRecord, environment
 from engram.results.report import comparison_table, find_runs, markdown_table, write_report
 from engram.runs import configured
@@ -245,9 +246,30 @@ def test_changed_settings_of_an_unknown_preset_are_those_that_vary() -> None:
 
 def test_markdown_has_as_many_cells_in_every_line() -> None:
     table = markdown_table([make_summary(), make_summary(budget="a|b"), make_summary([50.0])])
-    lines = table.splitlines()
-    assert len(lines) == 5
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {18}
+    title, _, *lines = table.splitlines()
+    assert title == "### toys/b0-inc2, test images"
+    cells = [len(re.findall(r"(?<!\\)\|", line)) for line in lines]
+    assert cells == [11] * 5 + [0] + [9] * 5
+
+
+def test_markdown_parts_streams_and_images() -> None:
+    runs = [make_summary(), make_summary(evaluate_on="validation")]
+    titles = re.findall(r"^### .*", markdown_table(runs), re.MULTILINE)
+    assert titles == [f"### toys/b0-inc2, {images} images" for images in ("test", "validation")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (("epochs=None", "updates=1693"), ["1,693 updates a task"]),
+        (("epochs=2", "updates=None"), ["epochs=2"]),
+        (("keep=None",), ["keep=None"]),
+    ],
+)
+def test_of_epochs_and_updates_the_one_given_is_shown(
+    changed: tuple[str, ...], words: list[str]
+) -> None:
+    assert in_words(changed) == words
 
 
 def test_report_of_one_run_says_what_it_holds(tmp_path: Path) -> None:

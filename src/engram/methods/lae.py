@@ -167,9 +167,16 @@ class LAE(PretrainedMethod):
     def learn(self, task: Task, memory: ExemplarMemory, trainer: Trainer) -> None:
         """Section 3: learning and accumulation. The ensemble is in `scores_by_classifier`."""
         self.grow(len(task.new))
-        self.freeze_heads(task)
         if self.tasks == 2:
             self.offline.copy_(flat(self.online).expand_as(self.offline))
+        self.learn_online(task, trainer)
+        self.accumulate()
+        self.regress(task, trainer)
+        memory.update(task)
+
+    def learn_online(self, task: Task, trainer: Trainer) -> None:
+        """Train the classifier, then the modules with it; moving averages go along."""
+        self.freeze_heads(task)
         frozen, moving = self.config.schedule.split(
             self.config.frozen_share if self.tasks > 1 else 0.0
         )
@@ -191,9 +198,6 @@ class LAE(PretrainedMethod):
             moving,
             after_step=lambda step: self.average(moving_share / step.updates),
         )
-        self.accumulate()
-        self.regress(task, trainer)
-        memory.update(task)
 
     def grow(self, new: int) -> None:
         if new:

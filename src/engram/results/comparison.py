@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ __all__ = [
     "format_bytes",
     "format_count",
     "format_seconds",
+    "in_words",
     "markdown",
     "markdown_table",
     "method_title",
@@ -432,78 +434,94 @@ def _usual(method: str, preset: str) -> dict[str, Any]:
     return {**general, **leaves(as_mapping(settings))}
 
 
-SHORT_COLUMNS = ("average", "last", "forgetting", "seeds", "memory", "time a run")
+def in_words(changed: Sequence[str]) -> list[str]:
+    """How settings that differ from a preset's are shown: of epochs and updates, the one given."""
+    names = {each.partition("=")[0] for each in changed}
+    silent = {"epochs=None", "updates=None"} if names >= {"epochs", "updates"} else set()
+    return [_in_words(each) for each in changed if each not in silent]
+
+
+def _in_words(changed: str) -> str:
+    name, _, value = changed.partition("=")
+    return f"{int(value):,} updates a task" if name == "updates" and value != "None" else changed
+
+
+SHORT_COLUMNS = ("average", "last", "forgetting", "seeds", "all kept", "time a run")
 
 
 def short_cells(row: ComparisonRow) -> list[str]:
-    """What the terminal and the README show of a row, under `SHORT_COLUMNS`."""
+    """What the terminal shows of a row, under `SHORT_COLUMNS`."""
     return [
-        str(row.average),
-        str(row.last),
-        ABSENT if row.forgetting is None else str(row.forgetting),
+        *(_or_absent(estimate) for estimate in (row.average, row.last, row.forgetting)),
         str(len(row.seeds)),
-        format_bytes(row.memory_bytes),
+        format_bytes(row.kept_bytes),
         format_seconds(row.seconds),
     ]
 
 
 def markdown_table(summaries: Sequence[Summary]) -> str:
-    """The comparison as a Markdown table, with accuracies in percent as mean ± sample deviation."""
-    header = [
-        "Method",
-        "Stream",
-        "Preset",
-        "Evaluated on",
-        "Memory budget",
-        "Seeds",
-        "Class order",
-        "Average incremental accuracy",
-        "Without first task",
-        "Last accuracy",
-        "Forgetting",
-        "Backward transfer",
-        "Memory held",
-        "Memory and parameters",
-        "Kept to learn on",
-        "Parameters",
-        "Time",
+    """The comparison as Markdown: for each stream and the images it was evaluated on a heading, a
+    table of accuracies in percent as mean ± sample deviation, and one of what they took."""
+    by_stream = itertools.groupby(
+        comparison_table(summaries), key=lambda row: f"{row.stream}, {row.evaluate_on} images"
+    )
+    parts = []
+    for title, grouped in by_stream:
+        rows = list(grouped)
+        accuracies = markdown(ACCURACY_COLUMNS, [_accuracy_cells(row) for row in rows], texts=4)
+        costs = markdown(COST_COLUMNS, [_cost_cells(row) for row in rows], texts=3)
+        parts.append(f"### {title}\n\n{accuracies}\n{costs}")
+    return "\n".join(parts)
+
+
+ACCURACY_COLUMNS = (
+    *("Method", "Preset", "Memory budget", "Class order", "Seeds", "Average incremental accuracy"),
+    *("Without first task", "Last accuracy", "Forgetting", "Backward transfer"),
+)
+
+
+def _accuracy_cells(row: ComparisonRow) -> list[str]:
+    estimates = (
+        *(row.average, row.average_without_first_task, row.last),
+        *(row.forgetting, row.backward_transfer),
+    )
+    return [
+        *_setting_cells(row),
+        ", ".join(row.orders),
+        f"{', '.join(map(str, row.seeds))} (n = {len(row.seeds)})",
+        *map(_or_absent, estimates),
     ]
-    texts = 7
-    return markdown(header, [_markdown_cells(row) for row in comparison_table(summaries)], texts)
+
+
+COST_COLUMNS = (
+    *("Method", "Preset", "Memory budget", "Memory held", "Memory and parameters"),
+    *("Kept to learn on", "Parameters", "Time"),
+)
+
+
+def _cost_cells(row: ComparisonRow) -> list[str]:
+    return [
+        *_setting_cells(row),
+        *map(format_bytes, (row.memory_bytes, row.total_bytes, row.kept_bytes)),
+        format_count(row.parameters),
+        format_seconds(row.seconds),
+    ]
+
+
+def _setting_cells(row: ComparisonRow) -> list[str]:
+    cells = [row.method, ", ".join([row.preset, *in_words(row.changed)])]
+    cells.append(f"{row.budget} {row.codec}")
+    return [" ".join(cell.replace("|", "\\|").split()) for cell in cells]
+
+
+def _or_absent(estimate: Estimate | None) -> str:
+    return ABSENT if estimate is None else str(estimate)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
     """A Markdown table: the first `texts` columns to the left, the others to the right."""
     rule = ["---"] * texts + ["---:"] * (len(header) - texts)
     return "".join(f"| {' | '.join(cells)} |\n" for cells in [header, rule, *rows])
-
-
-def _markdown_cells(row: ComparisonRow) -> list[str]:
-    cells = [
-        row.method,
-        row.stream,
-        ", ".join([row.preset, *row.changed]),
-        row.evaluate_on,
-        f"{row.budget} {row.codec}",
-        f"{', '.join(map(str, row.seeds))} (n = {len(row.seeds)})",
-        ", ".join(row.orders),
-        *(
-            ABSENT if estimate is None else str(estimate)
-            for estimate in (
-                row.average,
-                row.average_without_first_task,
-                row.last,
-                row.forgetting,
-                row.backward_transfer,
-            )
-        ),
-        format_bytes(row.memory_bytes),
-        format_bytes(row.total_bytes),
-        format_bytes(row.kept_bytes),
-        format_count(row.parameters),
-        format_seconds(row.seconds),
-    ]
-    return [" ".join(cell.replace("|", "\\|").split()) for cell in cells]
 
 
 def format_bytes(count: float) -> str:
