@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from conftest import Command
 from engram import console
-from engram.cli import COMMANDS
+from engram.cli import COMMANDS, main
 from engram.errors import UserError
 
 DEMO = ("bench", "icarl", "digits/3,2", "--preset", "demo", "--updates", "5", "--device", "cpu")
@@ -322,3 +322,22 @@ def test_the_doctor_names_what_a_codec_lacks(
     monkeypatch.setattr(console, "create_codec", refuse)
     console.print_diagnosis()
     assert "jxl:80 needs a plugin." in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("memory_bytes"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        AttributeError("no attribute 'memory'"),
+    ],
+)
+def test_what_is_engram_s_own_fault_is_not_called_a_lack_of_memory(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(words: object) -> None:
+        raise error
+
+    monkeypatch.setattr("engram.cli._dispatch", fail)
+    with pytest.raises(type(error)):
+        main()

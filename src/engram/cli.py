@@ -25,6 +25,9 @@ COMMANDS = {
 }
 """Commands, and the modules that they are in."""
 
+LACK_OF_MEMORY = ("can't allocate memory", "out of memory")
+"""What torch says of it, on a processor and on a GPU: its errors have no class that all share."""
+
 
 HELP = """\
 engram learns new image classes as they arrive, in a memory bounded in bytes.
@@ -80,7 +83,7 @@ def _message(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError):  # a full disk, a folder without permission
         return f"{error.strerror}: {error.filename}." if error.filename else f"{error}."
-    if isinstance(error, MemoryError) or "memory" in str(error):  # torch's is a RuntimeError
+    if isinstance(error, MemoryError) or any(words in str(error) for words in LACK_OF_MEMORY):
         reason, *_ = str(error).splitlines() or ["nothing more is known"]
         return f"Not enough memory ({reason}). Take smaller images, batches or dimensions."
     return None

@@ -437,7 +437,7 @@ def serve(words: Sequence[str]) -> None:
 def _tell_of_removal(model: ModelFolder, keep: int | None) -> None:
     """Say beforehand that versions that are there will go."""
     there = len(model.numbers())
-    if keep is not None and there > keep:
+    if keep is not None and there >= keep:
         print(
             f"{model.folder} has {there} versions; when another one is learnt, {keep} stay. To "
             "keep all: --keep-versions None"

@@ -306,7 +306,8 @@ def plan_of(schedule: Schedule, samples: int) -> Plan:
     updates = schedule.updates or schedule.length * batches
     epochs = math.ceil(updates / batches)
     if schedule.warmup_by == "epoch":
-        return Plan(epochs, batches, updates, round(schedule.warmup * epochs) * batches)
+        warmup = round(schedule.warmup * epochs) * batches
+        return Plan(epochs, batches, updates, min(updates, warmup))
     return Plan(epochs, batches, updates, round(schedule.warmup * updates))
 
 

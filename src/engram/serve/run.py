@@ -71,7 +71,7 @@ def serve_model(
             device=device,
             keep=keep,
             token=token,
-            hosts=(*NAMES_OF_LOOPBACK, *names) if host in LOOPBACK else (EVERY_NAME,),
+            hosts=(*NAMES_OF_LOOPBACK, *names) if host in LOOPBACK or names else (EVERY_NAME,),
             origins=origins,
         )
         # Whoever put the token into the environment keeps it out of logs too.

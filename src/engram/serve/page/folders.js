@@ -3,7 +3,7 @@
 import { several } from "/page/markup.js";
 
 const PICTURE = /\.(jpe?g|png|webp|bmp|gif|tiff?|ppm)$/i;
-const isPicture = (file) => file.type.startsWith("image/") || PICTURE.test(file.name);
+const isPicture = (file) => !isHidden(file) && (file.type.startsWith("image/") || PICTURE.test(file.name));
 
 export const picturesIn = (files) => [...files].filter(isPicture);
 

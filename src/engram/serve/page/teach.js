@@ -237,6 +237,7 @@ export class Teach {
   async undo(of) {
     await this.change(async () => {
       const removed = this.removed.get(of);
+      if (!removed?.length) return; // a second click came before the button was gone
       await server.addPicture(of, removed.at(-1));
       removed.pop();
     });
