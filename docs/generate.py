@@ -64,9 +64,10 @@ def short_table(summaries: Summaries) -> str:
         ]
         for row, runs in pooled(_usual_memory(summaries))
     ]
-    missing = [f"`{name}`" for name in METHODS if name not in {row[0] for row in rows}]
-    missed = f"\nNot measured on test images yet: {', '.join(missing)}.\n" if missing else ""
-    return markdown(header, sorted(rows, key=lambda row: row[2]), texts=3) + missed
+    measured = {row[0] for row in rows}
+    others = ", ".join(f"`{name}`" for name in METHODS if name not in measured)
+    note = f"\nNot measured on test images yet: {others}.\n" if others else ""
+    return markdown(header, sorted(rows, key=lambda row: row[2]), texts=3) + note
 
 
 def start_of(summary: dict[str, Any]) -> str:

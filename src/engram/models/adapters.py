@@ -273,10 +273,11 @@ def attach(vit: Any, config: ModuleConfig, generator: torch.Generator) -> nn.Mod
 def _has_blocks(network: Any) -> bool:
     """Whether it is a transformer of timm's kind."""
     try:
-        parts = [(block.norm1, block.attn, block.mlp) for block in network.blocks]
-        return bool(parts and network.patch_embed.grid_size and network.num_prefix_tokens + 1)
-    except (AttributeError, TypeError):
+        blocks, _, _ = network.blocks, network.patch_embed.grid_size, network.num_prefix_tokens
+    except AttributeError:
         return False
+    parts = ("norm1", "attn", "mlp")
+    return len(blocks) > 0 and all(hasattr(block, part) for block in blocks for part in parts)
 
 
 def _created(
