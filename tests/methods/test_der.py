@@ -380,20 +380,34 @@ def test_the_whole_network_stays_within_its_bound(limit: int) -> None:
     assert learner.scores(stream.evaluation(range(10))).shape[1] == 10
 
 
+def learnt_within(limit: str) -> TaskLearner:
+    """A learner that has learnt two classes with all the room that `limit` allows."""
+    settings = replace(tiny("der", updates=4).settings, max_parameters=limit, least_channels=2)
+    learner = TaskLearner("der", settings, image_size=(8, 8), budget="30", device="cpu")
+    learner.learn(create_stream("digits/2,2", order="given").task(0))
+    return learner
+
+
 def test_what_learns_further_makes_room_for_itself() -> None:
     """The bound leaves no room for one extractor more, but the last one is learnt over again."""
-    settings = replace(tiny("der", updates=4).settings, max_parameters="1500", least_channels=2)
-    learner = TaskLearner("der", settings, image_size=(8, 8), budget="30", device="cpu")
-    stream = create_stream("digits/2,2", order="given")
-    learner.learn(stream.task(0))
+    learner = learnt_within("1500")
     der = method_of(learner)
     (before,) = der.extractors
     assert not der.allowance.fits(der.allowance.smallest())
-    images = stream.task(0).train
-    learner.learn(Task(1, images, range(2, 2), range(2)))
+    learner.learn(Task(1, task_of(range(2)).train, range(2, 2), range(2)))
     (after,) = der.extractors
     assert after is not before
     assert der.parameter_count <= 1500
+
+
+def test_what_learns_further_without_room_for_itself_keeps_its_extractor() -> None:
+    """An extractor fitted when there were two classes; with ten none would, were it taken away."""
+    der = method_of(learnt_within("1500"))
+    (before,) = der.extractors
+    der.grow(8)
+    with pytest.warns(UserWarning, match="only the classifier learns"):
+        assert not der.may_expand(Task(1, task_of(range(2)).train, range(2, 2), range(2)))
+    assert list(der.extractors) == [before]
 
 
 def test_what_no_longer_fits_at_all_is_refused() -> None:

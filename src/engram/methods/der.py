@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -255,13 +255,12 @@ class DER(RehearsalMethod):
 
         Where no class is new that is the last one, which learns further and makes room for itself.
         """
-        frozen = self.frozen_extractors()
+        beside = self.frozen_extractors()[: None if task.new else -1]
+        if self.config.prunes and not self.has_room(self.allowance_beside(beside)):
+            return False
         if not task.new:
             self.reopen()
-        if not self.config.prunes or self.has_room(self.allowance):
-            return True
-        self.extractors = nn.ModuleList(frozen)
-        return False
+        return True
 
     def reopen(self) -> None:
         """Let the last extractor be the one that is trained; it goes on from what it was whole."""
@@ -323,18 +322,23 @@ class DER(RehearsalMethod):
     @property
     def extractor_parameters(self) -> int:
         """Of the extractors alone."""
-        return sum(parameter.numel() for parameter in self.extractors.parameters())
+        return parameters_of(self.frozen_extractors())
 
     @property
     def allowance(self) -> Allowance:
-        """How large the next extractor may be.
+        """How large the next extractor may be."""
+        return self.allowance_beside(self.frozen_extractors())
+
+    def allowance_beside(self, extractors: Sequence[Backbone]) -> Allowance:
+        """How large an extractor may be beside these.
 
         Of a bound for the whole network, as much as the classifier takes stays free for it, so that
         as many classes again can come when no more extractors fit.
         """
         room = None
         if (limit := self.config.parameter_limit) is not None:
-            taken = self.extractor_parameters + 2 * self.dim * self.seen
+            classifier = sum(extractor.dim for extractor in extractors) * self.seen
+            taken = parameters_of(extractors) + 2 * classifier
             room = max(0, int((limit - taken) * SHARE_OF_ROOM))
         return Allowance(
             network=self.prunable,
@@ -480,6 +484,10 @@ class DER(RehearsalMethod):
             self.extractors.append(self.dense.folded())
         take_shapes(self, state_dict)
         return super().load_state_dict(state_dict, strict, assign)
+
+
+def parameters_of(extractors: Sequence[Backbone]) -> int:
+    return sum(weight.numel() for extractor in extractors for weight in extractor.parameters())
 
 
 def balanced(labels: Tensor, generator: torch.Generator) -> Tensor:
