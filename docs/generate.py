@@ -46,6 +46,9 @@ COSTS = ("parameters", "multiply_adds", "latency_ms")
 ALL_IMAGES = 50_000
 """Training images of CIFAR-100: no memory holds more."""
 
+CLASSES_SEEN = tuple(str(count) for count in range(10, 101, 10))
+"""After each of ten tasks, in the columns of the tables by task."""
+
 EQUAL_BYTES = (10_000_000, 20_000_000, 40_000_000)
 
 
@@ -114,7 +117,7 @@ def curves(summaries: Summaries) -> str:
         for summary in _usual_memory(summaries)
         for name, rule in summary["accuracy_by_classifier"].items()
     ]
-    return markdown(["Run", "Decision rule", *map(str, range(10, 101, 10))], rows, texts=2)
+    return markdown(["Run", "Decision rule", *CLASSES_SEEN], rows, texts=2)
 
 
 def icarl_paper(summaries: Summaries) -> str:
@@ -130,7 +133,7 @@ def icarl_paper(summaries: Summaries) -> str:
         if (summary["method"], summary["preset"]) == ("icarl", "paper")
         for name, rule in summary["accuracy_by_classifier"].items()
     ]
-    header = ["Class order", "Decision rule", "Average", "Last", *map(str, range(10, 101, 10))]
+    header = ["Class order", "Decision rule", "Average", "Last", *CLASSES_SEEN]
     return markdown(header, rows, texts=2) if rows else NOTHING
 
 

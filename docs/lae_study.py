@@ -97,13 +97,13 @@ def lae_votes(summaries: Summaries) -> str:
     return "\n".join([markdown(header, rows, texts=3), *lines])
 
 
-def _beside(row: ComparisonRow, accuracy: str, rows: Sequence[Sequence[str]]) -> str:
+def _beside(row: ComparisonRow, accuracy: str, rows: Sequence[list[str]]) -> str:
     """RanPAC alone, which has no votes, in a line; and whether it compares with the table."""
     of = f"{row.preset}, {row.evaluate_on}"
     name = ", ".join(["RanPAC alone", row.stream, f"{of} images", *row.changed])
     orders = "one class order" if len(row.orders) == 1 else f"{len(row.orders)} class orders"
-    compares = any(of in cells for cells in rows)
-    warning = "" if compares else " Preset and images are others than above: do not compare."
+    compares = any(cells[:2] == [row.stream, of] for cells in rows)
+    warning = "" if compares else " The table above has no such runs: do not compare."
     return f"{name}, {orders}: {accuracy}.{warning}\n"
 
 
