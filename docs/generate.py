@@ -59,7 +59,7 @@ def short_table(summaries: Summaries) -> str:
     rows = [
         [
             row.method,
-            ", ".join([row.preset, *in_words(row.changed), *row.orders]),
+            ", ".join([row.setting, *row.orders]),
             start_of(runs[0]),
             *map(str, (row.average, row.last, row.forgetting or ABSENT, len(row.seeds))),
             *map(format_bytes, (row.memory_bytes, row.kept_bytes)),
@@ -210,7 +210,7 @@ def memory_study(summaries: Summaries) -> str:
     lines: dict[tuple[str, str, int], dict[str, str]] = {}
     for preset in ("quick", "best-quick"):
         for row, runs in pooled(figures.study(summaries, preset)):
-            setting = (", ".join([preset, *in_words(row.changed)]), row.codec, len(runs))
+            setting = (row.setting, row.codec, len(runs))
             cell = f"{row.average} / {row.last}, {runs[0]['exemplars']:,}"
             lines.setdefault(setting, {})[row.budget] = cell
     if not lines:
@@ -236,7 +236,7 @@ def claims(summaries: Summaries) -> str:
     header += ["Average", "Without first task", "Last"]
     rows = [
         [
-            ", ".join([row.method, row.preset, *in_words(row.changed)]),
+            f"{row.method}, {row.setting}",
             f"{row.budget}, `{row.codec}`",
             str(len(runs)),
             f"{statistics.fmean(run['exemplars'] for run in runs):,.0f}",
@@ -280,7 +280,7 @@ def pruning(summaries: Summaries) -> str:
         rows.append(
             [
                 f"{row.stream}, {row.preset}",
-                ", ".join(in_words(row.changed)) or "whole",
+                ", ".join(row.differences) or "whole",
                 str(len(row.seeds)),
                 str(row.average),
                 str(row.last),
@@ -303,7 +303,7 @@ def equal_bytes(summaries: Summaries) -> str:
     ]
     rows: dict[tuple[str, ...], dict[int, str]] = {}
     for row in comparison_table(found):
-        name = (row.preset, ", ".join([row.method, *in_words(row.changed)]), row.codec)
+        name = (row.preset, ", ".join([row.method, *row.differences]), row.codec)
         nearest = min(EQUAL_BYTES, key=lambda step: abs(step - row.total_bytes))
         held = f"{row.total_bytes / 1e6:.1f} MB"
         cells = rows.setdefault(name, {})
@@ -330,7 +330,7 @@ def der_paper(summaries: Summaries) -> str:
             rows.append([stream, name, "authors, 3 orders", *_curve(curve)])
         ours = [s for s in summaries if (s["method"], s["preset"]) == ("der", "paper")]
         for row in comparison_table([s for s in ours if s["stream"] == stream]):
-            name = ", ".join(in_words(row.changed)) or "whole"
+            name = ", ".join(row.differences) or "whole"
             rows.append([stream, name, ", ".join(row.orders), *_curve(mean_curve(row))])
     header = ["Stream", "Size", "Who", "Average", "Without first task", "After each task, %"]
     return markdown(header, rows, texts=3)

@@ -33,7 +33,7 @@ from engram.errors import UserError
 from engram.files import data_folder
 from engram.methods import METHODS
 from engram.models.pretrained import WEIGHTS_SUFFIXES
-from engram.results.comparison import SHORT_COLUMNS, comparison_table, in_words, short_cells
+from engram.results.comparison import SHORT_COLUMNS, comparison_table, short_cells
 from engram.results.record import environment
 
 __all__ = [
@@ -181,7 +181,7 @@ def print_comparison(summaries: Sequence[Mapping[str, Any]]) -> None:
         for column in SHORT_COLUMNS:
             table.add_column(column, justify="right", overflow="fold")
         for row in rows:
-            table.add_row(", ".join([row.method, *in_words(row.changed)]), *short_cells(row))
+            table.add_row(", ".join([row.method, *row.differences]), *short_cells(row))
         Console().print(table)
 
 

@@ -283,6 +283,16 @@ class ComparisonRow:
     seconds: float
     runs: tuple[int, ...]
 
+    @property
+    def differences(self) -> list[str]:
+        """`changed`, in words."""
+        return in_words(self.changed)
+
+    @property
+    def setting(self) -> str:
+        """The preset, and what differs from it."""
+        return ", ".join([self.preset, *self.differences])
+
 
 def comparison_table(summaries: Sequence[Summary]) -> list[ComparisonRow]:
     """A row for every method with its settings, with seeds pooled; the best of a stream first.
@@ -509,8 +519,7 @@ def _cost_cells(row: ComparisonRow) -> list[str]:
 
 
 def _setting_cells(row: ComparisonRow) -> list[str]:
-    cells = [row.method, ", ".join([row.preset, *in_words(row.changed)])]
-    cells.append(f"{row.budget} {row.codec}")
+    cells = [row.method, row.setting, f"{row.budget} {row.codec}"]
     return [" ".join(cell.replace("|", "\\|").split()) for cell in cells]
 
 

@@ -130,7 +130,7 @@ def _labels(rows: Sequence[ComparisonRow]) -> list[str]:
         if len({other.codec for other in rivals}) > 1:
             parts.append(row.codec)
         if len({other.changed for other in rivals}) > 1:
-            parts += row.changed
+            parts += row.differences
         if len({other.orders for other in rivals}) > 1:
             parts.append(f"order {_orders(row)}")
         labels.append(" · ".join(parts))
@@ -203,7 +203,7 @@ def _place(row: ComparisonRow) -> str:
 
 
 def _comparison_row(index: int, row: ComparisonRow, line: Line) -> str:
-    setting = escape(", ".join([row.preset, *row.changed]))
+    setting = escape(row.setting)
     estimates = (
         row.average,
         row.average_without_first_task,
@@ -264,7 +264,7 @@ def _row_part(
 ) -> str:
     """What there is to say of each run of a row, folded away."""
     setting = (
-        f"Preset {', '.join([row.preset, *row.changed])}; memory budget {row.budget}, codec "
+        f"Preset {row.setting}; memory budget {row.budget}, codec "
         f"{row.codec}; decision rule {row.classifier}; class order {_orders(row)}."
     )
     details = [

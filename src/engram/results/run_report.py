@@ -27,6 +27,7 @@ from engram.results.comparison import (
     format_bytes,
     format_count,
     format_seconds,
+    in_words,
     method_title,
 )
 from engram.results.figures import (
@@ -91,7 +92,8 @@ def _circumstances(summary: Summary) -> str:
             "Evaluated on validation images that were cut out of the training set; the test set "
             "was not looked at, and test results do not compare with these."
         )
-    preset = " with ".join(filter(None, [summary["preset"], ", ".join(changed_settings(summary))]))
+    changed = ", ".join(in_words(changed_settings(summary)))
+    preset = " with ".join(filter(None, [summary["preset"], changed]))
     return (
         f"{method_title(summary['method'])}. {sum(sizes)} classes in {tasks} ({_sizes(sizes)}), "
         f"class order {summary['order']}, seed {summary['seed']}, preset {preset}, memory budget "
