@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -302,6 +304,16 @@ def test_methods_and_doctor_answer(engram: Command) -> None:
     assert code == 0
     rows = ("torchvision", "pretrained weights", "extra serve", "codec avif", "codec jxl")
     assert all(name in text for name in rows)
+
+
+def test_the_doctor_knows_what_can_be_installed_beside() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    extras = {
+        name: tuple(re.split("[<>=]", requirement)[0] for requirement in requirements)
+        for name, requirements in project["optional-dependencies"].items()
+        if name != "dev"
+    }
+    assert extras == console.EXTRAS
 
 
 def test_the_doctor_names_what_is_missing(
