@@ -29,7 +29,7 @@ def expert_probabilities(method: LAE, pixels: torch.Tensor) -> dict[str, torch.T
     for part in pixels.split(method.batch_size):
         x = method.normalise(part.to(method.device))
         for name, values in method.experts(x, [first]).items():
-            found.setdefault(name, []).append(values)
+            found.setdefault(name, []).append(values.cpu())
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 

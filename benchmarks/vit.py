@@ -137,7 +137,7 @@ def medians(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, float
 def allow_torchvision_to_be_absent() -> torch.library.Library:
     """timm imports torchvision, which beside a CPU build of torch lacks two operators."""
     library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
+    for name in () if torch.version.cuda else ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return library
 

@@ -183,7 +183,7 @@ def cifar100(cifar100_folder: Path) -> Any:
 def timm() -> Any:
     """timm, which wants torchvision: beside a CPU build of torch, that lacks two operators."""
     library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
+    for name in () if torch.version.cuda else ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -219,7 +219,8 @@ class TaskLearner:
             self.method.load_state_dict(tensors)
         except RuntimeError as error:
             raise UserError(f"The weights in {folder} are of another network.") from error
-        self.method.eval().to(self.method.device)
+        # As in training: weights would else be laid out anew in every forward pass.
+        self.method.eval().to(self.method.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.memory.load_state(
             *load_tensors(folder / "memory.safetensors"), strict=strict, where=str(folder)
         )

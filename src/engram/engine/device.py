@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,8 @@ def resolve_device(name: str) -> torch.device:
     """The device called `name`; `auto` takes a GPU where there is one.
 
     On CUDA, float32 is made to mean float32 (no TF32) and convolutions deterministic: ranks of
-    exemplars hang on near ties, and a resumed run has to give the same bits.
+    exemplars hang on near ties, and a resumed run has to give the same bits. The gradient of
+    attention is not deterministic there, so that transformers, resumed, end close and no closer.
 
     Raises:
         UserError: torch knows no such device, or it is not there.
@@ -33,9 +35,12 @@ def resolve_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise UserError(f'Device "{name}" is not available: {reason} Use auto or cpu.') from error
     if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
+        with warnings.catch_warnings():
+            # The names that torch has for it since 2.9 are unknown to the versions before.
+            warnings.simplefilter("ignore")
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = False
     return device
 
 

@@ -206,7 +206,7 @@ class Trainer:
             images += len(y)
             for name, part in parts.items():
                 sums[name] = sums.get(name, 0) + part.detach()
-        # The only wait for the device in an epoch.
+        # One wait for the device, and not one for every batch.
         losses = {name: float(total) / batches for name, total in sums.items()}
         if not all(map(math.isfinite, losses.values())):
             raise UserError(

@@ -54,6 +54,6 @@ def restore_optimizer(
     for key, value in state.items():
         name, entry = key.rsplit("/", 1)
         parameter = parameters[name]
-        if value.shape == parameter.shape:
-            value = torch.empty_like(parameter).copy_(value)
-        optimizer.state[parameter][entry] = value
+        # A step count stays with the processor, where the optimiser reads it.
+        placed = value if entry == "step" else torch.empty_like(parameter).copy_(value)
+        optimizer.state[parameter][entry] = placed
