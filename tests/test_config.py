@@ -108,11 +108,11 @@ def test_published_runs_are_valid() -> None:
     assert {run.evaluate_on for run in runs} == {"test"}
 
 
-@pytest.mark.parametrize("grid", ["memory_study", "equal_bytes", "pruning"])
+@pytest.mark.parametrize("grid", ["memory_study", "equal_bytes", "pruning", "lae_study"])
 def test_studies_are_valid(grid: str) -> None:
     for path in (EXPERIMENTS / grid).glob("*.yaml"):
         runs = read_grid(path)
-        expected = "validation" if path.stem in ("choice", "pilot") else "test"
+        expected = "validation" if path.stem in ("choice", "pilot", "modules") else "test"
         assert {run.evaluate_on for run in runs} == {expected}
         assert len({folder_name(run) for run in runs}) == len(runs), "a run is listed twice"
         for run in runs:

@@ -10,6 +10,7 @@ import re
 import shlex
 import textwrap
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,28 @@ def test_every_result_is_a_whole_summary(path: Path) -> None:
     assert path.stem.startswith(f"{summary['method']}-{summary['stream'].replace('/', '-')}-")
     assert ("validation" in path.stem) == (summary["evaluate_on"] == "validation")
     assert "dirty" not in summary["environment"]["commit"]
+    assert recomputed(summary) == pytest.approx(
+        {name: summary[name] for name in HEADLINES}, abs=0.01
+    )
+
+
+HEADLINES = ("average_incremental_accuracy", "last_accuracy", "forgetting")
+
+
+def recomputed(summary: Mapping[str, Any]) -> dict[str, float | None]:
+    """The figures that are published of a run, from its accuracies by task in another way."""
+    matrix, sizes = summary["accuracy_matrix"], summary["task_sizes"]
+    overall = [
+        sum(accuracy * size for accuracy, size in zip(row, sizes, strict=False))
+        / sum(sizes[: len(row)])
+        for row in matrix
+    ]
+    drops = [
+        max(row[task] for row in matrix[task:-1]) - matrix[-1][task]
+        for task in range(len(matrix) - 1)
+    ]
+    forgetting = sum(drops) / len(drops) if drops else None
+    return dict(zip(HEADLINES, (sum(overall) / len(overall), overall[-1], forgetting), strict=True))
 
 
 DIRTY = {"speed"}

@@ -114,11 +114,11 @@ def test_a_mistake_is_one_line_and_changes_nothing(
     code, text = engram(*words)
     assert code == 2
     assert message in text
-    assert "Traceback" not in text
+    assert len(text.strip().splitlines()) == 1
     model = ModelFolder(tmp_path / "model")
     assert model.numbers() == [1]
     assert load(model.folder, device="cpu").classes_ == ("red",)
-    assert not (tmp_path / "elsewhere").exists()
+    assert {path.name for path in tmp_path.iterdir()} <= {"pictures", "other", "model"}
 
 
 def test_a_version_that_forgets_too_much_is_refused(engram: Command, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             texts = file.metadata() or {}
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads(texts["meta"])  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} cannot be read as a snapshot ({error}). Remove it.") from error
+        raise UserError(f"{path} cannot be read ({error}).") from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

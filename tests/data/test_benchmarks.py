@@ -192,7 +192,7 @@ class Evil:
 @pytest.mark.parametrize("payload", [Evil(), np.array([object()], dtype=object), {1: print}])
 def test_the_unpickler_admits_arrays_only(payload: object) -> None:
     with pytest.raises(pickle.UnpicklingError, match="not admitted"):
-        benchmarks._ArrayUnpickler(io.BytesIO(pickle.dumps([payload, Evil()]))).load()
+        benchmarks._ArrayUnpickler(io.BytesIO(pickle.dumps([payload]))).load()
 
 
 def test_the_unpickler_admits_arrays() -> None:

@@ -240,7 +240,10 @@ class Trainer:
         path = self._path(run)
         if path is None or not path.exists():
             return 0, Effort()
-        tensors, meta = load_tensors(path)
+        try:
+            tensors, meta = load_tensors(path)
+        except UserError as error:
+            raise UserError(f"{error} Remove it to train this stage anew.") from error
         if meta["of"] != run.identity:
             raise UserError(f"{path} is a snapshot of other training. Remove it to train anew.")
         self._method.load_state_dict(_part(tensors, "method:"))
