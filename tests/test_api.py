@@ -12,7 +12,7 @@ from PIL import Image
 
 import engram
 from conftest import COLOURS, coloured, small_learner
-from engram.api import Change, Learner, mean_forgetting
+from engram.api import Change, ClassAccuracy, Learner, mean_forgetting
 from engram.config import Schedule
 from engram.data.pictures import pixels_of
 from engram.data.stream import Task
@@ -51,6 +51,14 @@ def test_the_words_of_scikit_learn() -> None:
     assert learner.score(pictures, ["blue", "red", "blue", "blue"]) == 0.75
     params = learner.get_params()
     assert Learner(**params).get_params() == params
+
+
+def test_accuracies_are_told_by_class() -> None:
+    learner = taught("red", "blue")
+    wrong, right = coloured("blue", 5, seed=3), coloured("blue", 3, seed=4)
+    found = learner.evaluate({"red": wrong, "blue": right})
+    assert found.classes == {"red": ClassAccuracy(5, 0), "blue": ClassAccuracy(3, 3)}
+    assert found.accuracy == 37.5
 
 
 def test_nothing_happens_before_something_is_learnt() -> None:

@@ -21,6 +21,8 @@ from engram.errors import UserError
 from engram.learner import TaskLearner
 from engram.methods.lae import LAE, LAEConfig, flat
 from engram.models.merging import Ema, Ties
+from engram.models.pretrained import load_backbone
+from engram.seeding import generator
 
 ALL_MERGES = ("ema", "ema-per-task", "mean", "ties", "ties:0.2", "dare", "magnitude", "max-abs")
 
@@ -161,6 +163,9 @@ def test_the_backbone_never_changes() -> None:
     for name, tensor in lae.backbone.state_dict().items():
         if name not in online:
             assert torch.equal(tensor, fresh.backbone.state_dict()[name]), name
+    plain = load_backbone(lae.config.pretrained, generator(0)).network
+    frozen = [each for name, each in lae.backbone.named_parameters() if name not in online]
+    assert sum(map(torch.numel, frozen)) == sum(map(torch.numel, plain.parameters()))
 
 
 def test_online_learning_does_not_depend_on_how_it_accumulates() -> None:

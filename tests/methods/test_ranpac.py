@@ -17,6 +17,8 @@ from engram.errors import UserError
 from engram.learner import TaskLearner
 from engram.methods.pretrained import SET_ASIDE
 from engram.methods.ranpac import RanPAC, RanPACConfig
+from engram.models.pretrained import load_backbone
+from engram.seeding import generator
 
 
 def learnt(steps: str, order: str = "given", **knobs: Any) -> tuple[TaskLearner, ClassStream]:
@@ -65,9 +67,13 @@ def test_sums_are_exact_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_backbone_never_changes() -> None:
     learner, _ = learnt("2,2", adapt=True)
     fresh = RanPAC(learner.config, (8, 8), seed=0)
-    for name, parameter in method_of(learner).backbone.named_parameters():
+    backbone = method_of(learner).backbone
+    for name, parameter in backbone.named_parameters():
         if not parameter.requires_grad:
             assert torch.equal(parameter, fresh.backbone.get_parameter(name)), name
+    plain = load_backbone(learner.config.pretrained, generator(0)).network
+    frozen = [parameter for parameter in backbone.parameters() if not parameter.requires_grad]
+    assert sum(map(torch.numel, frozen)) == sum(map(torch.numel, plain.parameters()))
 
 
 def test_modules_are_trained_on_the_first_task_alone() -> None:
