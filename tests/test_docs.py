@@ -257,14 +257,9 @@ def recomputed(summary: Mapping[str, Any]) -> dict[str, float | None]:
     return dict(zip(HEADLINES, (sum(overall) / len(overall), overall[-1], forgetting), strict=True))
 
 
-DIRTY = {"speed"}
-"""Of `docs/*.json`, those with rows that were measured on changed files, until they are measured
-again."""
-
-
 @pytest.mark.parametrize(
     "path",
-    [p for p in sorted((ROOT / "docs").glob("*.json")) if p.stem not in DIRTY],
+    sorted((ROOT / "docs").glob("*.json")),
     ids=lambda path: path.stem,
 )
 def test_benchmarks_were_run_on_committed_files(path: Path) -> None:
