@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 import engram
-from conftest import COLOURS, coloured, small_learner
+from conftest import COLOURS, coloured, small_learner, tiny
 from engram.api import Change, ClassAccuracy, Learner, mean_forgetting
 from engram.config import Schedule
 from engram.data.pictures import pixels_of
@@ -21,7 +22,9 @@ from engram.files import save_tensors
 from engram.learner import TaskLearner
 from engram.methods import METHODS
 from engram.methods.bounds import JointConfig
+from engram.methods.pretrained import PretrainedMethod
 from engram.models.heads import RidgeHead
+from engram.models.pretrained import BackboneConfig
 from engram.models.vit import create_vit
 
 
@@ -307,7 +310,7 @@ def test_a_class_of_one_image() -> None:
     assert learner.predict(np.stack(coloured("red", 1))[0], top=1)[0]["label"] == "red"
 
 
-@pytest.mark.parametrize("method", ["icarl", "der", "finetune", "joint"])
+@pytest.mark.parametrize("method", [*METHODS])
 def test_a_pretrained_network_is_not_needed_where_a_model_is_loaded(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,8 +322,11 @@ def test_a_pretrained_network_is_not_needed_where_a_model_is_loaded(
     network.draw(torch.Generator().manual_seed(0))
     save_tensors(weights, network.state_dict(), {})
     monkeypatch.setenv("ENGRAM_DATA", str(tmp_path / "data"))
+    backbone: dict[str, Any] = {"backbone": name}
+    if issubclass(METHODS[method], PretrainedMethod):
+        backbone = {"pretrained": BackboneConfig(backbone=name, input_size=16)}
     schedule = Schedule(epochs=1, batch_size=8, optimizer="adam", decay="constant")
-    settings = METHODS[method].Config(backbone=name, schedule=schedule)
+    settings = replace(tiny(method).settings, schedule=schedule, **backbone)
     budget = "all" if method == "joint" else "200kB"
     pictures = {colour: coloured(colour, 6) for colour in ("red", "blue")}
     learner = Learner(settings, image_size=16, budget=budget, device="cpu").learn(pictures)

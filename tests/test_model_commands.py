@@ -121,6 +121,30 @@ def test_a_mistake_is_one_line_and_changes_nothing(
     assert {path.name for path in tmp_path.iterdir()} <= {"pictures", "other", "model"}
 
 
+def test_a_model_is_exported(engram: Command, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    pictures(tmp_path / "pictures", "red", "blue")
+    engram("learn", "pictures", *LEARN, "--image-size", "16")
+    code, text = engram("export", "model", "--to", "model.onnx")
+    assert code == 0
+    assert text.startswith("model.onnx: pixels (N, H, W, 3) uint8 to scores")
+    assert (tmp_path / "model.onnx").stat().st_size > 1000
+
+
+def test_an_interruption_has_an_exit_code_of_its_own(
+    engram: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*given: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    pictures(tmp_path / "pictures", "red", "blue")
+    monkeypatch.setattr("engram.learner.TaskLearner.learn", interrupt)
+    code, text = engram("learn", "pictures", *LEARN, "--image-size", "16")
+    assert code == 130
+    assert "Traceback" not in text
+    assert not (tmp_path / "model" / "current").exists()
+
+
 def test_a_version_that_forgets_too_much_is_refused(engram: Command, tmp_path: Path) -> None:
     pictures(tmp_path / "pictures", "red", "blue", count=20)
     pictures(tmp_path / "other", "red", count=60, seed=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +18,12 @@ from engram.data.augment import Augmentation
 from engram.data.images import ImageSet
 from engram.data.stream import Task, create_stream
 from engram.errors import UserError
+from engram.files import load_tensors
 from engram.learner import TaskLearner
 from engram.memory import Budget
 from engram.methods.icarl import ICaRL, ICaRLConfig
 from engram.models.network import Network, frozen
+from engram.models.normalise import mean_image
 from engram.seeding import generator
 
 
@@ -249,6 +252,22 @@ def test_no_memory_needs_the_network_as_classifier(silent: Silent, tmp_path: Any
     _, summary = run(config, tmp_path, silent)
     assert summary["exemplars"] == summary["memory_bytes"] == 0
     assert summary["accuracy_by_classifier"].keys() == {"network"}
+
+
+@pytest.mark.parametrize("input_mean", ["dataset", "first-task"])
+def test_what_is_subtracted_from_images(input_mean: str, silent: Silent, tmp_path: Path) -> None:
+    """The mean of all training images, as in the paper, or of those that have been seen."""
+    config = tiny("icarl", input_mean=input_mean)
+    folder, _ = run(config, tmp_path, silent)
+    (saved,) = folder.glob("model/task-*/weights.safetensors")
+    mean = load_tensors(saved)[0]["normalise.mean"]
+    stream = create_stream(config.stream, order=config.order)
+    expected = {
+        "dataset": mean_image(stream.train_pixels()),
+        "first-task": mean_image([stream.task(0).train.pixels]),
+    }
+    same = {name for name, image in expected.items() if torch.equal(image, mean)}
+    assert same == {input_mean}
 
 
 @pytest.mark.parametrize("distillation", ["sigmoid", "softmax", "none"])
