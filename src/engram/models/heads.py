@@ -100,9 +100,8 @@ class RidgeHead(nn.Module):
         generator: source of the projection.
 
     Attributes:
-        gram: (2, M, M) float64, sums of h^T h of images to fit and of those set aside; without rows
-            before the first `grow`. This and `targets` stay with the processor where a device has
-            no float64, as Apple's have none.
+        gram: (2, M, M) float64, sums of h^T h of images to fit and of those set aside. This and
+            `targets` stay with the processor where a device has no float64, as Apple's have none.
         targets: (2, M, classes) float64, sums of h^T y likewise.
         counts: (2,) images likewise.
         weight: (classes, M), solved; zeros before the first `solve`.
@@ -114,7 +113,7 @@ class RidgeHead(nn.Module):
         width = projected or dim
         drawn = torch.randn(dim, projected, generator=generator) if projected else None
         self.register_buffer("projection", drawn)
-        self.register_buffer("gram", torch.zeros(2, 0, 0, dtype=torch.float64))
+        self.register_buffer("gram", torch.zeros(2, width, width, dtype=torch.float64))
         self.register_buffer("targets", torch.zeros(2, width, 0, dtype=torch.float64))
         self.register_buffer("counts", torch.zeros(2, dtype=torch.int64))
         self.register_buffer("weight", torch.zeros(0, width))
@@ -148,11 +147,9 @@ class RidgeHead(nn.Module):
 
     def grow(self, classes: int) -> None:
         """Make room for `classes` more; scores of the old ones stay until the next `solve`."""
-        width = self.weight.shape[1]
-        if not self.gram.numel():
-            self.gram = self.gram.new_zeros(2, width, width)
-        self.targets = torch.cat([self.targets, self.targets.new_zeros(2, width, classes)], dim=2)
-        self.weight = torch.cat([self.weight, self.weight.new_zeros(classes, width)])
+        columns = self.targets.new_zeros(*self.targets.shape[:2], classes)
+        self.targets = torch.cat([self.targets, columns], dim=2)
+        self.weight = torch.cat([self.weight, self.weight.new_zeros(classes, len(self.gram[0]))])
 
     @property
     def parameter_count(self) -> int:
