@@ -49,17 +49,7 @@ def served(model: Path) -> tuple[subprocess.Popen[str], int]:
     learner = Learner(config, device="cpu")
     learner.learn({f"class {label}": pictures(64, 64, EACH, label) for label in range(CLASSES)})
     learner.save(model)
-    command = [
-        sys.executable,
-        "-m",
-        "engram",
-        "serve",
-        str(model),
-        "--port",
-        "0",
-        "--device",
-        "cpu",
-    ]
+    command = [sys.executable, "-m", "engram", "serve", str(model), "--port=0", "--device=cpu"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     if process.stdout is None or not (found := re.search(r":(\d+)/", process.stdout.readline())):
         raise RuntimeError("the server did not start")

@@ -20,7 +20,7 @@ def resolve_device(name: str) -> torch.device:
 
     On CUDA, float32 is made to mean float32 (no TF32) and convolutions deterministic: ranks of
     exemplars hang on near ties, and a resumed run has to give the same bits. The gradient of
-    attention is not deterministic there, so that transformers, resumed, end close and no closer.
+    attention is not deterministic there: transformers that are resumed end near these bits only.
 
     Raises:
         UserError: torch knows no such device, or it is not there.
