@@ -251,6 +251,17 @@ def test_a_snapshot_of_other_training_is_refused(tmp_path: Path) -> None:
         loop.fit("one", Points(11), model.loss, model.named_parameters(), SCHEDULE)
 
 
+def test_a_damaged_snapshot_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    model = Model()
+    loop = trainer(folder=tmp_path)
+    loop.begin(0, model)
+    loop.fit("one", Points(), model.loss, model.named_parameters(), SCHEDULE)
+    (snapshot,) = tmp_path.iterdir()
+    snapshot.write_bytes(snapshot.read_bytes()[:20])
+    with pytest.raises(UserError, match=r"cannot be read .* Remove it to train this stage anew"):
+        loop.fit("one", Points(), model.loss, model.named_parameters(), SCHEDULE)
+
+
 def test_files_of_others_in_the_snapshot_folder_stay(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "task-list").mkdir()
