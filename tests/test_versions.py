@@ -103,7 +103,7 @@ def test_what_others_have_in_the_folder_is_left_alone(tmp_path: Path) -> None:
         ("missing version", "names version 1, which is not there. Present: none"),
         ("facts", "version.json cannot be read"),
         ("format", "has format 99; this engram reads 2"),
-        ("weights", "weights.safetensors cannot be read"),
+        ("weights", "weights.safetensors cannot be read .* learn the pictures anew"),
     ],
 )
 def test_a_damaged_model_is_one_line(tmp_path: Path, damage: str, message: str) -> None:
@@ -127,6 +127,19 @@ def test_a_damaged_model_is_one_line(tmp_path: Path, damage: str, message: str) 
     with pytest.raises(UserError, match=message) as refused:
         loaded(model)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "file", ["version.json", "learner/weights.safetensors", "seen.safetensors"]
+)
+def test_a_damaged_version_is_told_with_the_way_back(tmp_path: Path, file: str) -> None:
+    model = grown(tmp_path)
+    damaged = model.path(3) / file
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    with pytest.raises(UserError, match=rf"{damaged.name} .*: engram rollback {tmp_path} 2$"):
+        loaded(model)
+    model.rollback(2)
+    assert loaded(model).classes_ == ("red", "grün")
 
 
 def test_only_one_may_change_a_model(tmp_path: Path) -> None:

@@ -478,10 +478,12 @@ class Learner:
             },
         }
 
+    def _begin_without_weights(self) -> None:
+        """Make what `_restore` fills; weights that are about to be restored are not looked for."""
+        self._tasks, self._holdout = self._made(without_weights(self.settings))
+
     def _restore(self, folder: Path, facts: dict[str, Any], classes: Sequence[str]) -> None:
         """Take over what `_write` and `_facts` gave."""
-        # Weights that are about to be restored are not looked for.
-        self._tasks, self._holdout = self._made(without_weights(self.settings))
         self._tasks.restore(folder / "learner")
         self._tasks.config = self._tasks.method.config = self.settings
         self._holdout.load_state(*load_tensors(folder / HOLDOUT), where=str(folder))
@@ -505,7 +507,9 @@ def load(folder: str | Path, version: int | None = None, *, device: str = "auto"
     kind = method_class(params["method"]).Config
     params["method"] = from_mapping(kind, settings, str(model.path(number)))
     learner = Learner(**{**params, "device": device})
-    learner._restore(model.path(number), facts, classes)
+    learner._begin_without_weights()
+    with model.reading(number):
+        learner._restore(model.path(number), facts, classes)
     return learner
 
 

@@ -162,12 +162,29 @@ class ModelFolder:
         try:
             facts: dict[str, Any] = json.loads(path.read_text())
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"{path} cannot be read. Roll back to another version; engram history lists them."
-            ) from error
+            raise UserError(f"{path} cannot be read. {self._way_out(number)}") from error
         if facts.get("format") != FORMAT:
             raise UserError(f"{path} has format {facts.get('format')}; this engram reads {FORMAT}.")
         return facts
+
+    @contextmanager
+    def reading(self, number: int) -> Iterator[None]:
+        """Read the files of a version: what is wrong with them is told with the way out.
+
+        Raises:
+            UserError: something was.
+        """
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"{error} {self._way_out(number)}") from error
+
+    def _way_out(self, number: int) -> str:
+        """What to do when a version is damaged."""
+        earlier = [one for one in self.numbers() if one < number]
+        if not earlier:
+            return "No earlier version is there: learn the pictures anew, into another folder."
+        return f"Go back to an earlier version: engram rollback {self.folder} {earlier[-1]}"
 
     def add(
         self, write: Callable[[Path], None], facts: Mapping[str, Any], *, keep: int | None = None
