@@ -54,7 +54,8 @@ LAYERS: dict[str, int] = {
 }
 
 # Other packages, each known in as few modules as can be.
-ONE_PLACE = {"sklearn", "yaml", "tyro", "safetensors", "rich", "PIL", "fastapi"}
+OTHERS_WEIGHTS = {"timm", "huggingface_hub"}
+ONE_PLACE = {"sklearn", "yaml", "tyro", "safetensors", "rich", "PIL", "fastapi", *OTHERS_WEIGHTS}
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -129,6 +130,7 @@ def test_each_other_package_is_known_in_few_places() -> None:
     assert places["sklearn"] == {"data.benchmarks"}
     assert places["PIL"] <= {"data.pictures", "data.codecs.files", "results.figures"}
     assert places["safetensors"] == {"files"}
+    assert places["timm"] == places["huggingface_hub"] == {"models.pretrained"}
     assert places["tyro"] == {"commands", "model_commands"}
     assert places["yaml"] == {"config"}
     assert {name.split(".")[0] for name in places["fastapi"]} == {"serve"}

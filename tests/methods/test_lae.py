@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,7 @@ from engram.engine.fit import EpochReport
 from engram.errors import UserError
 from engram.learner import TaskLearner
 from engram.methods.lae import LAE, LAEConfig, flat
-from engram.models.merging import Ema, Ties
+from engram.models.merging import Ties
 from engram.models.pretrained import load_backbone
 from engram.seeding import generator
 
@@ -88,18 +89,24 @@ def test_the_offline_module_begins_as_a_copy_of_the_online_one() -> None:
 def test_the_average_retains_the_same_share_whatever_the_batch_size(
     batch_size: int, frozen_share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    retained = 1.0
-    share_of = Ema.retained
+    steps: list[tuple[float, Tensor]] = []
+    average = LAE.average
 
-    def counted(self: Ema, part: float) -> float:
-        nonlocal retained
-        retained *= (share := share_of(self, part))
-        return share
+    def noted(lae: LAE, part: float) -> None:
+        if lae.tasks > 1:
+            steps.append((0.8**part, flat(lae.online)))
+        average(lae, part)
 
-    monkeypatch.setattr(Ema, "retained", counted)
+    monkeypatch.setattr(LAE, "average", noted)
     schedule = {"epochs": 4, "updates": None, "batch_size": batch_size}
-    after(2, retention=0.8, frozen_share=frozen_share, schedule=schedule)
-    assert retained == pytest.approx(0.8)
+    knobs: dict[str, Any] = {"frozen_share": frozen_share, "schedule": schedule}
+    expected = flat(after(1, retention=0.8, **knobs).online)
+    offline = after(2, retention=0.8, **knobs).offline[0]
+    assert math.prod(retained for retained, _ in steps) == pytest.approx(0.8)
+    for retained, online in steps:
+        expected = retained * expected + (1 - retained) * online
+    assert torch.allclose(offline, expected, atol=1e-6)
+    assert not torch.allclose(offline, steps[0][1], atol=1e-4)
 
 
 def test_modules_stand_still_while_only_the_classifier_learns() -> None:
@@ -118,12 +125,25 @@ def test_modules_stand_still_while_only_the_classifier_learns() -> None:
     assert not torch.equal(modules[7], modules[8])
 
 
-def test_features_are_cached_once_a_version_and_their_bytes_counted() -> None:
-    knobs: dict[str, Any] = {"schedule": {"epochs": 5, "updates": None}}
+def test_features_are_cached_once_a_version_and_their_bytes_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    schedule = {"epochs": 5, "updates": None, "drop_last": False}
+    knobs: dict[str, Any] = {"schedule": schedule, "experts": ("online", "offline")}
     images = len(stream().task(1).train)
     assert after(1, **knobs).cache_bytes == 0
     assert after(2, **knobs).cache_bytes == 3 * images * 32 * 4
+    passed: list[int] = []
+    features = LAE.features
+
+    def counted(lae: LAE, x: Tensor, modules: Any = None) -> Tensor:
+        if lae.tasks > 1:
+            passed.append(len(x))
+        return features(lae, x, modules)
+
+    monkeypatch.setattr(LAE, "features", counted)
     assert after(2, draws=2, **knobs).cache_bytes == 2 * images * 32 * 4
+    assert sum(passed) == (2 + 2) * images, "twice for three epochs, and in two that train"
 
 
 def test_old_classifiers_stay_as_they_are() -> None:
@@ -255,11 +275,13 @@ def test_parameters_count_every_set_of_modules_that_votes() -> None:
     [
         ({"merge": ("tie",)}, 'Unknown merge "tie". Perhaps you meant "ties"'),
         ({"merge": ("ties:2",)}, "density must be above 0 and at most 1, not 2"),
-        ({"merge": ("ties:half",)}, "merge ties:half: half is not a density"),
+        ({"merge": ("ties:half",)}, 'merge ties:half: "half" is not a density'),
+        ({"merge": ("ties:",)}, 'merge ties:: "" is not a density'),
+        ({"density": 7.0}, "density must be above 0 and at most 1, not 7"),
         ({"merge": ("ema:0.5",)}, "only ties, dare, magnitude have a density"),
         ({"merge": ("ema", "ema")}, "merge names one twice: ema, ema"),
         ({"merge": ()}, "need one entry each at least"),
-        ({"retention": 0.0}, "retention must be above 0"),
+        ({"retention": 0.0, "merge": ("mean",)}, "retention must be above 0"),
         ({"frozen_share": 1.0}, r"frozen_share must be in \[0, 1\), not 1.0"),
         (
             {"schedule": Schedule(decay="steps", milestones=(2, 4), epochs=5)},

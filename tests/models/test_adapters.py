@@ -206,6 +206,50 @@ def test_what_is_no_transformer_is_refused(network: nn.Module) -> None:
         attach(network, ModuleConfig(), generator(0))
 
 
+class RelativeAttention(nn.Module):
+    """Attention that wants more than tokens, as that of many networks of timm's."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.qkv, self.proj, self.num_heads = base.qkv, base.proj, base.num_heads
+        self.base = base
+
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
+        attended: Tensor = self.base(x + rope)
+        return attended
+
+
+class NormalisedAttention(RelativeAttention):
+    """Attention with normalised queries."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__(base)
+        self.q_norm = nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x, x)
+
+
+@pytest.mark.parametrize("kind", [RelativeAttention, NormalisedAttention])
+@pytest.mark.parametrize("module", ["lora", "prefix"])
+def test_attention_of_another_kind_is_refused_where_it_is_changed(kind: Any, module: Any) -> None:
+    vit: Any = small_vit()
+    vit.blocks[0].attn = kind(vit.blocks[0].attn)
+    with pytest.raises(UserError, match=f"{module} changes keys and values, and the attention"):
+        attach(vit, ModuleConfig(module=module), generator(0))
+
+
+def test_what_a_block_gives_its_attention_arrives_there() -> None:
+    vit: Any = small_vit()
+    attention = RelativeAttention(vit.blocks[0].attn)
+    vit.blocks[0].attn = attention
+    modules = attach(vit, ModuleConfig(blocks="0"), generator(0))
+    randomised(modules)
+    x, rope = torch.randn(2, 2, 5, 24, generator=generator(1))
+    found = vit.blocks[0].attn(x, rope=rope)
+    assert torch.equal(found, attention(x, rope) + modules["0-msa"](x))
+
+
 def test_a_kernel_larger_than_the_grid_is_refused() -> None:
     config = ModuleConfig(module="conv-adapter", kernel=7)
     with pytest.raises(UserError, match=r"grid of 5 x 5 patches\. The largest that fits is 5"):

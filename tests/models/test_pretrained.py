@@ -74,7 +74,8 @@ def test_missing_weights_are_named_with_the_ways_out(folder: Path) -> None:
     message = str(refused.value)
     assert f"no weights {folder / NAME}.safetensors" in message
     assert "vit_micro_patch4_16.best are there" in message
-    assert "Put them there, or be online" in message
+    assert "as .safetensors or .npz" in message
+    assert "with --weights, choose another --backbone, or be online" in message
     assert "engram[hub]" in message
     assert "\n" not in message
 
@@ -116,7 +117,7 @@ def test_a_hub_out_of_reach_is_one_line(folder: Path, monkeypatch: pytest.Monkey
 
     hub = types.SimpleNamespace(hf_hub_url=lambda *place: "", get_hf_file_metadata=unreachable)
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    with pytest.raises(UserError, match=r"The hub gave none: no route$"):
+    with pytest.raises(UserError, match=r"The hub gave none: no route to the hub$"):
         load()
 
 
@@ -128,6 +129,8 @@ def test_a_hub_out_of_reach_is_one_line(folder: Path, monkeypatch: pytest.Monkey
         ({"input_size": 0}, "input_size must be 1 or more"),
         ({"weights": "nowhere.safetensors"}, "nowhere.safetensors cannot be read as weights"),
         ({"backbone": "timm/vit_nonesuch", "weights": "random"}, "timm cannot make vit_nonesuch"),
+        ({"backbone": "timm/vit_tiny_patch16_224", "weights": "no.npz"}, "no.npz cannot be read"),
+        ({"backbone": "vit_tiny_patch0_224"}, 'Unknown vision transformer "vit_tiny_patch0_224"'),
     ],
 )
 def test_bad_input_is_one_line(
@@ -140,7 +143,9 @@ def test_bad_input_is_one_line(
 
 def test_weights_of_another_shape_are_refused(folder: Path, tmp_path: Path) -> None:
     save_file(weights("vit_tiny_patch4_16"), tmp_path / "tiny.safetensors")
-    with pytest.raises(UserError, match="they are of another architecture"):
+    with pytest.raises(UserError, match=r"192 dimensions, as vit_tiny_.* another architecture"):
+        load(weights=str(tmp_path / "tiny.safetensors"))
+    with pytest.raises(UserError, match=rf"tiny.safetensors does not fit {NAME}\."):
         load(weights=str(tmp_path / "tiny.safetensors"))
 
 
@@ -149,6 +154,40 @@ def test_any_network_of_timm_s(timm: Any) -> None:
     assert found.dim == 192
     assert found.network(torch.zeros(2, 3, 32, 32)).shape == (2, 192)
     assert found.normalise.mean.tolist() == [0.5, 0.5, 0.5]
+
+
+def test_a_file_of_weights_for_a_network_of_timm_s(timm: Any, tmp_path: Path) -> None:
+    """With a classifier, and at another size, as files of timm's are."""
+    path = tmp_path / "tiny.safetensors"
+    whole = timm.create_model("vit_tiny_patch16_224")
+    save_file(whole.state_dict(), path)
+    found = load(backbone="timm/vit_tiny_patch16_224", weights=str(path), input_size=224)
+    x = torch.randn(1, 3, 224, 224, generator=generator(0))
+    whole.eval().reset_classifier(0)
+    assert torch.equal(found.network(x), whole(x))
+    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    smaller = load(backbone="timm/vit_tiny_patch16_224", weights=str(path), input_size=112)
+    assert smaller.network(x[..., :112, :112]).shape == (1, 192)
+    for other, reason in (("vit_small_patch16_224", "size mismatch"), ("resnet18", "no conv1")):
+        with pytest.raises(UserError, match=rf"does not fit timm/{other}: .*{reason}") as refused:
+            load(backbone=f"timm/{other}", weights=str(path), input_size=112)
+        assert "\n" not in str(refused.value)
+
+
+def test_weights_that_timm_fetches_have_a_checksum(
+    timm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = timm.create_model
+
+    def fetching(name: str, **options: Any) -> Any:
+        torch.manual_seed(7)
+        return made(name, **{**options, "pretrained": False})
+
+    monkeypatch.setattr(timm, "create_model", fetching)
+    found = [load(backbone="timm/vit_tiny_patch16_224", input_size=size) for size in (32, 32, 48)]
+    first, again, other = (each.sha256 for each in found)
+    assert first is not None
+    assert first == again != other
 
 
 def test_pixels_are_scaled_and_standardised() -> None:

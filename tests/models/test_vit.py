@@ -141,7 +141,9 @@ def test_googles_archives_are_read(timm: Any, tmp_path: Path) -> None:
     [
         (lambda state: state.pop("blocks.3.norm1.bias"), r"have no blocks\.3\.norm1\.bias"),
         (lambda state: state.update(extra=torch.zeros(1)), "have extra, which this network has"),
-        (lambda state: state.update(cls_token=torch.zeros(1, 1, 7)), r"cls_token is \(1, 1, 7\)"),
+        (lambda state: state.update(cls_token=torch.zeros(1, 1, 7)), "with 7 dimensions; this"),
+        (lambda state: state.update(cls_token=torch.zeros(1, 1, 768)), "768 dimensions, as vit_b"),
+        (lambda state: state.update(pos_embed=torch.zeros(1, 3, 32)), r"pos_embed is \(1, 3, 32\)"),
     ],
 )
 def test_weights_of_another_architecture_are_refused(change: Any, message: str) -> None:
@@ -150,6 +152,14 @@ def test_weights_of_another_architecture_are_refused(change: Any, message: str) 
     change(state)
     with pytest.raises(UserError, match=message):
         fitted_weights(vit, state)
+
+
+def test_an_incomplete_archive_is_refused(tmp_path: Path) -> None:
+    archive = as_google_writes(drawn("vit_micro_patch4_16"))
+    for name in ("cls", "Transformer/encoderblock_1/MlpBlock_3/Dense_0/bias"):
+        np.savez(tmp_path / "cut.npz", **{key: archive[key] for key in archive if key != name})
+        with pytest.raises(UserError, match=f"The archive has no {name}"):
+            fitted_weights(create_vit("vit_micro_patch4_16"), read_weights(tmp_path / "cut.npz"))
 
 
 def test_names_and_sizes_that_do_not_exist_are_refused() -> None:

@@ -96,6 +96,9 @@ class LAEConfig:
         for name in ("draws", "ridge_temperature", "strength"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} must be above 0, not {getattr(self, name)}.")
+        for name in ("retention", "density"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UserError(f"{name} must be above 0 and at most 1, not {getattr(self, name)}.")
         if not 0 <= self.frozen_share < 1:
             raise UserError(f"frozen_share must be in [0, 1), not {self.frozen_share}.")
         if self.projected < 0:

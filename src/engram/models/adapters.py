@@ -7,6 +7,7 @@ block, so that other people's transformers take them too, if their blocks have `
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -199,12 +200,9 @@ class ParallelBranch(nn.Module):
         self.base = base
         self.module = module
 
-    def forward(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
-    ) -> Tensor:
-        """(B, N, D) to (B, N, D); other attention than to everything is refused."""
-        _refuse_masks(attn_mask, is_causal)
-        out: Tensor = self.base(x) + self.module(x)
+    def forward(self, x: Tensor, *rest: Any, **named: Any) -> Tensor:
+        """(B, N, D) to (B, N, D); what else a block gives goes to its own part alone."""
+        out: Tensor = self.base(x, *rest, **named) + self.module(x)
         return out
 
 
@@ -242,7 +240,8 @@ def attach(vit: Any, config: ModuleConfig, generator: torch.Generator) -> nn.Mod
         The modules alone, by block and place: what is trained, saved and merged.
 
     Raises:
-        UserError: the network is none, blocks do not exist, or a kernel is larger than the grid.
+        UserError: the network is none, blocks do not exist, a kernel is larger than the grid, or
+            attention is of a kind that LoRA and prefixes do not know.
     """
     if not _has_blocks(vit):
         raise UserError(
@@ -259,6 +258,8 @@ def attach(vit: Any, config: ModuleConfig, generator: torch.Generator) -> nn.Mod
             modules[f"{index}-{place}"] = module = _created(
                 config, dim, grid, prefix_tokens, generator
             )
+            if isinstance(module, (Prefix, KeyValueLora)):
+                _check_attention(block.attn, config.module)
             if isinstance(module, Prefix):
                 block.attn = PrefixedAttention(block.attn, module)
             elif isinstance(module, KeyValueLora):
@@ -278,6 +279,23 @@ def _has_blocks(network: Any) -> bool:
         return False
     parts = ("norm1", "attn", "mlp")
     return len(blocks) > 0 and all(hasattr(block, part) for block in blocks for part in parts)
+
+
+def _check_attention(attention: nn.Module, kind: Kind) -> None:
+    """Refuse attention that is more than queries, keys and values of one product.
+
+    Raises:
+        UserError: it normalises them, turns them by position, or takes something else besides.
+    """
+    inner = dict(attention.named_children())
+    norms = (inner[name] for name in ("q_norm", "k_norm", "norm") if name in inner)
+    taken = {*inspect.signature(attention.forward).parameters} - {"x", "attn_mask", "is_causal"}
+    whole = isinstance(inner.get("qkv"), nn.Linear) and "proj" in inner
+    if taken or not whole or not all(isinstance(norm, nn.Identity) for norm in norms):
+        raise UserError(
+            f"{kind} changes keys and values, and the attention of this backbone makes them in "
+            "another way than it knows. Take module adapter or conv-adapter, or another backbone."
+        )
 
 
 def _created(

@@ -189,13 +189,13 @@ def create_merge(
     Raises:
         UserError: there is no such merge, or a share is not in (0, 1].
     """
-    name, _, number = text.partition(":")
-    if number and name not in WITH_DENSITY:
+    name, colon, number = text.partition(":")
+    if colon and name not in WITH_DENSITY:
         raise UserError(f"merge {text}: only {', '.join(WITH_DENSITY)} have a density.")
     try:
-        density = float(number) if number else density
+        density = float(number) if colon else density
     except ValueError as error:
-        raise UserError(f"merge {text}: {number} is not a density.") from error
+        raise UserError(f'merge {text}: "{number}" is not a density.') from error
     match name:
         case "ema" | "ema-per-task":
             return Ema(retention, every_step=name == EMA)

@@ -6,7 +6,10 @@ The packages `timm` and `huggingface_hub` are known here and nowhere else; files
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import sys
+import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +40,8 @@ __all__ = [
 
 RANDOM = "random"
 TIMM = "timm/"
+LONGEST_REASON = 200
+"""Characters of what another package says of its failure."""
 
 WEIGHTS_SUFFIXES = (".safetensors", ".npz")
 """Of files of weights; the second is Google's."""
@@ -72,7 +77,8 @@ class Pretrained:
             evaluation mode.
         dim: length of the features.
         normalise: pixels to the network's input.
-        sha256: of the file that the weights came from; None where there is none.
+        sha256: of the file that the weights came from, or of the weights themselves where timm
+            fetched them; None of random ones.
     """
 
     network: nn.Module
@@ -116,7 +122,10 @@ def vision_transformer(
         vit.draw(generator)
         return vit, None
     path = Path(weights) if weights else _weights_of(name)
-    vit.load_state_dict(fitted_weights(vit, read_weights(path)))
+    try:
+        vit.load_state_dict(fitted_weights(vit, read_weights(path)))
+    except UserError as error:
+        raise UserError(f"{path} does not fit {name}. {error}") from error
     return vit, sha256(path)
 
 
@@ -166,8 +175,10 @@ def _from_hub(name: str, path: Path) -> Path:
     """
     close = nearest(name, [found.stem for found in path.parent.glob("*.safetensors")])
     missing = (
-        f"There are no weights {path}{f'; {close} are there' if close else ''}. Put them there, or "
-        "be online with huggingface_hub installed (pip install 'engram[hub]')."
+        f"There are no weights {path}{f'; {close} are there' if close else ''}. Put them there "
+        f"(as {' or '.join(WEIGHTS_SUFFIXES)}), name a file that has them with --weights, choose "
+        "another --backbone, or be online with huggingface_hub installed "
+        "(pip install 'engram[hub]')."
     )
     try:
         import huggingface_hub
@@ -179,8 +190,7 @@ def _from_hub(name: str, path: Path) -> Path:
         promised = huggingface_hub.get_hf_file_metadata(url).etag
         fetched = Path(huggingface_hub.hf_hub_download(*place))
     except Exception as error:  # which ones there are depends on the version and what is below it
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{missing} The hub gave none: {reason}") from error
+        raise UserError(f"{missing} The hub gave none: {_reason(error)}") from error
     if (found := sha256(fetched)) != promised:
         raise UserError(
             f"What the hub gave as {name} has checksum {found}, not {promised}. Try again."
@@ -190,6 +200,12 @@ def _from_hub(name: str, path: Path) -> Path:
     shutil.copyfile(fetched, partial)
     partial.replace(path)
     return path
+
+
+def _reason(error: Exception) -> str:
+    """What another package says, in one line."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return textwrap.shorten(words, LONGEST_REASON, placeholder=" ...")
 
 
 class _TimmFeatures(nn.Module):
@@ -230,26 +246,52 @@ def _from_timm(config: BackboneConfig, generator: torch.Generator) -> Pretrained
         raise UserError(
             f"{config.backbone} needs timm, which is not installed: pip install 'engram[timm]'."
         ) from error
-    options: dict[str, Any] = {
-        "pretrained": config.weights is None,
-        "checkpoint_path": "" if config.weights in (None, RANDOM) else config.weights,
-        "num_classes": 0,
-    }
+    path = None if config.weights in (None, RANDOM) else Path(config.weights)
+    options: dict[str, Any] = {"pretrained": config.weights is None, "num_classes": 0}
     try:
         try:
             network: Any = timm.create_model(name, img_size=config.input_size, **options)
         except TypeError:  # convolutional networks take images of any size
             network = timm.create_model(name, **options)
     except (RuntimeError, OSError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"timm cannot make {name}: {reason}") from error
+        raise UserError(f"timm cannot make {name}: {_reason(error)}") from error
+    if path is not None:
+        _load_for_timm(network, read_weights(path), f"{path} does not fit {config.backbone}")
     if config.weights == RANDOM:
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
     given = network.pretrained_cfg
-    checksum = sha256(Path(config.weights)) if config.weights not in (None, RANDOM) else None
     features = _TimmFeatures(network).eval()
     with torch.no_grad():
         dim = features(torch.zeros(1, 3, config.input_size, config.input_size)).shape[1]
+    checksum = None if config.weights == RANDOM else _checksum(network, path)
     return _frozen(features, dim, config, given["mean"], given["std"], checksum)
+
+
+def _load_for_timm(network: Any, weights: dict[str, Tensor], misfit: str) -> None:
+    """Load weights as timm would, so that positions fit other sizes; a classifier is left out.
+
+    Args:
+        misfit: what to say first where they are of another network.
+
+    Raises:
+        UserError: they are.
+    """
+    adapted = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    try:
+        found = network.load_state_dict(adapted(weights, network) if adapted else weights, False)
+    except RuntimeError as error:
+        raise UserError(f"{misfit}: {_reason(error)}") from error
+    if found.missing_keys:
+        raise UserError(f"{misfit}: it has no {found.missing_keys[0]}.")
+
+
+def _checksum(network: nn.Module, path: Path | None) -> str:
+    """Of the file with the weights; of the weights themselves where timm knows where they were."""
+    if path is not None:
+        return sha256(path)
+    digest = hashlib.sha256()
+    for tensor in network.state_dict().values():
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

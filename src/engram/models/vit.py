@@ -221,7 +221,7 @@ def create_vit(name: str, image_size: int | None = None) -> VisionTransformer:
     Raises:
         UserError: there is no such network, or patches do not fit the image.
     """
-    match = re.fullmatch(r"vit_([a-z]+)_patch(\d+)_(\d+)", name.partition(".")[0])
+    match = re.fullmatch(r"vit_([a-z]+)_patch([1-9]\d*)_(\d+)", name.partition(".")[0])
     if match is None or match[1] not in SIZES:
         raise unknown(
             "vision transformer",
@@ -247,6 +247,7 @@ def fitted_weights(vit: VisionTransformer, weights: Mapping[str, Tensor]) -> dic
         weights = _from_google(weights)
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
     expected = vit.state_dict()
+    _check_width(weights, vit.dim)
     if missing := [name for name in expected if name not in weights]:
         raise UserError(f"The weights have no {missing[0]}: they are of another architecture.")
     if strange := [name for name in weights if name not in expected]:
@@ -263,6 +264,18 @@ def fitted_weights(vit: VisionTransformer, weights: Mapping[str, Tensor]) -> dic
                 f"{tuple(expected[name].shape)}: they are of another architecture."
             )
     return fitted
+
+
+def _check_width(weights: Mapping[str, Tensor], dim: int) -> None:
+    """Refuse weights of a network that is wider or narrower, and say whose they may be."""
+    found = weights["cls_token"].shape[-1] if "cls_token" in weights else dim
+    if found != dim:
+        near = [name for name, size in SIZES.items() if size.dim == found]
+        hint = f", as vit_{near[0]}_... has" if near else ""
+        raise UserError(
+            f"The weights are of tokens with {found} dimensions{hint}; this network's have {dim}: "
+            "they are of another architecture."
+        )
 
 
 def _resized(positions: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -290,7 +303,18 @@ GOOGLE_BLOCK = {
 
 
 def _from_google(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of Google's archives (`.npz`) under timm's names; kernels are (in, out) there."""
+    """Weights of Google's archives (`.npz`) under timm's names; kernels are (in, out) there.
+
+    Raises:
+        UserError: something is missing.
+    """
+    try:
+        return _renamed(weights)
+    except KeyError as error:
+        raise UserError(f"The archive has no {error.args[0]}: it is incomplete.") from error
+
+
+def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = {
         "cls_token": weights["cls"],
         "pos_embed": weights["Transformer/posembed_input/pos_embedding"],
