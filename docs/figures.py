@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,24 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from measured import TEN_TASKS, Summaries, mean_curve, tests_in_ten_tasks
+from measured import (
+    TEN_TASKS,
+    Summaries,
+    changes_but_of_modules,
+    mean_curve,
+    modules_in_words,
+    tests_in_ten_tasks,
+)
 
 from engram.memory import Budget
-from engram.results.comparison import changed_settings, comparison_table
+from engram.results.comparison import comparison_table
 
-Curves = dict[str, tuple[list[float], list[float]]]
+Curve = tuple[list[float], list[float]]
+Curves = dict[str, Curve]
+Groups = Mapping[str, Summaries]
 
 PUBLISHED_VOTE = "online + offline ema"
-AS_PUBLISHED = "as published"
+PUBLISHED_MODULES = "adapter 5, msa"
 
 STUDY_BUDGETS = ("1536000B", "6144000B", "24576000B")
 EQUAL_EPOCHS = ("epochs=2", "updates=None")
@@ -36,7 +45,7 @@ COLOURS = (
     *("#0067a8", "#c94f00", "#00805c", "#a64d8c", "#8a6d00"),
     *("#5b5bd6", "#b3303b", "#4a7a8c", "#6b6b6b", "#2f2f2f"),
 )
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*", "<", ">")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*", "<")
 
 # Text stays text, and the same data give the same file.
 matplotlib.rcParams.update(
@@ -96,9 +105,12 @@ def _by_classes(axes: Axes) -> None:
     axes.set_ylabel("accuracy over all classes seen, %")
 
 
-def _gains_by_classes(axes: Axes) -> None:
-    axes.set_xlabel("classes seen")
-    axes.set_ylabel("gain over ema, points of accuracy")
+def _gains_by_classes(over: str) -> Callable[[Axes], None]:
+    def furnish(axes: Axes) -> None:
+        axes.set_xlabel("classes seen")
+        axes.set_ylabel(f"gain over {over}, points of accuracy")
+
+    return furnish
 
 
 def _draw_bytes(axes: Axes) -> None:
@@ -109,76 +121,93 @@ def _draw_bytes(axes: Axes) -> None:
     axes.minorticks_off()
 
 
-def _lae_runs(summaries: Summaries) -> Summaries:
-    """Runs of LAE on CIFAR-100 in ten tasks, of the most demanding preset that there is."""
-    for preset, images in (("paper-tiny", "test"), ("laptop", "test"), ("quick", "validation")):
-        found = [
-            s
-            for s in summaries
-            if (s["method"], s["preset"], s["evaluate_on"]) == ("lae", preset, images)
-            and s["stream"] == TEN_TASKS
-            and PUBLISHED_VOTE in s["accuracy_by_classifier"]
-        ]
-        if found:
-            return found
-    return []
+LAE_PRESETS = (("paper-tiny", "test"), ("laptop", "test"), ("quick", "validation"))
+"""What figures of LAE may be of, the most demanding preset first."""
 
 
-def _by_task(runs: Summaries, rule: str) -> tuple[list[float], list[float]]:
+def _lae_runs(summaries: Summaries, preset: str, images: str) -> Groups:
+    """Runs of LAE on CIFAR-100 in ten tasks, by their modules."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for summary in summaries:
+        of = (summary["method"], summary["preset"], summary["evaluate_on"], summary["stream"])
+        if (
+            of == ("lae", preset, images, TEN_TASKS)
+            and PUBLISHED_VOTE in summary["accuracy_by_classifier"]
+            and not changes_but_of_modules(summary)
+        ):
+            groups.setdefault(modules_in_words(summary), []).append(summary)
+    return groups
+
+
+def _by_task(runs: Summaries, rule: str) -> Curve:
     """Mean accuracy of a decision rule by classes seen."""
     curves = [run["accuracy_by_classifier"][rule]["accuracy_per_task"] for run in runs]
     seen = [float(n) for n in itertools.accumulate(runs[0]["task_sizes"])]
     return seen, [statistics.fmean(values) for values in zip(*curves, strict=True)]
 
 
+def _gains(curves: Curves, base: Curve) -> Curves:
+    """Differences to a curve: accuracies themselves would lie on top of one another."""
+    return {
+        name: (seen, [round(value - of, 3) for value, of in zip(values, base[1], strict=True)])
+        for name, (seen, values) in curves.items()
+    }
+
+
+def _richest(summaries: Summaries, curves: Callable[[Groups], Curves]) -> tuple[Groups, Curves]:
+    """The runs and the lines of the preset that has most of these."""
+    groups = [_lae_runs(summaries, *preset) for preset in LAE_PRESETS]
+    return max(((each, curves(each)) for each in groups), key=lambda found: len(found[1]))
+
+
+def _module_gains(groups: Groups) -> Curves:
+    """By modules, those of which there are as many class orders as of the published ones."""
+    base = groups.get(PUBLISHED_MODULES, [])
+    whole = {
+        name: _by_task(runs, PUBLISHED_VOTE)
+        for name, runs in groups.items()
+        if base and {run["order"] for run in runs} >= {run["order"] for run in base}
+    }
+    return _gains(whole, whole[PUBLISHED_MODULES]) if whole else {}
+
+
+def _merge_gains(groups: Groups) -> Curves:
+    """By merges of the published modules."""
+    runs = groups.get(PUBLISHED_MODULES, [])
+    rules = [
+        rule
+        for rule in (runs[0]["accuracy_by_classifier"] if runs else ())
+        if rule.startswith("online + offline") and "ridge" not in rule
+    ]
+    curves = {rule.removeprefix("online + offline "): _by_task(runs, rule) for rule in rules}
+    return _gains(curves, curves["ema"]) if curves else {}
+
+
 def module_curves(summaries: Summaries) -> Curves:
-    """Accuracy of LAE as published but for its modules, by classes seen."""
-    groups = _by_settings(_lae_runs(summaries))
-    return {name: _by_task(runs, PUBLISHED_VOTE) for name, runs in sorted(groups.items())}
-
-
-def _by_settings(runs: Summaries) -> dict[str, list[dict[str, Any]]]:
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for run in runs:
-        groups.setdefault(", ".join(changed_settings(run)) or AS_PUBLISHED, []).append(run)
-    return groups
+    """What kinds of modules gain over the published one, by classes seen."""
+    return _richest(summaries, _module_gains)[1]
 
 
 def merging_curves(summaries: Summaries) -> Curves:
-    """What merges of the published modules gain over the moving average, by classes seen.
-
-    Lines of accuracies would lie on top of one another.
-    """
-    runs = _by_settings(_lae_runs(summaries)).get(AS_PUBLISHED, [])
-    rules = runs[0]["accuracy_by_classifier"] if runs else ()
-    if PUBLISHED_VOTE not in rules:
-        return {}
-    seen, published = _by_task(runs, PUBLISHED_VOTE)
-    differences: Curves = {}
-    for rule in rules:
-        if rule.startswith("online + offline") and "ridge" not in rule:
-            pairs = zip(_by_task(runs, rule)[1], published, strict=True)
-            name = rule.removeprefix("online + offline ")
-            differences[name] = seen, [round(value - base, 3) for value, base in pairs]
-    return differences
+    """What merges of the published modules gain over the moving average, by classes seen."""
+    return _richest(summaries, _merge_gains)[1]
 
 
 def modules_note(summaries: Summaries) -> str:
     """What the lines of the figure of modules are of."""
-    return _note(list(_by_settings(_lae_runs(summaries)).values()))
+    return _note(_richest(summaries, _module_gains)[0])
 
 
 def merging_note(summaries: Summaries) -> str:
     """What the lines of the figure of merges are of."""
-    return _note([_by_settings(_lae_runs(summaries))[AS_PUBLISHED]])
+    return _note(_richest(summaries, _merge_gains)[0])
 
 
-def _note(groups: Sequence[Summaries]) -> str:
-    counts = sorted({len({run["order"] for run in runs}) for runs in groups})
-    many = " to ".join(map(str, [counts[0], *counts[1:][-1:]]))
-    orders = "one class order" if counts == [1] else f"means over {many} class orders"
-    first = groups[0][0]
-    return f"Preset {first['preset']}, {first['evaluate_on']} images, {orders}."
+def _note(groups: Groups) -> str:
+    runs = groups[PUBLISHED_MODULES]
+    count = len({run["order"] for run in runs})
+    orders = "one class order" if count == 1 else f"means over {count} class orders"
+    return f"Preset {runs[0]['preset']}, {runs[0]['evaluate_on']} images, {orders}."
 
 
 def no_note(summaries: Summaries) -> str:
@@ -239,15 +268,15 @@ FIGURES = {
         _by_size,
     ),
     "modules": Drawing(
-        "Accuracy of LAE by classes seen, a line a kind of modules.",
+        "What kinds of modules gain over LAE's published one, by classes seen.",
         module_curves,
-        _by_classes,
+        _gains_by_classes(PUBLISHED_MODULES),
         modules_note,
     ),
     "merging": Drawing(
         "What merges of LAE gain over the published moving average, by classes seen.",
         merging_curves,
-        _gains_by_classes,
+        _gains_by_classes("ema"),
         merging_note,
     ),
 }
@@ -281,7 +310,8 @@ def draw(folder: Path, name: str, summaries: Summaries) -> None:
     axes = figure.add_subplot()
     # The legend names lines from the highest end to the lowest, as they lie beside it.
     ordered = sorted(data.items(), key=lambda line: -line[1][1][-1])
-    styles = itertools.cycle(zip(COLOURS, MARKERS, strict=True))
+    # Colours and markers are of different number, so that no two lines look alike.
+    styles = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
     for (label, (x, y)), (colour, marker) in zip(ordered, styles, strict=False):
         axes.plot(x, y, color=colour, marker=marker, label=label, markersize=5, linewidth=1.8)
     drawing.furnish(axes)

@@ -13,7 +13,7 @@ import os
 import re
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import figures
 import lae_study
 from measured import NOTHING, Summaries, mean_curve, pooled, tests_in_ten_tasks
 
-from engram.config import load_preset
+from engram.config import as_mapping
 from engram.errors import UserError
 from engram.memory import Budget
 from engram.methods import METHODS
@@ -33,13 +33,15 @@ from engram.results.comparison import (
     format_bytes,
     format_count,
     format_seconds,
-    in_words,
     markdown,
     markdown_table,
 )
+from engram.runs import read_grid
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
+
+README_GRID = "grids/published.yaml"
 
 COSTS = ("parameters", "multiply_adds", "latency_ms")
 
@@ -53,32 +55,49 @@ EQUAL_BYTES = (10_000_000, 20_000_000, 40_000_000)
 
 
 def short_table(summaries: Summaries) -> str:
-    """What the README shows of every method; those that start alike stand together."""
-    header = ["Method", "Preset and class order", "Starts from", "Average", "Last", "Forgetting"]
-    header += ["Seeds", "Exemplars", "All that is kept to learn on", "Time a run"]
+    """What the README shows: the runs of its grid; those that start alike stand together."""
+    header = ["Method", "Preset and class order", "Starts from", "Decides by", "Average", "Last"]
+    header += ["Forgetting", "Seeds", "Exemplars", "All that is kept to learn on", "Time a run"]
     rows = [
         [
             row.method,
             ", ".join([row.setting, *row.orders]),
             start_of(runs[0]),
+            row.classifier,
             *map(str, (row.average, row.last, row.forgetting or ABSENT, len(row.seeds))),
             *map(format_bytes, (row.memory_bytes, row.kept_bytes)),
             format_seconds(row.seconds),
         ]
-        for row, runs in pooled(_usual_memory(summaries))
+        for row, runs in pooled(_of_readme(summaries))
     ]
     measured = {row[0] for row in rows}
     others = ", ".join(f"`{name}`" for name in METHODS if name not in measured)
     note = f"\nNot measured on test images yet: {others}.\n" if others else ""
-    return markdown(header, sorted(rows, key=lambda row: row[2]), texts=3) + note
+    return markdown(header, sorted(rows, key=lambda row: row[2]), texts=4) + note
+
+
+def _of_readme(summaries: Summaries) -> Summaries:
+    """The runs that the README's grid lists, whatever their seed."""
+    listed = [as_mapping(run) for run in read_grid(ROOT / "experiments" / README_GRID)]
+    settings = [_setting({**run, "config": run}) for run in listed]
+    return [summary for summary in summaries if _setting(summary) in settings]
+
+
+def _setting(summary: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a run is, but for seed, class order and machine."""
+    named = [summary[key] for key in ("method", "preset", "stream", "evaluate_on", "codec")]
+    return *named, summary["config"]["budget"], changed_settings(summary)
 
 
 def start_of(summary: dict[str, Any]) -> str:
     """The weights that a run started from."""
     settings = summary["config"]["settings"]
-    backbone = settings.get("pretrained", settings)["backbone"]
-    architecture, _, tag = backbone.partition(".")
-    return f"{architecture}, pretrained ({tag})" if tag else "random weights"
+    architecture, _, tag = settings.get("pretrained", settings)["backbone"].partition(".")
+    checksum = summary.get("weights_sha256")
+    if checksum is None:
+        return "random weights"
+    file = settings.get("pretrained", {}).get("weights")
+    return f"{architecture}, pretrained ({f'sha256 {checksum[:12]}' if file or not tag else tag})"
 
 
 def table(summaries: Summaries) -> str:
@@ -90,34 +109,18 @@ def table(summaries: Summaries) -> str:
     return "\n".join(parts)
 
 
-def _usual_memory(summaries: Summaries) -> Summaries:
-    """Test runs in ten tasks with their preset's memory: others have tables of their own."""
-
-    def usual(summary: dict[str, Any]) -> bool:
-        preset = load_preset(summary["method"], summary["preset"])
-        return (summary["config"]["budget"], summary["codec"]) == (preset.budget, preset.codec)
-
-    return [summary for summary in tests_in_ten_tasks(summaries) if usual(summary)]
-
-
 def curves(summaries: Summaries) -> str:
-    """Accuracy after each task, a line for every run and decision rule."""
+    """Accuracy after each task of what the README shows, means over seeds."""
     rows = [
         [
-            ", ".join(
-                [
-                    f"{summary['method']} {summary['preset']}",
-                    *in_words(changed_settings(summary)),
-                    f"{summary['order']}, seed {summary['seed']}",
-                ]
-            ),
-            name,
-            *(f"{value:.1f}" for value in rule["accuracy_per_task"]),
+            f"{row.method}, {row.setting}",
+            row.classifier,
+            str(len(row.seeds)),
+            *(f"{value:.1f}" for value in mean_curve(row)),
         ]
-        for summary in _usual_memory(summaries)
-        for name, rule in summary["accuracy_by_classifier"].items()
+        for row in comparison_table(_of_readme(summaries))
     ]
-    return markdown(["Run", "Decision rule", *CLASSES_SEEN], rows, texts=2)
+    return markdown(["Run", "Decides by", "Seeds", *CLASSES_SEEN], rows, texts=2)
 
 
 def icarl_paper(summaries: Summaries) -> str:
@@ -416,7 +419,8 @@ def missing(grid: str) -> str:
     comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line[:1] == "#"]
     said = re.search(r"(\w[^.:]* on two cores)\.", " ".join(line[1:].strip() for line in comments))
     time = f" ({said[1][0].lower()}{said[1][1:]})" if said else ""
-    return f"_Not measured yet: `engram bench --grid experiments/{grid}`{time}._\n"
+    command = f"engram bench --grid experiments/{grid} --publish results"
+    return f"_Not measured yet: `{command}`{time}._\n"
 
 
 def embedded(name: str, folder: Path, summaries: Summaries) -> str:

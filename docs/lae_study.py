@@ -3,22 +3,114 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import figures
-from measured import NOTHING, TEN_TASKS, Summaries, pooled
-
-from engram.results.comparison import (
-    ABSENT,
-    ComparisonRow,
-    Estimate,
-    changed_settings,
-    markdown,
+from measured import (
+    NOTHING,
+    TEN_TASKS,
+    Summaries,
+    changes_but_of_modules,
+    modules_in_words,
+    pooled,
 )
 
+from engram.results.comparison import ABSENT, Estimate, changed_settings, markdown
+
 ALL_AT_ONCE = "cifar100/100"
+CLAIMED_ON = ("laptop", "paper-tiny", "paper")
+"""The presets whose test images claims are judged on."""
+
+NOT_MEASURED = "not measured"
+
+
+def lae_votes(summaries: Summaries) -> str:
+    """Last / average accuracy by modules and merge: a part for each preset and its images."""
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for summary in summaries:
+        streams = {"lae": (TEN_TASKS, ALL_AT_ONCE), "ranpac": (TEN_TASKS,)}
+        if summary["stream"] in streams.get(summary["method"], ()):
+            parts.setdefault(_title(summary), []).append(summary)
+    return "\n".join(f"### {title}\n\n{_part(parts[title])}" for title in sorted(parts))
+
+
+def _title(summary: Mapping[str, Any]) -> str:
+    """The preset, the images, and the network that stands behind every number of a part."""
+    network = summary["config"]["settings"]["pretrained"]
+    return (
+        f"Preset {summary['preset']}, {summary['evaluate_on']} images: "
+        f"{network['backbone']} at {network['input_size']} pixels"
+    )
+
+
+def _part(summaries: Summaries) -> str:
+    """The votes of LAE by merge, then what stands beside them."""
+    rows = pooled([s for s in summaries if (s["method"], s["stream"]) == ("lae", TEN_TASKS)])
+    merges = list(
+        dict.fromkeys(
+            rule.removeprefix("offline ")
+            for _, runs in rows
+            for rule in runs[0]["accuracy_by_classifier"]
+            if rule.startswith("offline ")
+        )
+    )
+    votes = [
+        [
+            modules_in_words(runs[0]),
+            _parameters(runs[0]),
+            str(len(runs)),
+            vote,
+            *(_cell(runs, rule.format(merge)) for merge in merges),
+        ]
+        for _, runs in rows
+        for vote, rule in VOTES.items()
+        if any(_cell(runs, rule.format(merge)) != ABSENT for merge in merges)
+    ]
+    header = ["Modules", "Parameters", "Orders", "Who decides", *merges]
+    tables = [markdown(header, votes, texts=1)] if votes else []
+    if beside := _beside(summaries):
+        tables.append(markdown(["Without a vote", "Orders", "Last / average"], beside))
+    return "\n".join(tables)
+
+
+VOTES = {
+    "offline alone": "offline {}",
+    "online + offline": "online + offline {}",
+    "all three": "online + offline {} + ridge",
+}
+
+
+def _beside(summaries: Summaries) -> list[list[str]]:
+    """What does not hang on a merge: single experts, RanPAC, everything at once."""
+    found = []
+    for row, runs in pooled(summaries):
+        if row.method == "ranpac":
+            name = ", ".join(["RanPAC alone", *row.differences])
+            found.append([name, str(len(runs)), _cell(runs, row.classifier)])
+        elif row.stream == ALL_AT_ONCE:
+            name = f"{modules_in_words(runs[0])}: everything at once"
+            found.append([name, str(len(runs)), _cell(runs, "online")])
+        else:
+            found += [
+                [f"{modules_in_words(runs[0])}: {rule} alone", str(len(runs)), _cell(runs, rule)]
+                for rule in ("online", "ridge")
+            ]
+    return [cells for cells in found if cells[-1] != ABSENT]
+
+
+def _parameters(summary: Mapping[str, Any]) -> str:
+    """Of the modules of one expert, where the summary tells."""
+    count = summary.get("module_parameters")
+    return ABSENT if count is None else f"{count:,}"
+
+
+def _cell(runs: Summaries, rule: str) -> str:
+    if any(rule not in run["accuracy_by_classifier"] for run in runs):
+        return ABSENT
+    found = [run["accuracy_by_classifier"][rule] for run in runs]
+    measures = ("last_accuracy", "average_incremental_accuracy")
+    return " / ".join(str(Estimate.of([each[name] for each in found])) for name in measures)
 
 
 @dataclass(frozen=True)
@@ -30,113 +122,187 @@ class Side:
     method: str = "lae"
 
 
-PUBLISHED = Side(figures.PUBLISHED_VOTE)
-CONVOLUTIONS = ("module=conv-adapter", "place=both")
-WITH_RIDGE = f"{figures.PUBLISHED_VOTE} + ridge"
+@dataclass(frozen=True)
+class Claim:
+    """A comparison that is judged.
 
-CLAIMS = (
-    ("a branch beside the MLP too", Side(PUBLISHED.rule, ("place=both",)), PUBLISHED),
-    (
-        "convolution, one branch",
-        Side(PUBLISHED.rule, ("module=conv-adapter", "size=10")),
-        PUBLISHED,
-    ),
-    (
-        "convolution, both branches, beside plain adapters of both",
-        Side(PUBLISHED.rule, CONVOLUTIONS),
-        Side(PUBLISHED.rule, ("place=both",)),
-    ),
-    *(
-        (f"{merge} in place of the moving average", Side(f"online + offline {merge}"), PUBLISHED)
-        for merge in ("mean", "ties:0.2", "ties:0.5", "ties:1")
-    ),
-    (
-        "convolution on both branches, and ties:0.5",
-        Side("online + offline ties:0.5", CONVOLUTIONS),
-        PUBLISHED,
-    ),
-    ("ridge regression as third expert", Side(WITH_RIDGE), PUBLISHED),
-    ("all of it", Side("online + offline ties:0.5 + ridge", CONVOLUTIONS), PUBLISHED),
-    (
-        "third expert, beside RanPAC as it is",
-        Side(WITH_RIDGE),
-        Side("ridge", ("adapt=False",), "ranpac"),
-    ),
-    (
-        "third expert, beside RanPAC on modules of the first task",
-        Side(WITH_RIDGE),
-        Side("ridge", ("adapt=True",), "ranpac"),
-    ),
-)
+    Attributes:
+        least: points that must be gained on average.
+        share: of the gap to everything at once that must be closed; None where that is not asked.
+    """
+
+    text: str
+    side: Side
+    other: Side
+    least: float = 0.0
+    share: float | None = None
 
 
-def lae_votes(summaries: Summaries) -> str:
-    """Last / average accuracy by modules and merge; and of what there is once for all merges."""
-    found = [s for s in summaries if s["stream"] in (TEN_TASKS, ALL_AT_ONCE)]
-    rows = []
-    for row, runs in pooled([s for s in found if s["method"] == "lae"]):
-        rules = runs[0]["accuracy_by_classifier"]
-        name = [
-            row.stream,
-            f"{row.preset}, {row.evaluate_on}",
-            ", ".join([row.method, *row.changed]),
-        ]
-        start = [*name, str(len(runs)), *(_cell(runs, rule) for rule in ("online", "ridge"))]
-        if row.stream == ALL_AT_ONCE:
-            rows.append([*start, *[ABSENT] * 4])
-            continue
-        for rule in (rule for rule in rules if rule.startswith("offline ")):
-            votes = (rule, f"online + {rule}", f"online + {rule} + ridge")
-            merge = rule.removeprefix("offline ")
-            rows.append([*start, merge, *(_cell(runs, vote) for vote in votes)])
-            start = [""] * len(start)
-    header = ["Stream", "Preset, images", "Method, modules", "Orders", "Online", "Ridge"]
-    header += ["Merge", "Offline", "Online + offline", "All three"]
-    alone = pooled([s for s in found if s["method"] == "ranpac"])
-    lines = [_beside(row, _cell(runs, row.classifier), rows) for row, runs in alone]
-    return "\n".join([markdown(header, rows, texts=3), *lines])
+VOTE = "online + offline {}"
+ALL_THREE = "online + offline {} + ridge"
+PUBLISHED = Side(VOTE.format("ema"))
+TWICE = ("size=10",)
+"""The published adapter with twice its parameters, as many as its rivals have."""
+CONVOLUTION = ("module=conv-adapter", "size=10")
+BOTH_PLACES = ("place=both",)
+BOTH = ("module=conv-adapter", "place=both")
+DENSITIES = ("ties:0.2", "ties:0.5", "ties:1")
 
 
-def _beside(row: ComparisonRow, accuracy: str, rows: Sequence[list[str]]) -> str:
-    """RanPAC alone, which has no votes, in a line; and whether it compares with the table."""
-    of = f"{row.preset}, {row.evaluate_on}"
-    name = ", ".join(["RanPAC alone", row.stream, f"{of} images", *row.changed])
-    orders = "one class order" if len(row.orders) == 1 else f"{len(row.orders)} class orders"
-    compares = any(cells[:2] == [row.stream, of] for cells in rows)
-    warning = "" if compares else " The table above has no such runs: do not compare."
-    return f"{name}, {orders}: {accuracy}.{warning}\n"
+@dataclass(frozen=True)
+class Chosen:
+    """What validation images of preset quick favour.
+
+    Attributes:
+        density: the merge among TIES at several densities that makes most of the published modules.
+        best: modules and merge that make most of all three experts.
+    """
+
+    density: str
+    best: Side
 
 
-def _cell(runs: Summaries, rule: str) -> str:
-    if any(rule not in run["accuracy_by_classifier"] for run in runs):
-        return ABSENT
-    found = [run["accuracy_by_classifier"][rule] for run in runs]
-    measures = ("last_accuracy", "average_incremental_accuracy")
-    return " / ".join(str(Estimate.of([each[name] for each in found])) for name in measures)
+def chosen(summaries: Summaries) -> Chosen:
+    """The best on validation images, by mean last accuracy; before there are any, the study's."""
+    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for summary in summaries:
+        of = tuple(summary[key] for key in ("method", "preset", "evaluate_on", "stream"))
+        if of == ("lae", "quick", "validation", TEN_TASKS) and not changes_but_of_modules(summary):
+            found.setdefault(changed_settings(summary), []).append(summary)
+    densities = {merge: _mean(found.get((), []), VOTE.format(merge)) for merge in DENSITIES}
+    whole = {
+        Side(rule, changed): _mean(runs, rule)
+        for changed, runs in found.items()
+        for rule in runs[0]["accuracy_by_classifier"]
+        if rule.startswith("online + offline") and rule.endswith("ridge")
+    }
+    density = max(densities, key=lambda merge: densities[merge]) if () in found else "ties:0.5"
+    best = max(whole, key=lambda side: whole[side]) if len(found) > 1 else None
+    return Chosen(density, best or Side(ALL_THREE.format("ties:0.5"), BOTH))
+
+
+def _mean(runs: Summaries, rule: str) -> float:
+    values = [
+        run["accuracy_by_classifier"][rule]["last_accuracy"]
+        for run in runs
+        if rule in run["accuracy_by_classifier"]
+    ]
+    return statistics.fmean(values) if values else 0.0
+
+
+def claims_about(choice: Chosen) -> list[Claim]:
+    """What the table of claims compares."""
+    ties = VOTE.format(choice.density)
+    alone = Side(ties)
+    together = Side(ties, BOTH)
+    convolved = Side(PUBLISHED.rule, BOTH)
+    third = Side(ALL_THREE.format("ema"))
+    return [
+        Claim(
+            "convolution, at equal parameters",
+            Side(PUBLISHED.rule, CONVOLUTION),
+            Side(PUBLISHED.rule, TWICE),
+        ),
+        Claim(
+            "plain adapters beside the MLP too, at equal parameters",
+            Side(PUBLISHED.rule, BOTH_PLACES),
+            Side(PUBLISHED.rule, TWICE),
+        ),
+        Claim(
+            "conv adapters beside the MLP too, at equal parameters",
+            convolved,
+            Side(PUBLISHED.rule, CONVOLUTION),
+        ),
+        Claim("A: conv adapters beside both, for the published adapter", convolved, PUBLISHED),
+        *(
+            Claim(f"{merge} for the moving average", Side(VOTE.format(merge)), PUBLISHED)
+            for merge in ("mean", *DENSITIES)
+        ),
+        *(
+            Claim(
+                f"{merge} for the plain mean", Side(VOTE.format(merge)), Side(VOTE.format("mean"))
+            )
+            for merge in DENSITIES
+        ),
+        Claim(f"B: {choice.density}, the best density on validation images", alone, PUBLISHED),
+        Claim("A and B together", together, PUBLISHED),
+        Claim("what A adds to B", together, alone),
+        Claim("what B adds to A", together, convolved),
+        Claim("ridge regression as third expert", third, PUBLISHED, share=0.5),
+        Claim(
+            "the three experts, for ridge regression alone in the same run", third, Side("ridge")
+        ),
+        Claim(
+            "the three experts, for RanPAC as it is",
+            third,
+            Side("ridge", ("adapt=False",), "ranpac"),
+        ),
+        Claim(
+            "the three experts, for RanPAC on modules of the first task",
+            third,
+            Side("ridge", ("adapt=True",), "ranpac"),
+        ),
+        Claim(
+            f"the best on validation images ({_in_words(choice.best)})",
+            choice.best,
+            PUBLISHED,
+            least=1.0,
+            share=0.5,
+        ),
+    ]
+
+
+def _in_words(side: Side) -> str:
+    return ", ".join([side.rule, *(side.changed or ("published modules",))])
 
 
 def lae_claims(summaries: Summaries) -> str:
-    """Differences in points of last accuracy, class order by class order."""
-    tests = [
-        summary
-        for summary in summaries
-        if (summary["preset"], summary["evaluate_on"]) == ("laptop", "test")
-    ]
-    ten_tasks = [summary for summary in tests if summary["stream"] == TEN_TASKS]
-    joint = _last([s for s in tests if s["stream"] == ALL_AT_ONCE], Side("online"))
-    rows = []
-    for text, side, other in CLAIMS:
-        here, there = _last(ten_tasks, side), _last(ten_tasks, other)
-        orders = sorted(here.keys() & there.keys())
-        if not orders:
+    """Differences in points of last accuracy, class order by class order, with a verdict."""
+    claims = claims_about(chosen(summaries))
+    tables = []
+    for preset in CLAIMED_ON:
+        tests = [s for s in summaries if (s["preset"], s["evaluate_on"]) == (preset, "test")]
+        ten_tasks = [s for s in tests if s["stream"] == TEN_TASKS]
+        if not _last(ten_tasks, PUBLISHED):
             continue
-        differences = [here[order] - there[order] for order in orders]
-        gap = _share_of_gap(differences, [there[order] for order in orders], list(joint.values()))
-        above = sum(difference > 0 for difference in differences)
-        rows.append([text, str(Estimate.of(differences)), f"{above} of {len(orders)}", gap])
-    header = ["What", "Gain, points of last accuracy", "Orders in which it gains"]
-    header += ["Share of the gap to all at once"]
-    return markdown(header, rows) if rows else NOTHING
+        at_once = [s for s in tests if s["stream"] == ALL_AT_ONCE]
+        ceiling = list(_last(at_once, Side("online")).values())
+        rows = [_judged(claim, ten_tasks, ceiling) for claim in claims]
+        title = _title(next(s for s in ten_tasks if s["method"] == "lae"))
+        header = ["What", "Gain, points of last accuracy", "Orders in which it gains"]
+        header += ["Share of the gap to everything at once", "Verdict"]
+        tables.append(f"### {title}\n\n{markdown(header, rows)}")
+    return "\n".join(tables) or NOTHING
+
+
+def _judged(claim: Claim, summaries: Summaries, ceiling: Sequence[float]) -> list[str]:
+    here, there = _last(summaries, claim.side), _last(summaries, claim.other)
+    orders = sorted(here.keys() & there.keys())
+    if not orders:
+        return [claim.text, *[ABSENT] * 3, NOT_MEASURED]
+    gains = [here[order] - there[order] for order in orders]
+    above = sum(gain > 0 for gain in gains)
+    share = _share_of_gap(gains, [there[order] for order in orders], ceiling)
+    told = f"{100 * share:.0f} %" if share is not None and claim.share is not None else ABSENT
+    cells = [claim.text, str(Estimate.of(gains)), f"{above} of {len(orders)}", told]
+    return [*cells, _verdict(claim, gains, share)]
+
+
+def _verdict(claim: Claim, gains: Sequence[float], share: float | None) -> str:
+    """Whether a claim holds: in every order, and by as much as is asked."""
+    if claim.share is not None and share is None:
+        return NOT_MEASURED
+    if max(gains) <= 0:
+        return "does not hold"
+    if min(gains) <= 0:
+        return "undecided"
+    wanted = []
+    if claim.least:
+        wanted.append((statistics.fmean(gains) >= claim.least, f"{claim.least:g} point"))
+    if claim.share is not None and share is not None:
+        wanted.append((share >= claim.share, f"{100 * claim.share:.0f} % of the gap"))
+    short = [text for met, text in wanted if not met]
+    return f"gains, but less than {' and '.join(short)}" if short else "holds"
 
 
 def _last(summaries: Summaries, side: Side) -> dict[str, float]:
@@ -150,15 +316,16 @@ def _last(summaries: Summaries, side: Side) -> dict[str, float]:
     }
 
 
-def _settings(summary: dict[str, Any]) -> list[str]:
+def _settings(summary: Mapping[str, Any]) -> list[str]:
     """What tells runs apart; RanPAC always says whether it has adapted."""
     changed = list(changed_settings(summary))
     adapted = f"adapt={summary['config']['settings'].get('adapt')}"
     return sorted({*changed, adapted}) if summary["method"] == "ranpac" else changed
 
 
-def _share_of_gap(gains: list[float], bases: list[float], ceilings: list[float]) -> str:
-    if not ceilings:
-        return ABSENT
-    gap = statistics.fmean(ceilings) - statistics.fmean(bases)
-    return f"{100 * statistics.fmean(gains) / gap:.0f} %"
+def _share_of_gap(
+    gains: Sequence[float], bases: Sequence[float], ceiling: Sequence[float]
+) -> float | None:
+    """Of the way from the other side to everything at once; None where there is no such way."""
+    gap = statistics.fmean(ceiling) - statistics.fmean(bases) if ceiling else 0.0
+    return statistics.fmean(gains) / gap if gap > 0 else None

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engram.results.comparison import ComparisonRow, comparison_table
+from engram.config import as_mapping
+from engram.models.adapters import ModuleConfig
+from engram.results.comparison import ComparisonRow, changed_settings, comparison_table, in_words
 
 TEN_TASKS = "cifar100/b0-inc10"
 
 NOTHING = "_Nothing measured yet._\n"
+
+PLACES = {"msa": "msa", "mlp": "mlp", "both": "msa and mlp"}
 
 Summaries = Sequence[dict[str, Any]]
 
@@ -29,3 +33,31 @@ def tests_in_ten_tasks(summaries: Summaries) -> Summaries:
     """Runs on CIFAR-100 in ten tasks that were measured on the test images."""
     published = (TEN_TASKS, "test")
     return [s for s in summaries if (s["stream"], s["evaluate_on"]) == published]
+
+
+def changes_but_of_modules(summary: Mapping[str, Any]) -> list[str]:
+    """What of a run of LAE differs from its preset, but for its modules."""
+    return in_words(
+        [
+            each
+            for each in changed_settings(summary)
+            if each.partition("=")[0] not in as_mapping(ModuleConfig())
+        ]
+    )
+
+
+def modules_in_words(summary: Mapping[str, Any]) -> str:
+    """The modules of a run of LAE: `adapter 5, msa`; and what else differs from its preset."""
+    modules = summary["config"]["settings"]["modules"]
+    usual = as_mapping(ModuleConfig())
+    where = [] if modules["module"] in ("lora", "prefix") else [PLACES[modules["place"]]]
+    blocks = modules["blocks"]
+    if blocks != usual["blocks"]:
+        where.append("all blocks" if blocks == "all" else f"blocks {blocks}")
+    rare = [
+        f"{name}={modules[name]}"
+        for name in ("kernel", "convolution", "class_token")
+        if modules[name] != usual[name]
+    ]
+    name = f"{modules['module']} {modules['size']}"
+    return ", ".join([name, *where, *rare, *changes_but_of_modules(summary)])

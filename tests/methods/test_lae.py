@@ -66,7 +66,8 @@ def images() -> Tensor:
 def test_the_defaults_are_the_paper_s() -> None:
     preset = from_mapping(LAEConfig, load_preset("lae", "paper").settings, "paper")
     own = replace(preset.pretrained, backbone=LAEConfig().pretrained.backbone)
-    assert replace(preset, pretrained=own) == LAEConfig()
+    assert preset.merge[0] == "ema"
+    assert replace(preset, pretrained=own, merge=("ema",)) == LAEConfig()
     assert LAEConfig().retention == pytest.approx(0.9999**1040, abs=2e-3)
 
 

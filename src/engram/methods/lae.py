@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -346,6 +346,10 @@ class LAE(PretrainedMethod):
             name: part.view_as(parameter)
             for (name, parameter), part in zip(online.items(), parts, strict=True)
         }
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return super().facts | {"module_parameters": len(self.reference)}
 
     @property
     def parameter_count(self) -> int:
