@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import memory_study
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from measured import (
@@ -36,10 +37,8 @@ Groups = Mapping[str, Summaries]
 PUBLISHED_VOTE = "online + offline ema"
 PUBLISHED_MODULES = "adapter 5, msa"
 
-STUDY_BUDGETS = ("1536000B", "6144000B", "24576000B")
-EQUAL_EPOCHS = ("epochs=2", "updates=None")
-"""How runs of the memory study with iCaRL as published differ from preset quick: only new images
-carry labels there, and in a fixed number of updates, more exemplars would make them rarer."""
+LONGEST_BESIDE = 20
+"""Letters of a line's name for which there is room beside the axes; else names stand below."""
 
 COLOURS = (
     *("#0067a8", "#c94f00", "#00805c", "#a64d8c", "#8a6d00"),
@@ -63,16 +62,6 @@ matplotlib.rcParams.update(
 )
 
 
-def study(summaries: Summaries, preset: str) -> Summaries:
-    """The runs of the memory study with a preset of iCaRL."""
-    return [
-        summary
-        for summary in tests_in_ten_tasks(summaries)
-        if (summary["method"], summary["preset"]) == ("icarl", preset)
-        and summary["config"]["budget"] in STUDY_BUDGETS
-    ]
-
-
 def float_curves(summaries: Summaries) -> Curves:
     """Accuracy of iCaRL as published by classes seen, with float32 and with float16 exemplars in
     the same bytes: means over seeds."""
@@ -81,16 +70,15 @@ def float_curves(summaries: Summaries) -> Curves:
             [float(n) for n in itertools.accumulate(row.task_sizes)],
             mean_curve(row),
         )
-        for row in comparison_table(study(summaries, "quick"))
-        if (row.budget, row.changed) == (STUDY_BUDGETS[-1], EQUAL_EPOCHS)
-        and row.codec in ("float32", "float16")
+        for row in comparison_table(memory_study.as_published(summaries))
+        if row.budget == memory_study.FLOAT32 and row.codec in ("float32", "float16")
     }
 
 
 def byte_curves(summaries: Summaries) -> Curves:
     """Average incremental accuracy by bytes, for every codec that was measured at several."""
     points: dict[str, list[tuple[float, float]]] = {}
-    for row in comparison_table(study(summaries, "best-quick")):
+    for row in comparison_table(memory_study.of_preset(summaries, "best-quick")):
         size = Budget.parse(row.budget).amount / 1e6
         points.setdefault(row.codec, []).append((size, row.average.mean))
     return {
@@ -306,7 +294,8 @@ def draw(folder: Path, name: str, summaries: Summaries) -> None:
     """Draw a figure anew."""
     drawing = FIGURES[name]
     data = drawing.curves(summaries)
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    height = 4.2 if max(map(len, data)) <= LONGEST_BESIDE else 4.2 + 0.12 * len(data)
+    figure = Figure(figsize=(7.2, height), layout="constrained")
     axes = figure.add_subplot()
     # The legend names lines from the highest end to the lowest, as they lie beside it.
     ordered = sorted(data.items(), key=lambda line: -line[1][1][-1])
@@ -315,7 +304,10 @@ def draw(folder: Path, name: str, summaries: Summaries) -> None:
     for (label, (x, y)), (colour, marker) in zip(ordered, styles, strict=False):
         axes.plot(x, y, color=colour, marker=marker, label=label, markersize=5, linewidth=1.8)
     drawing.furnish(axes)
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    if max(map(len, data)) > LONGEST_BESIDE:
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    else:
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     folder.mkdir(exist_ok=True)
     metadata = {"Date": None, "Description": _digest(data)}
     figure.savefig(path_of(folder, name), metadata=metadata, facecolor="white")

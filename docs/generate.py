@@ -19,11 +19,11 @@ from typing import Any
 
 import figures
 import lae_study
+import memory_study
 from measured import NOTHING, Summaries, mean_curve, pooled, tests_in_ten_tasks
 
 from engram.config import as_mapping
 from engram.errors import UserError
-from engram.memory import Budget
 from engram.methods import METHODS
 from engram.results.comparison import (
     ABSENT,
@@ -208,50 +208,6 @@ def codecs(summaries: Summaries) -> str:
     return markdown(header, rows)
 
 
-def memory_study(summaries: Summaries) -> str:
-    """iCaRL with budgets in bytes: a row for each codec and setting, a column for each budget."""
-    lines: dict[tuple[str, str, int], dict[str, str]] = {}
-    for preset in ("quick", "best-quick"):
-        for row, runs in pooled(figures.study(summaries, preset)):
-            setting = (row.setting, row.codec, len(runs))
-            cell = f"{row.average} / {row.last}, {runs[0]['exemplars']:,}"
-            lines.setdefault(setting, {})[row.budget] = cell
-    if not lines:
-        return NOTHING
-    cells = [
-        [preset, f"`{codec}`", str(seeds), *(found.get(each, "") for each in figures.STUDY_BUDGETS)]
-        for (preset, codec, seeds), found in sorted(lines.items())
-    ]
-    budgets = [f"{Budget.parse(budget).amount:,} B" for budget in figures.STUDY_BUDGETS]
-    return markdown(["Preset", "Codec", "Seeds", *budgets], cells, texts=2)
-
-
-def claims(summaries: Summaries) -> str:
-    """What a memory counted in bytes is worth to iCaRL, beside what it has to be compared with."""
-    found = [
-        summary
-        for summary in tests_in_ten_tasks(summaries)
-        if (summary["method"], summary["preset"])
-        in (("icarl", "laptop"), ("icarl", "best"), ("joint", "laptop"))
-        and summary["config"]["budget"] in ("2000", "all", *figures.STUDY_BUDGETS)
-    ]
-    header = ["Method, preset", "Budget, codec", "Seeds", "Exemplars at the end", "Updates", "Time"]
-    header += ["Average", "Without first task", "Last"]
-    rows = [
-        [
-            f"{row.method}, {row.setting}",
-            f"{row.budget}, `{row.codec}`",
-            str(len(runs)),
-            f"{statistics.fmean(run['exemplars'] for run in runs):,.0f}",
-            f"{statistics.fmean(run['updates'] for run in runs):,.0f}",
-            format_seconds(row.seconds),
-            *map(str, (row.average, row.average_without_first_task, row.last)),
-        ]
-        for row, runs in pooled(found)
-    ]
-    return markdown(header, rows, texts=2) if rows else NOTHING
-
-
 def artefacts(summaries: Summaries) -> str:
     """What `benchmarks/artefacts.py --json` measured."""
     measured = _of_benchmark("artefacts")
@@ -302,7 +258,7 @@ def equal_bytes(summaries: Summaries) -> str:
         summary
         for summary in tests_in_ten_tasks(summaries)
         if summary["config"]["budget"].endswith("B")
-        and summary["config"]["budget"] not in figures.STUDY_BUDGETS
+        and summary["config"]["budget"] not in memory_study.BUDGETS
     ]
     rows: dict[tuple[str, ...], dict[int, str]] = {}
     for row in comparison_table(found):
@@ -367,7 +323,11 @@ def der_inference(summaries: Summaries) -> str:
 
 
 GRIDS = {
-    **dict.fromkeys(("memory study", "bytes", "float16"), "memory_study/quick.yaml"),
+    **dict.fromkeys(
+        ("memory study", "attempts", "attempts judged", "bytes", "float16"),
+        "memory_study/quick.yaml",
+    ),
+    **dict.fromkeys(("best", "claims"), "memory_study/laptop.yaml"),
     **dict.fromkeys(("pruning", "curve of pruning"), "pruning/laptop.yaml"),
     "equal bytes": "equal_bytes/quick.yaml",
     "modules": "lae_study/modules.yaml",
@@ -381,8 +341,11 @@ TABLES: dict[str, Callable[[Summaries], str]] = {
     "curves": curves,
     "icarl paper": icarl_paper,
     "codecs": codecs,
-    "memory study": memory_study,
-    "claims": claims,
+    "memory study": memory_study.codecs_and_budgets,
+    "attempts": memory_study.attempts,
+    "attempts judged": memory_study.attempts_judged,
+    "best": memory_study.best_runs,
+    "claims": memory_study.claims,
     "artefacts": artefacts,
     "pruning": pruning,
     "equal bytes": equal_bytes,

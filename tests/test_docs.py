@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -262,6 +263,37 @@ def claimed_run(
             rule: {"last_accuracy": value} for rule, value in accuracies.items()
         },
     }
+
+
+def test_attempts_and_claims_are_judged_seed_by_seed(generate: types.ModuleType) -> None:
+    whole = [study_run("quick", "float32", "24576000B", seed) for seed in (0, 1)]
+    half = [study_run("quick", "float16", "24576000B", seed) for seed in (0, 1, 2)]
+    for run, gain in zip(half, (1.0, 3.0, 9.0), strict=True):
+        run["average_incremental_accuracy"] += gain
+        run["last_accuracy"] -= gain
+    judged = generate.memory_study.attempts_judged([*whole, *half])
+    assert "| float16 for float32 | 2.00 ± 1.41 | -2.00 ± 1.41 | 2 | gains |" in judged
+    assert f"| uint8 for float16 | {ABSENT} | {ABSENT} | 0 | not measured |" in judged
+    small = study_run("quick", "resize:16", "6144000B")
+    through = copy.deepcopy(small)
+    through["config"]["settings"]["codec_augmentation"] = 1.0
+    through["average_incremental_accuracy"] -= 2
+    raw = study_run("quick", "raw", "6144000B")
+    judged = generate.memory_study.attempts_judged([small, through, raw])
+    assert "| 8,000 images of 16x16 for 2,000 whole ones | 0.00 | 0.00 | 1 | undecided |" in judged
+    assert "all new images through 16x16 | -2.00 | 0.00 | 1 | loses, one run |" in judged
+
+
+def test_what_is_asked_of_a_memory_is_met_or_missed(generate: types.ModuleType) -> None:
+    plain = study_run("laptop", "raw", "2000")
+    best = study_run("best", "klt:32", "6144000B")
+    for gain, verdict in ((9.9, "missed"), (10.1, "met")):
+        better = best | {"average_incremental_accuracy": plain[AVERAGE] + gain}
+        judged = generate.memory_study.claims([plain, better])
+        assert f"at equal epochs | {gain:.2f} | 0.00 | 1 | {verdict}: +10 is asked |" in judged
+
+
+AVERAGE = "average_incremental_accuracy"
 
 
 def lae_run(

@@ -1,0 +1,305 @@
+"""The tables of the memory study: codecs and budgets, three attempts, and what is claimed."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from measured import NOTHING, Summaries, pooled, tests_in_ten_tasks
+
+from engram.memory import Budget
+from engram.results.comparison import (
+    ABSENT,
+    ComparisonRow,
+    Estimate,
+    changed_settings,
+    format_bytes,
+    format_seconds,
+    markdown,
+)
+
+BUDGETS = ("1536000B", "6144000B", "24576000B")
+RAW, FLOAT32 = BUDGETS[1:]
+"""What 2,000 images of uint8 pixels take, and 2,000 of float32."""
+
+EQUAL_EPOCHS = ("epochs=2", "updates=None")
+"""How runs of the memory study with iCaRL as published differ from preset quick: only new images
+carry labels there, and in a fixed number of updates, more exemplars would make them rarer."""
+
+
+def of_preset(summaries: Summaries, preset: str) -> Summaries:
+    """The runs of the memory study with a preset of iCaRL."""
+    return [
+        summary
+        for summary in tests_in_ten_tasks(summaries)
+        if (summary["method"], summary["preset"]) == ("icarl", preset)
+        and summary["config"]["budget"] in BUDGETS
+    ]
+
+
+def as_published(summaries: Summaries) -> Summaries:
+    """The runs with iCaRL as published, in epochs."""
+    return [
+        summary
+        for summary in of_preset(summaries, "quick")
+        if set(changed_settings(summary)) >= set(EQUAL_EPOCHS)
+    ]
+
+
+def attempts(summaries: Summaries) -> str:
+    """iCaRL as published on memories of other codecs, by budget and accuracy."""
+    header = ["Budget", "Codec", "New images through it", "Test images through it", "Exemplars"]
+    header += ["Updates", "Seeds", "Average", "Last"]
+    rows = [
+        [
+            f"{Budget.parse(row.budget).amount:,} B",
+            f"`{row.codec}`",
+            _share(runs[0]["config"]["settings"]["codec_augmentation"]),
+            "all" if runs[0]["config"]["infer_through_codec"] else "none",
+            f"{runs[0]['exemplars']:,}",
+            f"{runs[0]['updates']:,}",
+            str(len(runs)),
+            str(row.average),
+            str(row.last),
+        ]
+        for row, runs in pooled(as_published(summaries))
+    ]
+    ordered = sorted(rows, key=lambda row: (len(row[0]), row[0]))
+    return markdown(header, ordered, texts=4) if rows else NOTHING
+
+
+def _share(augmentation: float) -> str:
+    return {0.0: "none", 1.0: "all"}.get(augmentation, f"{100 * augmentation:.0f} %")
+
+
+def codecs_and_budgets(summaries: Summaries) -> str:
+    """What preset best-quick makes of each codec: a column for each budget."""
+    lines: dict[str, dict[str, tuple[ComparisonRow, int]]] = {}
+    for row, runs in pooled(of_preset(summaries, "best-quick")):
+        lines.setdefault(row.codec, {})[row.budget] = (row, runs[0]["exemplars"])
+    if not lines:
+        return NOTHING
+
+    def order(codec: str) -> float:
+        found = lines[codec].get(RAW)
+        return -found[0].average.mean if found else 0.0
+
+    header = ["Codec"]
+    for budget in BUDGETS:
+        header += [f"Exemplars in {Budget.parse(budget).amount:,} B", "Average / last"]
+    rows = [
+        [f"`{codec}`", *(cell for budget in BUDGETS for cell in _cells(lines[codec].get(budget)))]
+        for codec in sorted(lines, key=order)
+    ]
+    return markdown(header, rows)
+
+
+def _cells(found: tuple[ComparisonRow, int] | None) -> list[str]:
+    if found is None:
+        return [ABSENT, ABSENT]
+    row, exemplars = found
+    return [f"{exemplars:,}", f"{row.average} / {row.last}"]
+
+
+def best_runs(summaries: Summaries) -> str:
+    """What a memory counted in bytes is worth to iCaRL, beside what it has to be compared with."""
+    header = ["Method, preset", "Budget, codec", "Seeds", "Exemplars at the end"]
+    header += ["Exemplars and parameters", "Updates", "Time, processor", "Average"]
+    header += ["Without first task", "Last"]
+    rows = [
+        [
+            f"{row.method}, {row.setting}",
+            f"{row.budget}, `{row.codec}`",
+            str(len(runs)),
+            f"{statistics.fmean(run['exemplars'] for run in runs):,.0f}",
+            format_bytes(row.total_bytes),
+            f"{statistics.fmean(run['updates'] for run in runs):,.0f}",
+            f"{format_seconds(row.seconds)}, {_processors(runs)}",
+            *map(str, (row.average, row.average_without_first_task, row.last)),
+        ]
+        for row, runs in pooled(_claimed(summaries))
+    ]
+    return markdown(header, rows, texts=2) if rows else NOTHING
+
+
+def _processors(runs: Summaries) -> str:
+    return " and ".join(sorted({run["environment"].get("processor", "?") for run in runs}))
+
+
+def _claimed(summaries: Summaries) -> Summaries:
+    presets = (("icarl", "laptop"), ("icarl", "best"), ("joint", "laptop"))
+    return [
+        summary
+        for summary in tests_in_ten_tasks(summaries)
+        if (summary["method"], summary["preset"]) in presets
+        and summary["config"]["budget"] in ("2000", "all", *BUDGETS)
+    ]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: the runs of a preset with a memory and these settings."""
+
+    preset: str
+    codec: str
+    budget: str
+    changed: tuple[str, ...] = ()
+    method: str = "icarl"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A comparison of averages, seed by seed.
+
+    Attributes:
+        least: points that are asked for on average; None where what comes out is only told.
+    """
+
+    text: str
+    side: Side
+    other: Side
+    least: float | None = None
+
+
+def _published(codec: str, budget: str, *changed: str) -> Side:
+    return Side("quick", codec, budget, (*changed, *EQUAL_EPOCHS))
+
+
+WHOLE = _published("raw", RAW)
+LAPTOP = Side("laptop", "raw", "2000")
+JOINT = Side("laptop", "raw", "all", method="joint")
+EQUAL_UPDATES = ("epochs=None", "updates=1693")
+THROUGH_CODEC = "codec_augmentation={}"
+TEST_TOO = "infer_through_codec=True"
+
+ATTEMPTS = (
+    Claim(
+        "deflated float32 for float32 tensors",
+        _published("zlib-float32", FLOAT32),
+        _published("float32", FLOAT32),
+    ),
+    Claim(
+        "deflated float32 for uint8 pixels",
+        _published("zlib-float32", FLOAT32),
+        _published("raw", FLOAT32),
+    ),
+    Claim(
+        "deflated for plain uint8 pixels",
+        _published("zlib-uint8", FLOAT32),
+        _published("raw", FLOAT32),
+    ),
+    Claim(
+        "float16 for float32",
+        _published("float16", FLOAT32),
+        _published("float32", FLOAT32),
+    ),
+    Claim("uint8 for float16", _published("raw", FLOAT32), _published("float16", FLOAT32)),
+    Claim("8,000 images of 16x16 for 2,000 whole ones", _published("resize:16", RAW), WHOLE),
+    Claim(
+        "the same, every second new image through 16x16",
+        _published("resize:16", RAW, THROUGH_CODEC.format(0.5)),
+        WHOLE,
+    ),
+    Claim(
+        "the same, all new images through 16x16",
+        _published("resize:16", RAW, THROUGH_CODEC.format(1.0)),
+        WHOLE,
+    ),
+    Claim(
+        "the same, all new images and test images",
+        _published("resize:16", RAW, TEST_TOO, THROUGH_CODEC.format(1.0)),
+        WHOLE,
+    ),
+    Claim(
+        "the same, test images alone",
+        _published("resize:16", RAW, TEST_TOO),
+        WHOLE,
+    ),
+    Claim("many exemplars alone: `jpeg:75`", _published("jpeg:75", RAW), WHOLE),
+)
+"""Three attempts of an earlier study, and the one thing that all of them rest on."""
+
+CLAIMS = (
+    Claim(
+        "`best` for 2,000 raw images as published, at equal epochs",
+        Side("best", "klt:32", RAW),
+        LAPTOP,
+        least=10.0,
+    ),
+    Claim(
+        "`best` for 2,000 raw images as published, at equal updates",
+        Side("best", "klt:32", RAW, EQUAL_UPDATES),
+        LAPTOP,
+    ),
+    Claim(
+        "of that, the recipe's: the same with 2,000 raw images",
+        Side("best", "raw", RAW, EQUAL_UPDATES),
+        LAPTOP,
+    ),
+    Claim(
+        "of that, the bytes': `klt:32` for raw images in the recipe",
+        Side("best", "klt:32", RAW, EQUAL_UPDATES),
+        Side("best", "raw", RAW, EQUAL_UPDATES),
+    ),
+    Claim(
+        "24,576,000 B as `klt:24` for all images at once, at as many epochs",
+        Side("best", "klt:24", FLOAT32),
+        JOINT,
+        least=-3.0,
+    ),
+)
+
+
+def attempts_judged(summaries: Summaries) -> str:
+    """What each of the attempts gains."""
+    return _judged(ATTEMPTS, as_published(summaries))
+
+
+def claims(summaries: Summaries) -> str:
+    """What preset best gains, beside what is asked of it."""
+    return _judged(CLAIMS, _claimed(summaries))
+
+
+def _judged(claims: Sequence[Claim], summaries: Summaries) -> str:
+    rows = [_row(claim, summaries) for claim in claims]
+    if all(row[1] == ABSENT for row in rows):
+        return NOTHING
+    header = ["What", "Gain in average accuracy", "Gain in last accuracy", "Seeds", "Verdict"]
+    return markdown(header, rows)
+
+
+def _row(claim: Claim, summaries: Summaries) -> list[str]:
+    here, there = _found(summaries, claim.side), _found(summaries, claim.other)
+    pairs = [(here[seed], there[seed]) for seed in sorted(here.keys() & there.keys())]
+    if not pairs:
+        return [claim.text, ABSENT, ABSENT, "0", "not measured"]
+    average, last = (
+        [one[key] - other[key] for one, other in pairs]
+        for key in ("average_incremental_accuracy", "last_accuracy")
+    )
+    gains = [str(Estimate.of(values)) for values in (average, last)]
+    return [claim.text, *gains, str(len(pairs)), _verdict(claim, average)]
+
+
+def _verdict(claim: Claim, gains: Sequence[float]) -> str:
+    if claim.least is not None:
+        met = "met" if statistics.fmean(gains) >= claim.least else "missed"
+        return f"{met}: {claim.least:+g} is asked"
+    if min(gains) > 0:
+        return "gains" if len(gains) > 1 else "gains, one run"
+    if max(gains) < 0:
+        return "loses" if len(gains) > 1 else "loses, one run"
+    return "undecided"
+
+
+def _found(summaries: Summaries, side: Side) -> dict[tuple[int, str], Mapping[str, Any]]:
+    """The runs of one side by seed and class order."""
+    wanted = (side.method, side.preset, side.codec, side.budget)
+    return {
+        (run["seed"], run["order"]): run
+        for run in summaries
+        if (run["method"], run["preset"], run["codec"], run["config"]["budget"]) == wanted
+        and set(changed_settings(run)) == set(side.changed)
+    }
