@@ -157,9 +157,11 @@ def test_a_run_goes_on_without_a_damaged_exemplar_or_stops(
     tensors, table = load_tensors(path)
     tensors["payloads.1"][3] ^= 1
     save_tensors(path, tensors, table)
-    with pytest.raises(UserError, match=r"Exemplar 1 of class 1 in .*task-00 is damaged"):
+    name = create_stream(config.stream, order=config.order).class_names[1]
+    damaged = rf"Exemplar 1 of class {name} in .*task-00 is damaged"
+    with pytest.raises(UserError, match=rf"{damaged}.* To begin this run anew, remove"):
         run(config, tmp_path, silent, Execution(strict=True))
-    with pytest.warns(DamagedExemplar, match=r"Exemplar 1 of class 1 in .*task-00 is damaged"):
+    with pytest.warns(DamagedExemplar, match=damaged):
         _, summary = run(config, tmp_path, silent)
     assert summary["exemplars_lost"] == 1
 

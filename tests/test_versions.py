@@ -20,6 +20,7 @@ from conftest import COLOURS, coloured, small_learner
 from engram import files, model_commands
 from engram.api import Learner
 from engram.errors import UserError
+from engram.memory import DamagedExemplar
 from engram.versions import BusyError, ModelFolder
 
 PROBES = [coloured(name, 1, seed=9)[0] for name in COLOURS]
@@ -140,6 +141,19 @@ def test_a_damaged_version_is_told_with_the_way_back(tmp_path: Path, file: str) 
         loaded(model)
     model.rollback(2)
     assert loaded(model).classes_ == ("red", "grün")
+
+
+@pytest.mark.parametrize("file", ["learner/memory.safetensors", "holdout.safetensors"])
+def test_a_damaged_exemplar_is_left_out_or_refused(tmp_path: Path, file: str) -> None:
+    model = grown(tmp_path, ("red", "blue"))
+    path = model.path(2) / file
+    tensors, table = files.load_tensors(path)
+    tensors["payloads.1"][9] ^= 1
+    files.save_tensors(path, tensors, table)
+    with pytest.warns(DamagedExemplar, match="Exemplar 1 of class blue"):
+        assert loaded(model).classes_ == ("red", "blue")
+    with pytest.raises(UserError, match=rf"class blue in .*: engram rollback {tmp_path} 1$"):
+        engram.load(tmp_path, strict=True)
 
 
 def test_only_one_may_change_a_model(tmp_path: Path) -> None:

@@ -482,19 +482,32 @@ class Learner:
         """Make what `_restore` fills; weights that are about to be restored are not looked for."""
         self._tasks, self._holdout = self._made(without_weights(self.settings))
 
-    def _restore(self, folder: Path, facts: dict[str, Any], classes: Sequence[str]) -> None:
+    def _restore(
+        self, folder: Path, facts: dict[str, Any], classes: Sequence[str], *, strict: bool
+    ) -> None:
         """Take over what `_write` and `_facts` gave."""
-        self._tasks.restore(folder / "learner")
+        self._tasks.restore(folder / "learner", strict=strict, class_names=classes)
         self._tasks.config = self._tasks.method.config = self.settings
-        self._holdout.load_state(*load_tensors(folder / HOLDOUT), where=str(folder))
+        tensors, table = load_tensors(folder / HOLDOUT)
+        self._holdout.load_state(
+            tensors, table, strict=strict, where=str(folder), class_names=classes
+        )
         self._seen = SeenImages.of(load_tensors(folder / SEEN)[0])
         self.classes_ = tuple(classes)
         self.changes_ = tuple(Change(**change) for change in facts["changes"])
         self.skipped_, self.seconds_ = tuple(facts["skipped"]), facts["seconds"]
 
 
-def load(folder: str | Path, version: int | None = None, *, device: str = "auto") -> Learner:
+def load(
+    folder: str | Path, version: int | None = None, *, device: str = "auto", strict: bool = False
+) -> Learner:
     """The model in a folder, as it is now or was at a version.
+
+    Args:
+        strict: refuse a model with a damaged exemplar, instead of leaving that one out.
+
+    Warns:
+        DamagedExemplar: one is not what was written.
 
     Raises:
         UserError: there is none, or it is damaged.
@@ -509,7 +522,7 @@ def load(folder: str | Path, version: int | None = None, *, device: str = "auto"
     learner = Learner(**{**params, "device": device})
     learner._begin_without_weights()
     with model.reading(number):
-        learner._restore(model.path(number), facts, classes)
+        learner._restore(model.path(number), facts, classes, strict=strict)
     return learner
 
 

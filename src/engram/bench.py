@@ -16,6 +16,7 @@ from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, Task, create_stream
 from engram.engine.cost import latency, multiply_adds
 from engram.engine.fit import EpochReport
+from engram.errors import UserError
 from engram.learner import TaskEffort, TaskLearner
 from engram.memory import Budget, ExemplarMemory
 from engram.models.normalise import mean_image
@@ -96,7 +97,7 @@ def run(
     snapshots = record.folder / "snapshots"
     learner = _learner(config, stream, execution, snapshots, on_epoch)
     with record.open(config):
-        _restore_newest(learner, record.folder / "model", execution.strict)
+        _restore_newest(learner, record.folder, stream.class_names, execution.strict)
         progress.begin(record.folder.name, len(stream), work.share(learner.tasks, 0))
         for index in range(learner.tasks, len(stream)):
             task = stream.task(index)
@@ -173,10 +174,19 @@ def _versions(folder: Path) -> list[Path]:
     return sorted(saved, key=lambda path: int(path.name.removeprefix("task-")))
 
 
-def _restore_newest(learner: TaskLearner, folder: Path, strict: bool) -> None:
-    """Go on from the last task that was learnt, where there is one."""
-    if saved := _versions(folder):
-        learner.restore(saved[-1], strict=strict)
+def _restore_newest(
+    learner: TaskLearner, run: Path, class_names: Sequence[str], strict: bool
+) -> None:
+    """Go on from the last task that was learnt, where there is one.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if saved := _versions(run / "model"):
+        try:
+            learner.restore(saved[-1], strict=strict, class_names=class_names)
+        except UserError as error:
+            raise UserError(f"{error} To begin this run anew, remove {run}.") from error
         _remove_all_but(saved[-1])
 
 

@@ -62,21 +62,33 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
         name: tensor.clone() if storages.count(tensor.untyped_storage().data_ptr()) > 1 else tensor
         for name, tensor in detached.items()
     }
-    write_atomically(path, save(separate, {"meta": json.dumps(meta)}))
+    text = json.dumps(meta)
+    write_atomically(path, save(separate, {"meta": text, "table": _table(separate, text)}))
+
+
+def _table(tensors: Mapping[str, Tensor], meta: str) -> str:
+    """A checksum of what a file holds but for the tensors' values, which others guard."""
+    found = [(name, str(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()]
+    return hashlib.sha256(repr((sorted(found), meta)).encode()).hexdigest()
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `save_tensors` wrote.
 
     Raises:
-        UserError: the file is missing, cut short, or not a safetensors file of this package.
+        UserError: the file is missing, cut short, damaged in what it says of itself, or not a
+            safetensors file of this package.
     """
     try:
         with safe_open(path, framework="pt") as file:
             texts = file.metadata() or {}
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(texts["meta"])  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read ({error}).") from error
+    meta = texts.get("meta", "")
+    if texts.get("table") != _table(tensors, meta):
+        raise UserError(f"{path} cannot be read (it is not what was written).")
+    return tensors, json.loads(meta)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

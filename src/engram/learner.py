@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -187,11 +187,14 @@ class TaskLearner:
         write_atomically(unfinished / "config.yaml", settings.encode())
         unfinished.rename(folder)
 
-    def restore(self, folder: Path, *, strict: bool = False) -> None:
+    def restore(
+        self, folder: Path, *, strict: bool = False, class_names: Sequence[str] = ()
+    ) -> None:
         """Take over what `save` wrote, by a learner of the same method and settings.
 
         Args:
             strict: refuse a memory with a damaged exemplar, instead of leaving that one out.
+            class_names: by which messages call classes, in order of arrival; see `ExemplarMemory`.
 
         Warns:
             DamagedExemplar: one is not what was written.
@@ -221,7 +224,8 @@ class TaskLearner:
             raise UserError(f"The weights in {folder} are of another network.") from error
         # As in training: weights would else be laid out anew in every forward pass.
         self.method.eval().to(self.method.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        tensors, table = load_tensors(folder / "memory.safetensors")
         self.memory.load_state(
-            *load_tensors(folder / "memory.safetensors"), strict=strict, where=str(folder)
+            tensors, table, strict=strict, where=str(folder), class_names=class_names
         )
         self.task_sizes = state["task_sizes"]

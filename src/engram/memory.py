@@ -349,12 +349,15 @@ class ExemplarMemory:
         *,
         strict: bool = False,
         where: str = "the saved memory",
+        class_names: Sequence[str] = (),
     ) -> None:
         """Take over what `state` gave, without exemplars that are damaged.
 
         Args:
             strict: refuse a damaged exemplar instead.
             where: what messages call the place that it comes from.
+            class_names: what they call classes, by label; where there are none, by numbers in order
+                of arrival, from 1.
 
         Warns:
             DamagedExemplar: one is not what was written.
@@ -377,19 +380,21 @@ class ExemplarMemory:
             self.codec.adopt(shared)
         self.most_bytes, self.lost = table["most_bytes"], table["lost"]
         self._prepared = table["prepared"]
-        self._classes = {
-            label: list(self._intact(label, tensors, strict, where)) for label in table["classes"]
-        }
+        self._classes = {}
+        for label in table["classes"]:
+            name = class_names[label] if class_names else str(label + 1)
+            place = f"of class {name} in {where}"
+            self._classes[label] = list(self._intact(label, tensors, strict, place))
 
     def _intact(
-        self, label: int, tensors: Mapping[str, Tensor], strict: bool, where: str
+        self, label: int, tensors: Mapping[str, Tensor], strict: bool, place: str
     ) -> Iterator[bytes]:
-        """The saved payloads of a class that are what was written."""
+        """The saved payloads of a class that are what was written; messages name their `place`."""
         blob = tensors[f"payloads.{label}"].numpy().tobytes()
         lengths = tensors[f"lengths.{label}"].tolist()
         checksums = tensors[f"checksums.{label}"].tolist()
         if len(lengths) != len(checksums):
-            raise UserError(f"The lengths of class {label} in {where} are damaged. Begin anew.")
+            raise UserError(f"The lengths {place} are damaged. Begin anew.")
         ends = np.cumsum([0, *lengths])
         for rank, ((start, end), checksum) in enumerate(
             zip(pairwise(ends), checksums, strict=True), start=1
@@ -398,9 +403,9 @@ class ExemplarMemory:
             if zlib.crc32(payload) == checksum:
                 yield payload
                 continue
-            found = f"Exemplar {rank} of class {label} in {where} is damaged."
+            found = f"Exemplar {rank} {place} is damaged."
             if strict:
-                raise UserError(f"{found} Without --strict it would be left out.")
+                raise UserError(f"{found} Unless you are strict (--strict), it is left out.")
             self.lost += 1
             warnings.warn(f"{found} It is left out.", DamagedExemplar, stacklevel=2)
 

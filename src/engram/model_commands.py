@@ -67,7 +67,7 @@ class LearnOptions(NewModelOptions):
     refuse_if_forgetting_above: float | None = None
     """Points of accuracy; if known classes lose more on average, the model stays as it was."""
     strict: bool = False
-    """Stop at an image that cannot be read, instead of leaving it out."""
+    """Stop at an image that cannot be read, or a damaged exemplar, instead of leaving it out."""
     device: str = "auto"
 
 
@@ -145,7 +145,7 @@ def _learner(model: ModelFolder, given: dict[str, Any], options: LearnOptions) -
     _check_made_with(model, given)
     if options.weights is not None:
         raise UserError(f"{model.folder} has its weights already: leave --weights out.")
-    learner = load(model.folder, device=options.device)
+    learner = load(model.folder, device=options.device, strict=options.strict)
     learner.budget = options.budget or learner.budget
     return learner
 

@@ -11,9 +11,18 @@ import torch
 from torch import Tensor
 
 from engram.data.augment import Augmentation, brighten, crop_and_flip, cut_and_scale
-from engram.data.images import Images
+from engram.data.images import Images, ImageSet
 
-__all__ = ["BATCH", "AugmentedImages", "FeatureDraws", "Loss", "Source", "Step", "apply"]
+__all__ = [
+    "BATCH",
+    "AugmentedImages",
+    "FeatureDraws",
+    "Loss",
+    "Recoding",
+    "Source",
+    "Step",
+    "apply",
+]
 
 
 BATCH = 500
@@ -78,6 +87,40 @@ class Preparation(Protocol):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Recoding:
+    """Some of the images as a codec gives them back, and how often they are drawn so.
+
+    Attributes:
+        images: these versions.
+        positions: (N,) among them, for each of all images; -1 of one that is as a codec gave it.
+        probability: with which an image that has another version is drawn so, anew in every epoch.
+    """
+
+    images: ImageSet
+    positions: Tensor
+    probability: float
+
+    @classmethod
+    def of_last(cls, images: ImageSet, count: int, probability: float) -> Recoding:
+        """Of the last ones among `count` images."""
+        positions = torch.arange(count) - (count - len(images))
+        return cls(images, positions.clamp_min(-1), probability)
+
+    def __getitem__(self, chosen: Tensor) -> Recoding:
+        return dataclasses.replace(self, positions=self.positions[chosen])
+
+    def to(self, device: torch.device) -> Recoding:
+        return Recoding(self.images.to(device), self.positions.to(device), self.probability)
+
+    def swap(self, pixels: Tensor, chosen: Tensor, generator: torch.Generator) -> None:
+        """Put other versions in the place of some of the pixels (B, H, W, 3) of chosen images."""
+        drawn = torch.rand(len(chosen), generator=generator) < self.probability
+        positions = self.positions[chosen]
+        swapped = drawn.to(pixels.device) & (positions >= 0)
+        pixels[swapped] = self.images.pixels[positions[swapped]]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class AugmentedImages:
     """Images that are shuffled, normalised and augmented a batch at a time, on the device.
 
@@ -87,23 +130,21 @@ class AugmentedImages:
         images: what to draw from; batches are made on the device where these are.
         normalise: pixels to the network's input.
         augmentation: what happens to each image.
-        recoded: the same images as a codec gives them back; exemplars are in both as they are.
-        recoding: probability with which an image is drawn from there, anew in every epoch.
+        recoding: images of which there is another version.
     """
 
     images: Images
     normalise: Preparation
     augmentation: Augmentation
-    recoded: Images | None = None
-    recoding: float = 0.0
+    recoding: Recoding | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, positions: Tensor) -> AugmentedImages:
         """Some of the images, with all else as it is."""
-        recoded = None if self.recoded is None else self.recoded[positions]
-        return dataclasses.replace(self, images=self.images[positions], recoded=recoded)
+        recoding = None if self.recoding is None else self.recoding[positions]
+        return dataclasses.replace(self, images=self.images[positions], recoding=recoding)
 
     def batches(
         self, batch_size: int, generator: torch.Generator, epoch: int = 0
@@ -115,16 +156,9 @@ class AugmentedImages:
 
     def _batch(self, chosen: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         batch = self.images[chosen]
-        pixels = self._partly_recoded(batch.pixels, chosen, generator)
-        return self._augmented(pixels, generator), batch.labels
-
-    def _partly_recoded(self, pixels: Tensor, chosen: Tensor, generator: torch.Generator) -> Tensor:
-        if self.recoded is None or not self.recoding:
-            return pixels
-        drawn = torch.rand(len(chosen), generator=generator) < self.recoding
-        swapped = drawn.to(pixels.device)
-        pixels[swapped] = self.recoded[chosen[swapped]].pixels
-        return pixels
+        if self.recoding is not None:
+            self.recoding.swap(batch.pixels, chosen, generator)
+        return self._augmented(batch.pixels, generator), batch.labels
 
     def _augmented(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         recipe = self.augmentation

@@ -63,11 +63,12 @@ class EncodedImages:
             try:
                 self._decoded([position])
             except ValueError as error:
-                label = self.labels[position]
+                label = int(self.labels[position])
                 rank = int((self.labels[: position + 1] == label).sum())
                 return UserError(
-                    f"Exemplar {rank} of class {label} cannot be decoded as {self.codec.name}: "
-                    f"{error}."
+                    f"Exemplar {rank} of class {label + 1} (in order of arrival) cannot be decoded "
+                    f"as {self.codec.name}: {error}. Was it written with other versions of the "
+                    "packages? engram doctor lists those that are here; or begin anew."
                 )
         raise AssertionError("images that cannot be decoded together can be one by one")
 

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from engram.config import Schedule
 from engram.data.augment import Augmentation
-from engram.data.batches import BATCH, AugmentedImages, FeatureDraws, Loss, Source, Step, apply
+from engram.data.batches import (
+    BATCH,
+    AugmentedImages,
+    FeatureDraws,
+    Loss,
+    Recoding,
+    Source,
+    Step,
+    apply,
+)
 from engram.data.images import Images
 from engram.data.stream import Task
 from engram.memory import Budget, ExemplarMemory
@@ -181,12 +190,9 @@ class Method(nn.Module, ABC):
         self,
         images: Images,
         augmentation: Augmentation,
-        recoded: Images | None = None,
-        recoding: float = 0.0,
+        recoding: Recoding | None = None,
     ) -> AugmentedImages:
         """Training batches of `images`, normalised and augmented on the method's device; see
         `AugmentedImages`."""
-        there = None if recoded is None else recoded.to(self.device)
-        return AugmentedImages(
-            images.to(self.device), self.normalise, augmentation, there, recoding
-        )
+        there = None if recoding is None else recoding.to(self.device)
+        return AugmentedImages(images.to(self.device), self.normalise, augmentation, there)

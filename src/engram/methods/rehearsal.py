@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engram.data.augment import Augmentation
-from engram.data.batches import AugmentedImages
+from engram.data.batches import AugmentedImages, Recoding
 from engram.data.stream import Task
 from engram.errors import UserError
 from engram.memory import ExemplarMemory
@@ -40,9 +40,9 @@ class RehearsalMethod(Method):
 
     def training_images(self, task: Task, memory: ExemplarMemory) -> AugmentedImages:
         """Training batches of exemplars and of the task's images."""
-        images, recoding = memory + task.train, self.config.codec_augmentation
-        if not recoding:
+        images, probability = memory + task.train, self.config.codec_augmentation
+        if not probability:
             return self.augmented(images, self.config.augmentation)
         memory.prepare(task.train)
-        recoded = memory + memory.recode(task.train)
-        return self.augmented(images, self.config.augmentation, recoded, recoding)
+        recoding = Recoding.of_last(memory.recode(task.train), len(images), probability)
+        return self.augmented(images, self.config.augmentation, recoding)
