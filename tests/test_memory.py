@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import accumulate
 
 import numpy as np
@@ -183,22 +184,39 @@ def test_a_share_below_one_image_is_refused_with_the_smallest_budget(
     amount=st.integers(1, 400),
     extra=st.integers(0, 191),
     seed=st.integers(0, 2**31),
+    again=st.sampled_from(["", "beside new ones", "alone"]),
 )
 def test_no_sequence_of_updates_exceeds_the_budget(
-    sizes: list[list[int]], kind: str, codec: str, amount: int, extra: int, seed: int
+    sizes: list[list[int]],
+    kind: str,
+    codec: str,
+    amount: int,
+    extra: int,
+    seed: int,
+    again: str,
 ) -> None:
     total = amount * 192 + extra if kind == "bytes" else amount
-    held = ExemplarMemory(Budget(kind, total), create_codec(codec, (8, 8)))  # type: ignore[arg-type]
+    budget = Budget(kind, total)  # type: ignore[arg-type]
+    held = ExemplarMemory(budget, create_codec(codec, (8, 8)))
     starts = [0, *accumulate(len(counts) for counts in sizes)]
     noise = np.random.default_rng(seed)
-    for counts, first in zip(sizes, starts, strict=False):
+    for number, (counts, first) in enumerate(zip(sizes, starts, strict=False)):
         labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
         # From flat to noisy, so that payloads differ in length.
         spread = noise.integers(1, 256, (len(labels), 1, 1, 1))
         pixels = torch.from_numpy(noise.integers(0, spread, (len(labels), 8, 8, 3), np.uint8))
+        task = task_of(ImageSet(pixels, labels), first, len(counts))
+        if number % 2 and again:
+            # Further images of classes that are known, beside the new ones or without them.
+            old = ImageSet(pixels, labels % first)
+            task = replace(task, train=old if again == "alone" else task.train + old)
+        if again and number == 2:
+            copy = ExemplarMemory(budget, create_codec(codec, (8, 8)))
+            copy.load_state(*held.state())
+            held = copy
         before = held.counts
         try:
-            held.update(task_of(ImageSet(pixels, labels), first, len(counts)))
+            held.update(task)
         except UserError:
             assert held.counts == before, "a refused update changed the memory"
             return

@@ -25,7 +25,7 @@ from engram.errors import UserError
 from engram.files import save_tensors
 from engram.memory import Budget, ExemplarMemory
 from engram.methods import method_class
-from engram.results import metrics
+from engram.results import metrics, run_report
 from engram.results.comparison import in_words
 from engram.results.record import RunRecord, environment
 from engram.results.report import comparison_table, find_runs, markdown_table, write_report
@@ -510,3 +510,17 @@ def test_exemplars_of_the_last_task_stand_beside_their_originals(
     task = json.loads((folder / "tasks/01.json").read_text())
     assert task["exemplars_by_class"] == [3, 3, 3, 3]
     assert sum(task["exemplar_bytes_by_class"]) + task["shared_bytes"] == task["memory_bytes"]
+
+
+def test_of_many_classes_half_of_those_shown_have_their_originals_beside(
+    tmp_path: Path, silent: Silent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_report, "SHOWN_CLASSES", 4)
+    config = replace(tiny("icarl", "digits/4,4", budget="24", order="given"), codec="jpeg:30")
+    folder, _ = bench.run(config, tmp_path, silent)
+    page = Page(write_report(folder))
+    shown = {str(image["alt"]) for image in page.named("img")}
+    assert {text[0] for text in shown} == {"0", "4", "7"}
+    assert {text[0] for text in shown if "original" in text} == {"4", "7"}
+    for count in json.loads((folder / "tasks/01.json").read_text())["exemplar_bytes_by_class"]:
+        assert f"{count:,}" in page.texts

@@ -364,12 +364,12 @@ def _memory_section(run: FoundRun, confusion: _Confusion | None) -> str:
     names = confusion.names if confusion else [f"class {n + 1}" for n in range(sum(sizes))]
     originals = RunRecord(run.folder).originals() if run.folder else None
     shown = _Exemplars(memory, names, sizes, None if memory.codec.lossless else originals)
-    kept = [label for label, count in sorted(memory.counts.items()) if count]
-    rows = [shown.row(label) for label in _spread(kept, SHOWN_CLASSES)]
+    rows = [shown.row(label) for label in shown.labels]
     return section(
         title,
-        paragraph(_memory_text(run.summary, memory, shown.originals is not None)),
+        paragraph(_memory_text(run.summary, memory, shown)),
         _memory_table(run.summary, memory),
+        _class_table(memory, names, sizes),
         f'<dl class="exemplars">\n{chr(10).join(rows)}\n</dl>',
     )
 
@@ -394,6 +394,16 @@ class _Exemplars:
     sizes: Sequence[int]
     originals: ImageSet | None
 
+    @property
+    def labels(self) -> list[int]:
+        """Of the classes that are shown: some of all, and half of them with originals beside."""
+        kept = [label for label, count in sorted(self.memory.counts.items()) if count]
+        if self.originals is None or len(kept) <= SHOWN_CLASSES:
+            return _spread(kept, SHOWN_CLASSES)
+        compared = [label for label in self.originals.labels.unique().tolist() if label in kept]
+        half = SHOWN_CLASSES // 2
+        return sorted({*_spread(kept, half), *_spread(compared, half)})
+
     def row(self, label: int) -> str:
         """A class and its best exemplars."""
         kept = self._pictures(label, self.memory.of(label, SHOWN_EXEMPLARS), "exemplar")
@@ -417,7 +427,7 @@ class _Exemplars:
         )
 
 
-def _memory_text(summary: Summary, memory: ExemplarMemory, beside_originals: bool) -> str:
+def _memory_text(summary: Summary, memory: ExemplarMemory, pictures: _Exemplars) -> str:
     """How much is kept, and of which budget."""
     counts = memory.counts
     least, most = min(counts.values()), max(counts.values())
@@ -425,16 +435,16 @@ def _memory_text(summary: Summary, memory: ExemplarMemory, beside_originals: boo
     given = summary["config"].get("budget", "unknown")
     limit = summary["memory_budget_bytes"]
     bound = "without a bound" if limit is None else f"of at most {format_bytes(limit)}"
-    classes = _spread([label for label, count in counts.items() if count], SHOWN_CLASSES)
-    shown = "All classes are" if len(classes) == len(counts) else f"{len(classes)} classes are"
+    classes = len(pictures.labels)
+    shown = "All classes are" if classes == len(counts) else f"{classes} classes are"
     beside = (
         " Beneath those of the last task stands what they were made of; of earlier tasks nothing "
         "else is left."
-        if beside_originals
+        if pictures.originals is not None
         else ""
     )
     return (
-        f"{len(memory)} exemplars of {len(counts)} classes, {each}: {format_bytes(memory.nbytes)} "
+        f"{len(memory):,} exemplars of {len(counts)} classes, {each}: {format_bytes(memory.nbytes)} "
         f"{bound} (budget {given}, codec {summary['codec']}). {shown} shown, each with its "
         f"best-ranked exemplars, best first.{beside}"
     )
@@ -457,16 +467,28 @@ def _memory_table(summary: Summary, memory: ExemplarMemory) -> str:
     if memory.codec.lossless:
         facts.append(("Fidelity", "every pixel kept"))
     elif noise := summary.get("exemplar_psnr"):
-        facts.append(("Peak signal-to-noise ratio", f"{noise:.1f} dB"))
+        facts.append(("Peak signal-to-noise ratio of each class's best ten", f"{noise:.1f} dB"))
     if summary.get("exemplars_lost"):
         facts.append(("Damaged exemplars left out", str(summary["exemplars_lost"])))
     items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
     return f'<dl class="details">{items}</dl>'
 
 
+def _class_table(memory: ExemplarMemory, names: Sequence[str], sizes: Sequence[int]) -> str:
+    """Exemplars and bytes of every class, folded away."""
+    taken = memory.bytes_of_classes
+    rows = [
+        f"<tr><td>{_class(names, sizes, label)}</td>"
+        f'<td class="number">{count:,}</td><td class="number">{taken[label]:,}</td></tr>'
+        for label, count in sorted(memory.counts.items())
+    ]
+    content = table(("Class", "Exemplars", "Bytes"), rows, texts=(0,), kind="pairs")
+    return f"<details><summary>Exemplars and bytes of every class</summary>{content}</details>"
+
+
 def _range(numbers: Sequence[int]) -> str:
     least, most = min(numbers), max(numbers)
-    return str(most) if least == most else f"{least} to {most}"
+    return f"{most:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def facts(summary: Summary) -> str:
