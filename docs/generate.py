@@ -14,12 +14,14 @@ import re
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import figures
 import lae_study
 import memory_study
+from claims import Claim, Side, judged
 from measured import NOTHING, Summaries, mean_curve, pooled, tests_in_ten_tasks
 
 from engram.config import as_mapping
@@ -252,6 +254,32 @@ def pruning(summaries: Summaries) -> str:
     return markdown(header, rows, texts=2) if rows else NOTHING
 
 
+WHOLE = Side("der", "laptop", "raw", "2000")
+
+PRUNING = (
+    Claim(
+        "DER, whole, for iCaRL, in as many epochs",
+        WHOLE,
+        Side("icarl", "laptop", "raw", "2000"),
+        least=3.0,
+    ),
+    *(
+        Claim(
+            f"{keep:g} of the weights for all",
+            replace(WHOLE, changed=(f"keep={keep}",)),
+            WHOLE,
+            least,
+        )
+        for keep, least in ((0.5, -1.0), (0.25, -2.5), (0.1, None))
+    ),
+)
+
+
+def pruning_judged(summaries: Summaries) -> str:
+    """DER beside iCaRL, and cut beside whole."""
+    return judged(PRUNING, tests_in_ten_tasks(summaries))
+
+
 def equal_bytes(summaries: Summaries) -> str:
     """Accuracy by exemplars and parameters together, near one of EQUAL_BYTES."""
     found = [
@@ -286,13 +314,26 @@ def der_paper(summaries: Summaries) -> str:
     rows = []
     for stream, curves in (_of_benchmark("authors") or {})["der"].items():
         for name, curve in curves.items():
-            rows.append([stream, name, "authors, 3 orders", *_curve(curve)])
+            rows.append([stream, name, "authors, 3 orders", *_curve(curve), ABSENT])
         ours = [s for s in summaries if (s["method"], s["preset"]) == ("der", "paper")]
         for row in comparison_table([s for s in ours if s["stream"] == stream]):
+            authors = curves["pruned" if row.changed else "whole"]
+            beside = _beside(mean_curve(row), authors)
             name = ", ".join(row.differences) or "whole"
-            rows.append([stream, name, ", ".join(row.orders), *_curve(mean_curve(row))])
+            rows.append([stream, name, ", ".join(row.orders), *_curve(mean_curve(row)), beside])
     header = ["Stream", "Size", "Who", "Average", "Without first task", "After each task, %"]
-    return markdown(header, rows, texts=3)
+    return markdown([*header, "Average / last, beside the authors'"], rows, texts=3)
+
+
+MOST_BESIDE = 0.7
+"""Points by which a reproduction may differ from what was published."""
+
+
+def _beside(curve: Sequence[float], authors: Sequence[float]) -> str:
+    """By how much two curves differ, and whether that is little."""
+    gaps = statistics.fmean(curve) - statistics.fmean(authors), curve[-1] - authors[-1]
+    within = "within" if max(map(abs, gaps)) <= MOST_BESIDE else "not within"
+    return f"{gaps[0]:+.2f} / {gaps[1]:+.2f}: {within} {MOST_BESIDE}"
 
 
 def _curve(curve: Sequence[float]) -> list[str]:
@@ -327,8 +368,8 @@ GRIDS = {
         ("memory study", "attempts", "attempts judged", "bytes", "float16"),
         "memory_study/quick.yaml",
     ),
-    **dict.fromkeys(("best", "claims"), "memory_study/laptop.yaml"),
-    **dict.fromkeys(("pruning", "curve of pruning"), "pruning/laptop.yaml"),
+    **dict.fromkeys(("best", "best judged"), "memory_study/laptop.yaml"),
+    **dict.fromkeys(("pruning", "pruning judged", "curve of pruning"), "pruning/laptop.yaml"),
     "equal bytes": "equal_bytes/quick.yaml",
     "modules": "lae_study/modules.yaml",
     **dict.fromkeys(("merging", "lae claims"), "lae_study/laptop.yaml"),
@@ -345,9 +386,10 @@ TABLES: dict[str, Callable[[Summaries], str]] = {
     "attempts": memory_study.attempts,
     "attempts judged": memory_study.attempts_judged,
     "best": memory_study.best_runs,
-    "claims": memory_study.claims,
+    "best judged": memory_study.best_judged,
     "artefacts": artefacts,
     "pruning": pruning,
+    "pruning judged": pruning_judged,
     "equal bytes": equal_bytes,
     "der inference": der_inference,
     "der paper": der_paper,

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
+from claims import Claim, Side, judged
 from measured import NOTHING, Summaries, pooled, tests_in_ten_tasks
 
 from engram.memory import Budget
 from engram.results.comparison import (
     ABSENT,
     ComparisonRow,
-    Estimate,
     changed_settings,
     format_bytes,
     format_seconds,
@@ -138,38 +135,13 @@ def _claimed(summaries: Summaries) -> Summaries:
     ]
 
 
-@dataclass(frozen=True)
-class Side:
-    """One side of a comparison: the runs of a preset with a memory and these settings."""
-
-    preset: str
-    codec: str
-    budget: str
-    changed: tuple[str, ...] = ()
-    method: str = "icarl"
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A comparison of averages, seed by seed.
-
-    Attributes:
-        least: points that are asked for on average; None where what comes out is only told.
-    """
-
-    text: str
-    side: Side
-    other: Side
-    least: float | None = None
-
-
 def _published(codec: str, budget: str, *changed: str) -> Side:
-    return Side("quick", codec, budget, (*changed, *EQUAL_EPOCHS))
+    return Side("icarl", "quick", codec, budget, (*changed, *EQUAL_EPOCHS))
 
 
 WHOLE = _published("raw", RAW)
-LAPTOP = Side("laptop", "raw", "2000")
-JOINT = Side("laptop", "raw", "all", method="joint")
+LAPTOP = Side("icarl", "laptop", "raw", "2000")
+JOINT = Side("joint", "laptop", "raw", "all")
 EQUAL_UPDATES = ("epochs=None", "updates=1693")
 THROUGH_CODEC = "codec_augmentation={}"
 TEST_TOO = "infer_through_codec=True"
@@ -224,28 +196,28 @@ ATTEMPTS = (
 CLAIMS = (
     Claim(
         "`best` for 2,000 raw images as published, at equal epochs",
-        Side("best", "klt:32", RAW),
+        Side("icarl", "best", "klt:32", RAW),
         LAPTOP,
         least=10.0,
     ),
     Claim(
         "`best` for 2,000 raw images as published, at equal updates",
-        Side("best", "klt:32", RAW, EQUAL_UPDATES),
+        Side("icarl", "best", "klt:32", RAW, EQUAL_UPDATES),
         LAPTOP,
     ),
     Claim(
         "of that, the recipe's: the same with 2,000 raw images",
-        Side("best", "raw", RAW, EQUAL_UPDATES),
+        Side("icarl", "best", "raw", RAW, EQUAL_UPDATES),
         LAPTOP,
     ),
     Claim(
         "of that, the bytes': `klt:32` for raw images in the recipe",
-        Side("best", "klt:32", RAW, EQUAL_UPDATES),
-        Side("best", "raw", RAW, EQUAL_UPDATES),
+        Side("icarl", "best", "klt:32", RAW, EQUAL_UPDATES),
+        Side("icarl", "best", "raw", RAW, EQUAL_UPDATES),
     ),
     Claim(
         "24,576,000 B as `klt:24` for all images at once, at as many epochs",
-        Side("best", "klt:24", FLOAT32),
+        Side("icarl", "best", "klt:24", FLOAT32),
         JOINT,
         least=-3.0,
     ),
@@ -254,52 +226,9 @@ CLAIMS = (
 
 def attempts_judged(summaries: Summaries) -> str:
     """What each of the attempts gains."""
-    return _judged(ATTEMPTS, as_published(summaries))
+    return judged(ATTEMPTS, as_published(summaries))
 
 
-def claims(summaries: Summaries) -> str:
+def best_judged(summaries: Summaries) -> str:
     """What preset best gains, beside what is asked of it."""
-    return _judged(CLAIMS, _claimed(summaries))
-
-
-def _judged(claims: Sequence[Claim], summaries: Summaries) -> str:
-    rows = [_row(claim, summaries) for claim in claims]
-    if all(row[1] == ABSENT for row in rows):
-        return NOTHING
-    header = ["What", "Gain in average accuracy", "Gain in last accuracy", "Seeds", "Verdict"]
-    return markdown(header, rows)
-
-
-def _row(claim: Claim, summaries: Summaries) -> list[str]:
-    here, there = _found(summaries, claim.side), _found(summaries, claim.other)
-    pairs = [(here[seed], there[seed]) for seed in sorted(here.keys() & there.keys())]
-    if not pairs:
-        return [claim.text, ABSENT, ABSENT, "0", "not measured"]
-    average, last = (
-        [one[key] - other[key] for one, other in pairs]
-        for key in ("average_incremental_accuracy", "last_accuracy")
-    )
-    gains = [str(Estimate.of(values)) for values in (average, last)]
-    return [claim.text, *gains, str(len(pairs)), _verdict(claim, average)]
-
-
-def _verdict(claim: Claim, gains: Sequence[float]) -> str:
-    if claim.least is not None:
-        met = "met" if statistics.fmean(gains) >= claim.least else "missed"
-        return f"{met}: {claim.least:+g} is asked"
-    if min(gains) > 0:
-        return "gains" if len(gains) > 1 else "gains, one run"
-    if max(gains) < 0:
-        return "loses" if len(gains) > 1 else "loses, one run"
-    return "undecided"
-
-
-def _found(summaries: Summaries, side: Side) -> dict[tuple[int, str], Mapping[str, Any]]:
-    """The runs of one side by seed and class order."""
-    wanted = (side.method, side.preset, side.codec, side.budget)
-    return {
-        (run["seed"], run["order"]): run
-        for run in summaries
-        if (run["method"], run["preset"], run["codec"], run["config"]["budget"]) == wanted
-        and set(changed_settings(run)) == set(side.changed)
-    }
+    return judged(CLAIMS, _claimed(summaries))

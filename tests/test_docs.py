@@ -121,6 +121,31 @@ def test_the_curve_of_pruning_needs_two_sizes(generate: types.ModuleType) -> Non
     }
 
 
+def test_what_pruning_may_cost_is_judged(generate: types.ModuleType) -> None:
+    whole, half, quarter = der_run(None), der_run(0.5), der_run(0.25)
+    half[AVERAGE] -= 0.9
+    quarter[AVERAGE] -= 2.6
+    icarl = study_run("laptop", "raw", "2000")
+    icarl[AVERAGE] -= 3.5
+    judged = generate.pruning_judged([whole, half, quarter, icarl])
+    assert "| DER, whole, for iCaRL, in as many epochs | 3.50 | 0.00 | 1 | met: +3" in judged
+    assert "| 0.5 of the weights for all | -0.90 | 0.00 | 1 | met: -1 is asked |" in judged
+    assert "| 0.25 of the weights for all | -2.60 | 0.00 | 1 | missed: -2.5 is asked |" in judged
+    assert f"| 0.1 of the weights for all | {ABSENT} |" in judged
+
+
+def test_our_curves_stand_beside_the_authors(generate: types.ModuleType) -> None:
+    (run,) = [der_run(0.077)]
+    settings = as_mapping(preset_settings("der", "paper")) | {"keep": 0.077}
+    authors = json.loads((ROOT / "docs" / "authors.json").read_text())["der"]
+    curve = [value + 0.5 for value in authors["cifar100/b0-inc10"]["pruned"]]
+    run |= {"preset": "paper", "accuracy_by_classifier": {"network": {"accuracy_per_task": curve}}}
+    run["config"] |= {"preset": "paper", "settings": settings}
+    assert "| +0.50 / +0.50: within 0.7 |" in generate.der_paper([run])
+    curve[-1] += 1
+    assert "| +0.60 / +1.50: not within 0.7 |" in generate.der_paper([run])
+
+
 def test_equal_bytes_are_those_that_are_held(generate: types.ModuleType) -> None:
     run = der_run(0.25)
     run["config"]["budget"] = "15080000B"
@@ -289,7 +314,7 @@ def test_what_is_asked_of_a_memory_is_met_or_missed(generate: types.ModuleType) 
     best = study_run("best", "klt:32", "6144000B")
     for gain, verdict in ((9.9, "missed"), (10.1, "met")):
         better = best | {"average_incremental_accuracy": plain[AVERAGE] + gain}
-        judged = generate.memory_study.claims([plain, better])
+        judged = generate.memory_study.best_judged([plain, better])
         assert f"at equal epochs | {gain:.2f} | 0.00 | 1 | {verdict}: +10 is asked |" in judged
 
 

@@ -444,9 +444,10 @@ def _memory_text(summary: Summary, memory: ExemplarMemory, pictures: _Exemplars)
         else ""
     )
     return (
-        f"{len(memory):,} exemplars of {len(counts)} classes, {each}: {format_bytes(memory.nbytes)} "
-        f"{bound} (budget {given}, codec {summary['codec']}). {shown} shown, each with its "
-        f"best-ranked exemplars, best first.{beside}"
+        f"{len(memory):,} exemplars of {len(counts)} classes, {each}: "
+        f"{format_bytes(memory.nbytes)} {bound} (budget {given}, codec "
+        f"{summary['codec']}). {shown} shown, each with its best-ranked exemplars, best "
+        f"first.{beside}"
     )
 
 
