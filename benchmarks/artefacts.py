@@ -31,6 +31,7 @@ from engram.errors import UserError
 from engram.learner import TaskLearner
 from engram.methods import method_class
 from engram.results.comparison import changed_settings
+from engram.results.record import environment
 
 RIDGE = 1e-3
 
@@ -114,7 +115,8 @@ def main() -> None:
         for rule, (before, after) in run["taken_for_old"].items():
             print(f"  {rule:8} takes for old {before:5.1f} %, through the codec {after:5.1f} %")
     if options.json:
-        options.json.write_text(json.dumps({"runs": runs}, indent=1) + "\n")
+        content = {"runs": runs, "environment": environment()}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

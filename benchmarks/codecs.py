@@ -33,6 +33,7 @@ from engram.engine.fit import Trainer
 from engram.errors import UserError
 from engram.models.normalise import Normalise
 from engram.results.metrics import psnr
+from engram.results.record import environment
 from engram.seeding import generator
 from ratios import Ratio, add_option, publish
 
@@ -158,7 +159,12 @@ def main() -> None:
         except UserError as error:
             print(f"{name:18}{error}", flush=True)
     if options.json:
-        content = {"images": len(images), "budgets": BUDGETS, "codecs": list(map(asdict, table))}
+        content = {
+            "images": len(images),
+            "budgets": BUDGETS,
+            "codecs": list(map(asdict, table)),
+            "environment": environment(),
+        }
         options.json.write_text(json.dumps(content, indent=1) + "\n")
     torch.set_num_threads(threads)
     print(f"\n{EXEMPLARS} exemplars   decoding    an epoch")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
+from typing import Any
 
 from claims import Claim, Side, judged
 from measured import NOTHING, Summaries, pooled, tests_in_ten_tasks
@@ -20,6 +22,10 @@ from engram.results.comparison import (
 BUDGETS = ("1536000B", "6144000B", "24576000B")
 RAW, FLOAT32 = BUDGETS[1:]
 """What 2,000 images of uint8 pixels take, and 2,000 of float32."""
+
+FIRST_HALF = "cifar100/10,10,10,10,10"
+SHORTENED = "epochs=8"
+"""What all runs differ from their preset by, where `best` is chosen."""
 
 EQUAL_EPOCHS = ("epochs=2", "updates=None")
 """How runs of the memory study with iCaRL as published differ from preset quick: only new images
@@ -43,6 +49,33 @@ def as_published(summaries: Summaries) -> Summaries:
         for summary in of_preset(summaries, "quick")
         if set(changed_settings(summary)) >= set(EQUAL_EPOCHS)
     ]
+
+
+def choice(summaries: Summaries) -> str:
+    """What preset best was chosen by: half the stream on validation images, both decision rules."""
+    found = [
+        summary
+        for summary in summaries
+        if (summary["method"], summary["preset"]) == ("icarl", "laptop")
+        and (summary["stream"], summary["evaluate_on"]) == (FIRST_HALF, "validation")
+    ]
+    rows = [
+        [
+            f"`{row.codec}`",
+            ", ".join(each for each in row.differences if each != SHORTENED) or "as published",
+            f"{runs[0]['exemplars']:,}",
+            f"{runs[0]['updates']:,}",
+            *(_average_and_last(runs[0], rule) for rule in ("nme", "network")),
+        ]
+        for row, runs in pooled(found)
+    ]
+    header = ["Codec", "What differs", "Exemplars", "Updates", "nme", "network"]
+    return markdown(header, rows, texts=2) if rows else NOTHING
+
+
+def _average_and_last(summary: Mapping[str, Any], rule: str) -> str:
+    found = summary["accuracy_by_classifier"][rule]
+    return f"{found['average_incremental_accuracy']:.1f} / {found['last_accuracy']:.1f}"
 
 
 def attempts(summaries: Summaries) -> str:

@@ -309,6 +309,19 @@ def test_attempts_and_claims_are_judged_seed_by_seed(generate: types.ModuleType)
     assert "all new images through 16x16 | -2.00 | 0.00 | 1 | loses, one run |" in judged
 
 
+def test_what_best_was_chosen_by_has_both_rules(generate: types.ModuleType) -> None:
+    run = study_run("laptop", "jpeg:75", "3072000B")
+    run |= {"stream": "cifar100/10,10,10,10,10", "evaluate_on": "validation"}
+    run["config"]["settings"]["schedule"]["epochs"] = 8
+    run["config"]["settings"]["exemplar_targets"] = "label"
+    by_rule = run["accuracy_by_classifier"]
+    for rule, last in (("nme", 41.0), ("network", 39.0)):
+        by_rule[rule] |= {"last_accuracy": last, "average_incremental_accuracy": 50.0}
+    row = generate.memory_study.choice([run]).splitlines()[-1]
+    assert row.startswith("| `jpeg:75` | exemplar_targets=label | 2,000 | ")
+    assert row.endswith("| 50.0 / 41.0 | 50.0 / 39.0 |")
+
+
 def test_what_is_asked_of_a_memory_is_met_or_missed(generate: types.ModuleType) -> None:
     plain = study_run("laptop", "raw", "2000")
     best = study_run("best", "klt:32", "6144000B")
