@@ -19,7 +19,7 @@ from engram.data.batches import apply
 from engram.data.codecs import create_codec
 from engram.data.images import ImageSet
 from engram.data.stream import Task
-from engram.engine.device import Precision, resolve_device, resolve_precision
+from engram.engine.device import Precision, move, resolve_device, resolve_precision
 from engram.engine.fit import Effort, EpochReport, Trainer
 from engram.errors import UserError
 from engram.files import load_tensors, save_tensors, write_atomically
@@ -223,7 +223,7 @@ class TaskLearner:
         except RuntimeError as error:
             raise UserError(f"The weights in {folder} are of another network.") from error
         # As in training: weights would else be laid out anew in every forward pass.
-        self.method.eval().to(self.method.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        move(self.method.eval(), self.method.device)
         tensors, table = load_tensors(folder / "memory.safetensors")
         self.memory.load_state(
             tensors, table, strict=strict, where=str(folder), class_names=class_names

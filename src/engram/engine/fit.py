@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from engram import seeding
 from engram.config import Schedule, as_mapping
 from engram.data.batches import Loss, Source, Step
+from engram.engine.device import move
 from engram.engine.optimizer import create_optimizer, optimizer_state, restore_optimizer
 from engram.errors import UserError
 from engram.files import load_tensors, save_tensors
@@ -146,8 +147,7 @@ class Trainer:
         Raises:
             UserError: the loss is no longer a finite number, or the snapshot is not of this fit.
         """
-        # The stubs of torch know no memory_format here.
-        self._method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        move(self._method, self.device)
         names = {parameter: name for name, parameter in parameters if parameter.requires_grad}
         run = _Stage(
             name=stage,
