@@ -34,6 +34,8 @@ Curve = tuple[list[float], list[float]]
 Curves = dict[str, Curve]
 Groups = Mapping[str, Summaries]
 
+FLOATS = ("float16", "float32")
+
 PUBLISHED_VOTE = "online + offline ema"
 PUBLISHED_MODULES = "adapter 5, msa"
 
@@ -64,14 +66,21 @@ matplotlib.rcParams.update(
 
 def float_curves(summaries: Summaries) -> Curves:
     """Accuracy of iCaRL as published by classes seen, with float32 and with float16 exemplars in
-    the same bytes: means over seeds."""
+    the same bytes: means over the seeds that both have."""
+    runs = [
+        run
+        for run in memory_study.as_published(summaries)
+        if run["config"]["budget"] == memory_study.FLOAT32
+    ]
+    half, single = ([run for run in runs if run["codec"] == name] for name in FLOATS)
+    seeds = {run["seed"] for run in half} & {run["seed"] for run in single}
+    shared = [run for run in (*half, *single) if run["seed"] in seeds]
     return {
         f"{row.codec}, n = {len(row.seeds)}": (
             [float(n) for n in itertools.accumulate(row.task_sizes)],
             mean_curve(row),
         )
-        for row in comparison_table(memory_study.as_published(summaries))
-        if row.budget == memory_study.FLOAT32 and row.codec in ("float32", "float16")
+        for row in comparison_table(shared)
     }
 
 

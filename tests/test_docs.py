@@ -78,13 +78,17 @@ def test_figures_and_tables_stand_in_the_documents(generate: types.ModuleType) -
     assert {*named} - {"end"} == {*generate.TABLES, *generate.figures.FIGURES}
 
 
-def test_float_curves_average_over_seeds(generate: types.ModuleType) -> None:
+def test_float_curves_average_over_the_seeds_that_both_have(generate: types.ModuleType) -> None:
     runs = [study_run("quick", "float16", "24576000B", seed) for seed in (0, 1)]
     runs[1]["accuracy_by_classifier"]["nme"]["accuracy_per_task"][0] += 2
-    ((name, (seen, accuracies)),) = generate.figures.float_curves(runs).items()
-    assert name == "float16, n = 2"
+    others = [study_run("quick", "float32", "24576000B", seed) for seed in (0, 1, 2)]
+    others[2]["accuracy_by_classifier"]["nme"]["accuracy_per_task"][0] += 20
+    curves = generate.figures.float_curves([*runs, *others])
+    assert set(curves) == {"float16, n = 2", "float32, n = 2"}
+    seen, accuracies = curves["float16, n = 2"]
     assert seen[:2] == [10, 20]
     assert accuracies[0] == runs[0]["accuracy_per_task"][0] + 1
+    assert curves["float32, n = 2"][1][0] == runs[0]["accuracy_per_task"][0]
 
 
 def test_figures_of_lae_average_over_orders(generate: types.ModuleType, tmp_path: Path) -> None:
