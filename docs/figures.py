@@ -28,7 +28,7 @@ from measured import (
 )
 
 from engram.memory import Budget
-from engram.results.comparison import comparison_table
+from engram.results.comparison import changed_settings, comparison_table
 
 Curve = tuple[list[float], list[float]]
 Curves = dict[str, Curve]
@@ -231,8 +231,9 @@ def pruning_curves(summaries: Summaries) -> Curves:
     found = [
         summary
         for summary in tests_in_ten_tasks(summaries)
-        if (summary["method"], summary["preset"]) == ("der", "laptop")
+        if (summary["method"], summary["preset"], summary["codec"]) == ("der", "laptop", "raw")
         and summary["config"]["budget"] == "2000"
+        and all(each.startswith("keep=") for each in changed_settings(summary))
     ]
     points = sorted(
         (found[row.runs[0]]["config"]["settings"]["keep"] or 1.0, row.average.mean, row.last.mean)

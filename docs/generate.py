@@ -9,6 +9,7 @@ nothing and fails where a file is not what would be written, or a figure shows s
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import statistics
@@ -22,13 +23,14 @@ import figures
 import lae_study
 import memory_study
 from claims import Claim, Side, judged
-from measured import NOTHING, Summaries, mean_curve, pooled, tests_in_ten_tasks
+from measured import NOTHING, Summaries, mean_curve, pooled, processors, tests_in_ten_tasks
 
 from engram.config import as_mapping
 from engram.errors import UserError
 from engram.methods import METHODS
 from engram.results.comparison import (
     ABSENT,
+    ComparisonRow,
     changed_settings,
     comparison_table,
     find_runs,
@@ -54,6 +56,8 @@ CLASSES_SEEN = tuple(str(count) for count in range(10, 101, 10))
 """After each of ten tasks, in the columns of the tables by task."""
 
 EQUAL_BYTES = (10_000_000, 20_000_000, 40_000_000)
+CLOSE_ENOUGH = 1.1
+"""Of a number of bytes, what still counts as it."""
 
 
 def short_table(summaries: Summaries) -> str:
@@ -233,7 +237,7 @@ def pruning(summaries: Summaries) -> str:
         and not summary["config"]["budget"].endswith("B")
     ]
     header = ["Stream, preset", "Size", "Seeds", "Average", "Last", "Parameters at the end"]
-    header += ["On average", "Multiply-adds", "One image, ms"]
+    header += ["On average", "Multiply-adds", "One image, ms", "Processor"]
     rows = []
     for row, runs in pooled(found):
         end = [statistics.fmean(run[name][-1] for run in runs) for name in COSTS]
@@ -249,6 +253,7 @@ def pruning(summaries: Summaries) -> str:
                 format_count(average),
                 format_count(end[1]),
                 f"{end[2]:.1f}",
+                processors(runs),
             ]
         )
     return markdown(header, rows, texts=2) if rows else NOTHING
@@ -280,6 +285,14 @@ def pruning_judged(summaries: Summaries) -> str:
     return judged(PRUNING, tests_in_ten_tasks(summaries))
 
 
+def _all_images(codec: str) -> float:
+    """Bytes that all training images take, as `benchmarks/codecs.py` measured; no memory can use
+    more."""
+    measured = _of_benchmark("codecs") or {"codecs": []}
+    sizes = [row["bytes_each"] for row in measured["codecs"] if row["codec"] == codec]
+    return ALL_IMAGES * sizes[0] if sizes else math.inf
+
+
 def equal_bytes(summaries: Summaries) -> str:
     """Accuracy by exemplars and parameters together, near one of EQUAL_BYTES."""
     found = [
@@ -289,42 +302,79 @@ def equal_bytes(summaries: Summaries) -> str:
         and summary["config"]["budget"] not in memory_study.BUDGETS
     ]
     rows: dict[tuple[str, ...], dict[int, str]] = {}
-    for row in comparison_table(found):
-        name = (row.preset, ", ".join([row.method, *row.differences]), row.codec)
+    for row, runs in pooled(found):
+        scale = "laptop" if row.preset in ("laptop", "best") else "quick"
+        name = (scale, f"{row.method}, {row.setting}", row.codec)
         nearest = min(EQUAL_BYTES, key=lambda step: abs(step - row.total_bytes))
-        held = f"{row.total_bytes / 1e6:.1f} MB"
+        updates = statistics.fmean(run["updates"] for run in runs)
+        held = f"{row.total_bytes / 1e6:.1f} MB, {updates:,.0f} updates"
         cells = rows.setdefault(name, {})
         cells[nearest] = f"{row.average} / {row.last} in {held}"
         own = 4 * row.parameters
-        cells |= {
-            less: f"cannot be: {own / 1e6:.1f} MB are parameters"
-            for less in EQUAL_BYTES
-            if less < own
-        }
-    header = ["Preset", "Method", "Codec", *(f"{step / 1e6:.0f} MB" for step in EQUAL_BYTES)]
+        for step in EQUAL_BYTES:
+            if step < own:
+                cells[step] = f"cannot be: {own / 1e6:.1f} MB are parameters"
+            elif step > (own + _all_images(row.codec)) * CLOSE_ENOUGH:
+                cells[step] = f"cannot be: all images take {_all_images(row.codec) / 1e6:.1f} MB"
+    header = [
+        "Compares",
+        "Method, preset",
+        "Codec",
+        *(f"{step // 10**6} MB" for step in EQUAL_BYTES),
+    ]
     lines = [
-        [preset, method, f"`{codec}`", *(found.get(step, "") for step in EQUAL_BYTES)]
-        for (preset, method, codec), found in sorted(rows.items())
+        [scale, method, f"`{codec}`", *(cells.get(step, ABSENT) for step in EQUAL_BYTES)]
+        for (scale, method, codec), cells in sorted(rows.items())
     ]
     return markdown(header, lines, texts=3) if lines else NOTHING
 
 
 def der_paper(summaries: Summaries) -> str:
-    """The curves of DER's authors, and ours beside them where there are any."""
+    """The curves of DER's authors, and ours beside them, or that there is none yet."""
     rows = []
     for stream, curves in (_of_benchmark("authors") or {})["der"].items():
+        budget = "2000" if "/b0-" in stream else "20/class"
         for name, curve in curves.items():
-            rows.append([stream, name, "authors, 3 orders", *_curve(curve), ABSENT])
-        ours = [s for s in summaries if (s["method"], s["preset"]) == ("der", "paper")]
-        for row in comparison_table([s for s in ours if s["stream"] == stream]):
-            authors = curves["pruned" if row.changed else "whole"]
-            beside = _beside(mean_curve(row), authors)
-            name = ", ".join(row.differences) or "whole"
-            rows.append([stream, name, ", ".join(row.orders), *_curve(mean_curve(row)), beside])
+            rows.append([stream, name, "authors, 3 orders", *_curve(curve), ABSENT, ABSENT])
+            ours = [s for s in summaries if _as_authors(s, stream, budget, pruned=name == "pruned")]
+            rows += [_our_row(stream, name, row, runs, curve) for row, runs in pooled(ours)]
+            if not ours:
+                rows.append([stream, name, "engram: not yet measured", *[ABSENT] * 5])
     header = ["Stream", "Size", "Who", "Average", "Without first task", "After each task, %"]
-    return markdown([*header, "Average / last, beside the authors'"], rows, texts=3)
+    header += ["Average / last, beside the authors'", "Parameters on average"]
+    command = "engram bench --grid experiments/pruning/paper.yaml --publish results"
+    return f"{markdown(header, rows, texts=3)}\n`{command}` measures ours; it wants a GPU.\n"
 
 
+def _as_authors(summary: Mapping[str, Any], stream: str, budget: str, *, pruned: bool) -> bool:
+    """Whether a run is one that compares with the authors': nothing differs but its size."""
+    changed = [each for each in changed_settings(summary) if not each.startswith("keep=")]
+    return (
+        (summary["method"], summary["preset"], summary["stream"]) == ("der", "paper", stream)
+        and (summary["evaluate_on"], summary["codec"]) == ("test", "raw")
+        and summary["config"]["budget"] == budget
+        and not changed
+        and (summary["config"]["settings"]["keep"] is not None) == pruned
+    )
+
+
+def _our_row(
+    stream: str, name: str, row: ComparisonRow, runs: Summaries, authors: Sequence[float]
+) -> list[str]:
+    """Our curve, by how much it differs, and how many parameters it takes."""
+    size = ", ".join([name, *row.differences])
+    who = f"engram, {', '.join(row.orders)}, n = {len(runs)}"
+    parameters = statistics.fmean(statistics.fmean(run["parameters"]) for run in runs)
+    told = format_count(parameters)
+    if name == "pruned" and "/b0-" in stream:
+        met = "within" if parameters <= MOST_PARAMETERS else "not within"
+        told = f"{told}: {met} {format_count(MOST_PARAMETERS)}"
+    curve = mean_curve(row)
+    return [stream, size, who, *_curve(curve), _beside(curve, authors), told]
+
+
+MOST_PARAMETERS = 5_000_000
+"""On average over ten tasks: what a pruned ResNet-18 is to need."""
 MOST_BESIDE = 0.7
 """Points by which a reproduction may differ from what was published."""
 

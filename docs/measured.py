@@ -29,6 +29,11 @@ def mean_curve(row: ComparisonRow) -> list[float]:
     return [statistics.fmean(values) for values in zip(*row.accuracies, strict=True)]
 
 
+def processors(summaries: Summaries) -> str:
+    """Where the runs were done: times compare on one processor alone."""
+    return " and ".join(sorted({run["environment"].get("processor", "?") for run in summaries}))
+
+
 def tests_in_ten_tasks(summaries: Summaries) -> Summaries:
     """Runs on CIFAR-100 in ten tasks that were measured on the test images."""
     published = (TEN_TASKS, "test")

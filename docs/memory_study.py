@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from claims import Claim, Side, judged
-from measured import NOTHING, Summaries, pooled, tests_in_ten_tasks
+from measured import NOTHING, Summaries, pooled, processors, tests_in_ten_tasks
 
 from engram.memory import Budget
 from engram.results.comparison import (
@@ -146,16 +146,12 @@ def best_runs(summaries: Summaries) -> str:
             f"{statistics.fmean(run['exemplars'] for run in runs):,.0f}",
             format_bytes(row.total_bytes),
             f"{statistics.fmean(run['updates'] for run in runs):,.0f}",
-            f"{format_seconds(row.seconds)}, {_processors(runs)}",
+            f"{format_seconds(row.seconds)}, {processors(runs)}",
             *map(str, (row.average, row.average_without_first_task, row.last)),
         ]
         for row, runs in pooled(_claimed(summaries))
     ]
     return markdown(header, rows, texts=2) if rows else NOTHING
-
-
-def _processors(runs: Summaries) -> str:
-    return " and ".join(sorted({run["environment"].get("processor", "?") for run in runs}))
 
 
 def _claimed(summaries: Summaries) -> Summaries:

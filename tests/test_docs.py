@@ -123,6 +123,11 @@ def test_the_curve_of_pruning_needs_two_sizes(generate: types.ModuleType) -> Non
         "average over tasks": ([0.5, 1.0], [half["average_incremental_accuracy"]] * 2),
         "after the last task": ([0.5, 1.0], [half["last_accuracy"]] * 2),
     }
+    bounded, heads = der_run(None), der_run(0.25)
+    bounded["config"]["settings"]["max_parameters"] = "1M"
+    heads["config"]["settings"]["head_init"] = "inherit"
+    curves = generate.figures.pruning_curves([whole, half, bounded, heads, half | {"codec": "png"}])
+    assert curves["average over tasks"][0] == [0.5, 1.0]
 
 
 def test_what_pruning_may_cost_is_judged(generate: types.ModuleType) -> None:
@@ -139,26 +144,50 @@ def test_what_pruning_may_cost_is_judged(generate: types.ModuleType) -> None:
 
 
 def test_our_curves_stand_beside_the_authors(generate: types.ModuleType) -> None:
-    (run,) = [der_run(0.077)]
-    settings = as_mapping(preset_settings("der", "paper")) | {"keep": 0.077}
     authors = json.loads((ROOT / "docs" / "authors.json").read_text())["der"]
+    assert generate.der_paper([]).count("not yet measured") == 4
+    run = der_run(0.077, "paper")
     curve = [value + 0.5 for value in authors["cifar100/b0-inc10"]["pruned"]]
-    run |= {"preset": "paper", "accuracy_by_classifier": {"network": {"accuracy_per_task": curve}}}
-    run["config"] |= {"preset": "paper", "settings": settings}
-    assert "| +0.50 / +0.50: within 0.7 |" in generate.der_paper([run])
+    run |= {"accuracy_by_classifier": {"network": {"accuracy_per_task": curve}}}
+    run["parameters"] = [4_900_000] * 10
+    (row,) = [each for each in generate.der_paper([run]).splitlines() if "engram, seed0" in each]
+    assert "| pruned, keep=0.077 | engram, seed0, n = 1 |" in row
+    assert row.endswith("| +0.50 / +0.50: within 0.7 | 4.90 M: within 5.00 M |")
     curve[-1] += 1
-    assert "| +0.60 / +1.50: not within 0.7 |" in generate.der_paper([run])
+    run["parameters"] = [5_100_000] * 10
+    again = generate.der_paper([run])
+    assert "| +0.60 / +1.50: not within 0.7 | 5.10 M: not within 5.00 M |" in again
+    for foreign in ({"evaluate_on": "validation"}, {"codec": "jpeg:75"}):
+        assert "engram, seed0" not in generate.der_paper([run | foreign])
+    run["config"]["settings"]["schedule"]["epochs"] = 17
+    assert "engram, seed0" not in generate.der_paper([run])
 
 
 def test_equal_bytes_are_those_that_are_held(generate: types.ModuleType) -> None:
+    def cells(run: dict[str, Any]) -> list[str]:
+        return [
+            cell.strip() for cell in generate.equal_bytes([run]).splitlines()[-1].split("|")[1:-1]
+        ]
+
     run = der_run(0.25)
     run["config"]["budget"] = "15080000B"
-    run |= {"memory_bytes": 15_000_000, "parameters": [1_200_000] * 10}
-    row = generate.equal_bytes([run]).splitlines()[-1]
-    assert "in 19.8 MB" in row.split("|")[5]
-    assert row.split("|")[4].strip() == ""
+    run |= {"memory_bytes": 15_000_000, "parameters": [1_200_000] * 10, "updates": 4000}
+    found = cells(run)
+    assert found[:3] == ["laptop", "der, laptop, keep=0.25", "`raw`"]
+    assert found[3] == found[5] == ABSENT
+    assert found[4].endswith("in 19.8 MB, 4,000 updates")
     run["parameters"] = [3_000_000] * 10
-    assert "cannot be: 12.0 MB" in generate.equal_bytes([run]).splitlines()[-1].split("|")[4]
+    assert cells(run)[3] == "cannot be: 12.0 MB are parameters"
+    run |= {"codec": "jpeg:75", "parameters": [1_200_000] * 10}
+    assert cells(run)[5] == "cannot be: all images take 18.7 MB"
+
+
+def test_the_table_of_pruning_tells_what_it_costs(generate: types.ModuleType) -> None:
+    run = der_run(0.5)
+    run |= {"multiply_adds": [70_000_000] * 10, "latency_ms": [7.0] * 10}
+    row = generate.pruning([run]).splitlines()[-1]
+    assert row.startswith("| cifar100/b0-inc10, laptop | keep=0.5 | 1 |")
+    assert row.endswith("| 70.00 M | 7.0 | AMD EPYC |")
 
 
 def test_runs_stand_under_the_weights_they_started_from(generate: types.ModuleType) -> None:
@@ -187,11 +216,11 @@ def test_the_readme_shows_its_own_grid(generate: types.ModuleType) -> None:
     assert "best-quick" not in generate.short_table([*generate.committed(), other])
 
 
-def der_run(keep: float | None) -> dict[str, Any]:
+def der_run(keep: float | None, preset: str = "laptop") -> dict[str, Any]:
     """A published summary, as if it were one of DER."""
     found = study_run("quick", "raw", "6144000B")
-    settings = as_mapping(preset_settings("der", "laptop")) | {"keep": keep}
-    found |= {"method": "der", "preset": "laptop", "classifier": "network"}
+    settings = as_mapping(preset_settings("der", preset)) | {"keep": keep}
+    found |= {"method": "der", "preset": preset, "classifier": "network"}
     found["config"] |= {"budget": "2000", "settings": settings}
     return found
 

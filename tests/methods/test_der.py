@@ -12,13 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conftest import tiny
-from engram import models
 from engram.config import from_mapping, load_preset
 from engram.data.augment import Augmentation
 from engram.data.batches import FeatureDraws, Step
 from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, Task, create_stream
-from engram.engine.fit import Trainer, learning_rate, plan_of
+from engram.engine.fit import EpochReport, Trainer, learning_rate, plan_of
 from engram.errors import UserError
 from engram.learner import TaskLearner
 from engram.methods.der import DER, DERConfig, balanced
@@ -317,19 +316,41 @@ def test_extractors_keep_no_more_than_their_share() -> None:
     assert learner.scores(stream.evaluation(range(4))).shape[1] == 4
 
 
-def test_the_paper_preset_prunes_on_a_shortened_schedule() -> None:
+@pytest.mark.parametrize(
+    ("steps", "budget", "keep"),
+    [("2,2", "40", None), ("2,2", "40", 0.077), ("4,2", "20/class", 0.15)],
+)
+def test_the_paper_preset_on_a_shortened_schedule(
+    steps: str, budget: str, keep: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenth of its epochs, with its warm-up, its new heads after that, and its milestones."""
+    drawn: list[int] = []
+    rates: list[float] = []
+    draw = DER.draw_heads
+    monkeypatch.setattr(DER, "draw_heads", lambda der: (drawn.append(der.seen), draw(der)))
     settings = preset_settings("der", "paper")
-    short = replace(settings.schedule, epochs=4)
-    settings = replace(settings, schedule=short, keep=0.077, draws=1, head_epochs=2)
-    learner = TaskLearner("der", settings, image_size=(8, 8), budget="40")
-    stream = create_stream("digits/2,2", order="given")
+    short = replace(settings.schedule, epochs=17)
+    settings = replace(settings, schedule=short, keep=keep, draws=1, head_epochs=2)
+
+    def note(report: EpochReport) -> None:
+        if (report.task, report.stage) == (1, "representation"):
+            rates.append(report.learning_rate)
+
+    learner = TaskLearner(
+        "der", settings, image_size=(8, 8), budget=budget, device="cpu", on_epoch=note
+    )
+    stream = create_stream(f"digits/{steps}", order="given", images_per_class=20)
     for task in stream:
         learner.learn(task)
     der = method_of(learner)
+    seen = [stream.sizes[0], sum(stream.sizes)]
+    assert drawn == [seen[0]] * 2 + [seen[1]] * 2, "at first, and when the warm-up is over"
+    assert rates == pytest.approx([0.1] * 11 + [0.01] * 2 + [0.001] * 4)
     whole = convolution_weights(der.dense)
-    assert len(der.extractors) == 2
-    assert all(convolution_weights(each) <= 0.077 * whole for each in der.extractors)
-    assert learner.scores(stream.evaluation(range(4))).isfinite().all()
+    sizes = [convolution_weights(each) for each in der.extractors]
+    assert len(sizes) == 2
+    assert max(sizes) <= (keep or 1.0) * whole
+    assert learner.scores(stream.evaluation(range(seen[1]))).isfinite().all()
 
 
 def test_the_next_extractor_starts_from_the_dense_one_with_fresh_masks() -> None:
@@ -420,10 +441,19 @@ def test_what_no_longer_fits_at_all_is_refused() -> None:
 
 def test_the_parameters_of_ten_whole_extractors() -> None:
     """61.43 M on average over ten tasks, BatchNorm included, and the classifiers beside."""
-    extractor = models.create("resnet18", generator(0)).backbone
-    whole = sum(parameter.numel() for parameter in extractor.parameters())
+    der = DER(DERConfig(), (32, 32), seed=0)
+    whole = sum(parameter.numel() for parameter in der.dense.parameters())
     assert whole == 11_168_832
     assert sum(whole * tasks for tasks in range(1, 11)) / 10 == pytest.approx(61.43e6, rel=1e-4)
+    norms = [norm for norm in der.dense.modules() if isinstance(norm, nn.BatchNorm2d)]
+    folded = whole - sum(norm.weight.numel() for norm in norms)
+    for tasks in (1, 2):
+        der.grow(10)
+        der.expand(10)
+        der.freeze(der.dense)
+        classifier = 512 * tasks * 10 * tasks
+        assert der.parameter_count == tasks * folded + classifier, "a BatchNorm leaves its bias"
+        assert der.facts["extractors"] == tasks
 
 
 @pytest.mark.parametrize(
@@ -436,7 +466,8 @@ def test_the_parameters_of_ten_whole_extractors() -> None:
         ({"sparsity_weight": -1.0}, "sparsity_weight must not be negative"),
         ({"max_parameters": "six million"}, "must be a number such as 6M or 500k"),
         ({"keep": 0.0001}, "keep 0.0001 is too little: with least_channels 4 and round_channels 1"),
-        ({"max_parameters": "1k"}, "max_parameters 1k is too little: .* need 10,136"),
+        ({"max_parameters": "1k"}, "max_parameters 1k is too .* no classes yet need 10,136 at"),
+        ({"temperature": float("nan")}, "temperature must be above 0"),
         ({"sparsity_weight": float("nan")}, "sparsity_weight must not be negative"),
     ],
 )

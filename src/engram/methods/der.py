@@ -80,7 +80,8 @@ class DERConfig(RehearsalConfig):
     """Of the sparsity loss, given instead of either; then sizes are what comes of it."""
     mask_gradient: GradientRule = "hat"
     """How the gradient of the masks is compensated for their steepness: as in HAT, as the paper of
-    DER prints it, or not at all."""
+    DER prints it, or not at all. With the last two, masks hardly move or do not come back, so what
+    is too much is cut when training is over."""
     mask_steepness: float = 100.0
     """The largest s of an epoch, at which masks are nearly binary."""
     least_channels: int = 4
@@ -109,9 +110,9 @@ class DERConfig(RehearsalConfig):
     def __post_init__(self) -> None:
         RehearsalConfig.__post_init__(self)
         for name in ("temperature", "draws", "head_epochs", "least_channels", "round_channels"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be above 0, not {getattr(self, name)}.")
-        if self.mask_steepness <= 1:
+        if not self.mask_steepness > 1:
             raise UserError(
                 f"mask_steepness must be above 1, not {self.mask_steepness}: masks grow from its "
                 "inverse to it in every epoch."
@@ -315,6 +316,10 @@ class DER(RehearsalMethod):
         self.head.draw(generator(self.seed, "classifier", self.seen))
 
     @property
+    def facts(self) -> dict[str, Any]:
+        return super().facts | {"extractors": len(self.extractors)}
+
+    @property
     def parameter_count(self) -> int:
         """Of the extractors and the classifier; the dense copy of the last one seeds the next."""
         return self.extractor_parameters + self.head.weight.numel()
@@ -342,11 +347,16 @@ class DER(RehearsalMethod):
             room = max(0, int((limit - taken) * SHARE_OF_ROOM))
         return Allowance(
             network=self.prunable,
-            floor=Floor(stream=self.config.least_channels, multiple=self.config.round_channels),
+            floor=self.floor,
             share=self.config.keep or 1.0,
             parameters=room,
             classes=2 * self.seen,
         )
+
+    @property
+    def floor(self) -> Floor:
+        """What is left of an extractor in any case."""
+        return Floor(stream=self.config.least_channels, multiple=self.config.round_channels)
 
     def has_room(self, allowance: Allowance) -> bool:
         """Whether a new extractor fits; where only the classifier can learn, says so.
@@ -368,7 +378,7 @@ class DER(RehearsalMethod):
         warnings.warn(
             f"Of max_parameters {self.config.max_parameters}, the next extractor may take "
             f"{allowance.parameters:,}, and the smallest takes {allowance.size(smallest):,}: only "
-            "the classifier learns.",
+            "the classifier learns. To go on growing, begin anew with more.",
             stacklevel=2,
         )
         return False
@@ -393,9 +403,10 @@ class DER(RehearsalMethod):
                 "least. Keep more, or lower these two."
             )
         needed = math.ceil(allowance.size(smallest) / SHARE_OF_ROOM)
+        classifier = f"a classifier of {self.seen} classes" if self.seen else "no classes yet"
         raise UserError(
-            f"max_parameters {self.config.max_parameters} is too little: {floor} and a classifier "
-            f"of {self.seen} classes need {needed:,}. Allow more, or lower these two."
+            f"max_parameters {self.config.max_parameters} is too little: {floor} and {classifier} "
+            f"need {needed:,} at least. Allow more, or lower these two."
         )
 
     @property
@@ -442,8 +453,8 @@ class DER(RehearsalMethod):
         """Of the sparsity loss, for a batch."""
         if self.control is None or self.masks is None:
             return self.config.sparsity_weight or 0.0
-        left = weight_share(self.prunable, self.masks.nearly_binary())
-        weight: Tensor = self.control(left.detach(), step.progress)
+        left = self.masks.left(self.prunable, self.floor)
+        weight: Tensor = self.control(left, step.progress)
         return weight
 
     def after_step(self, step: Step) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from engram.errors import UserError
 from engram.models.resnet import IMAGE, ResNet
 
 __all__ = [
@@ -57,6 +58,8 @@ INTEGRAL_GAIN = 0.05
 grows tenfold in about ninety updates."""
 PROPORTIONAL_GAIN = 5.0
 """What keeps the weight from swinging: the integral alone goes on closing gates for too long."""
+LOG_WEIGHTS = (-12.0, 12.0)
+"""Bounds of the log weight: gates that follow it no more must not wind it up or down for good."""
 LARGEST_EXCESS = 0.5
 """Log excess is cut to this, so that a target far away does not wind the integral up."""
 
@@ -146,35 +149,38 @@ class ChannelMasks(nn.Module):
         for logits in self.logits.values():
             logits.clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)
 
+    @torch.no_grad()
+    def left(self, network: ResNet, floor: Floor) -> Tensor:
+        """The share of weights that would be left at the end of the epoch. Where numbers of
+        channels are rounded up, what that adds counts."""
+        if floor.multiple == 1:
+            return weight_share(network, self.nearly_binary())
+        return weight_share(network, binary(floor.open(self._ranks(), self._open_ones())))
+
     def kept(self, allowance: Allowance) -> Kept:
         """The channels that stay: those whose logit is above 0, or the highest of these that fit.
         A logit of exactly 0 is closed. What the floor asks for stays in any case.
         """
-        by_group = self._ranks()
-        open_ones = sum(int((logits > 0).sum()) for logits in self.logits.values())
+        return allowance.largest(self._ranks(), self._open_ones())
 
-        def highest(count: int) -> Kept:
-            return {
-                group: allowance.floor.raised(ranks, count, group)
-                for group, ranks in by_group.items()
-            }
-
-        first_too_large = bisect.bisect_left(
-            range(1, open_ones + 1), True, key=lambda count: not allowance.fits(highest(count))
-        )
-        return highest(first_too_large)
+    def _open_ones(self) -> int:
+        return sum(int((logits > 0).sum()) for logits in self.logits.values())
 
     def _ranks(self) -> dict[str, Tensor]:
-        """The place of every channel, of all groups together, from the highest logit down; equal
-        ones alternate between groups, so that these shrink alike."""
-        logits = torch.cat(list(self.logits.values()))
-        sizes = [len(group) for group in self.logits.values()]
-        within = torch.cat([torch.arange(size, device=logits.device) / size for size in sizes])
-        order = within.argsort(stable=True)
-        order = order[logits[order].argsort(descending=True, stable=True)]
-        ranks = torch.empty_like(order)
-        ranks[order] = torch.arange(len(order), device=order.device)
-        return dict(zip(self.logits, ranks.split(sizes), strict=True))
+        return ranks({group: logits.detach() for group, logits in self.logits.items()})
+
+
+def ranks(logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The place of every channel, of all groups together, from the highest logit down; equal ones
+    alternate between groups, so that these shrink alike."""
+    together = torch.cat(list(logits.values()))
+    sizes = [len(group) for group in logits.values()]
+    within = torch.cat([torch.arange(size, device=together.device) / size for size in sizes])
+    order = within.argsort(stable=True)
+    order = order[together[order].argsort(descending=True, stable=True)]
+    places = torch.empty_like(order)
+    places[order] = torch.arange(len(order), device=order.device)
+    return dict(zip(logits, places.split(sizes), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +196,10 @@ class Floor:
     stream: int = 1
     interior: int = 1
     multiple: int = 1
+
+    def open(self, places: Mapping[str, Tensor], count: int) -> Kept:
+        """Of every group, the channels whose rank is below `count`; more, the best, if too few."""
+        return {group: self.raised(of_group, count, group) for group, of_group in places.items()}
 
     def raised(self, ranks: Tensor, count: int, group: str) -> Tensor:
         """Of one group, the channels whose rank is below `count`; more, the best, if too few."""
@@ -239,23 +249,35 @@ class Allowance:
             count += (source * height * width + 1) * int(kept[layer.target].sum())
         return count
 
+    def largest(self, places: Mapping[str, Tensor], most: int) -> Kept:
+        """The largest network of the channels with the best ranks that fits.
+
+        Args:
+            places: of all channels, by group; see `ranks`.
+            most: how many are kept at most.
+        """
+        first_too_large = bisect.bisect_left(
+            range(1, most + 1),
+            True,
+            key=lambda count: not self.fits(self.floor.open(places, count)),
+        )
+        return self.floor.open(places, first_too_large)
+
     def smallest(self) -> Kept:
         """The channels of the smallest network that there can be."""
-        return {
-            group: self.floor.raised(torch.arange(width), 0, group)
-            for group, width in widths(self.network).items()
-        }
+        return self.floor.open(self._alike(), 0)
 
     @property
     def target(self) -> float:
-        """The share of convolution weights to aim at."""
+        """The share of convolution weights to aim at; under a bound of parameters, that of the
+        largest network all of whose groups are cut alike."""
         if self.parameters is None:
             return self.share
-        whole = {
-            group: torch.ones(width, dtype=torch.bool)
-            for group, width in widths(self.network).items()
-        }
-        return min(self.share, self.parameters / self.size(whole))
+        return self.share_of(self.largest(self._alike(), sum(widths(self.network).values())))
+
+    def _alike(self) -> dict[str, Tensor]:
+        """Ranks by which all groups shrink alike."""
+        return ranks({group: torch.zeros(width) for group, width in widths(self.network).items()})
 
 
 class SparsityControl(nn.Module):
@@ -288,7 +310,7 @@ class SparsityControl(nn.Module):
         """
         wanted = self.target ** min(1.0, progress / SHARE_OF_TRAINING_TO_TARGET)
         excess = (share / wanted).log().clamp(-LARGEST_EXCESS, LARGEST_EXCESS)
-        self.log_weight += INTEGRAL_GAIN * excess
+        self.log_weight.add_(INTEGRAL_GAIN * excess).clamp_(*LOG_WEIGHTS)
         weight: Tensor = (self.log_weight + PROPORTIONAL_GAIN * excess).exp()
         return weight
 
@@ -386,10 +408,14 @@ def check_cut(network: ResNet, kept: Kept, smaller: ResNet, x: Tensor) -> None:
         x: (B, 3, H, W) normalised images; both networks are in evaluation mode.
 
     Raises:
-        RuntimeError: features differ by more than 1e-5, or by that share of the largest.
+        UserError: features differ by more than 1e-5, or by that share of the largest.
     """
     kept = {group: mask.cpu() for group, mask in kept.items()}
     whole = copy.deepcopy(network).cpu()(x.cpu(), binary(kept))[:, kept[network.features]]
     difference = float((copy.deepcopy(smaller).cpu()(x.cpu()) - whole).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(whole.abs().max())):
-        raise RuntimeError(f"The network without its closed channels differs by {difference:g}.")
+        raise UserError(
+            f"The network without its closed channels differs by {difference:g}, more than by "
+            f"rounding ({TOLERANCE:g}), so it was not put in the place of the whole one. Learn "
+            "without pruning, or on another device."
+        )
