@@ -14,13 +14,18 @@ from engram.results.comparison import ABSENT, Estimate, changed_settings, markdo
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison: the runs of a preset with a memory and these settings."""
+    """One side of a comparison: the runs of a preset with a memory and these settings.
+
+    Attributes:
+        best_rule: take the decision rule that is best on average, and not the one that counts.
+    """
 
     method: str
     preset: str
     codec: str
     budget: str
     changed: tuple[str, ...] = ()
+    best_rule: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,14 @@ def _found(summaries: Summaries, side: Side) -> dict[tuple[int, str], Mapping[st
     """The runs of one side by seed and class order."""
     wanted = (side.method, side.preset, side.codec, side.budget)
     return {
-        (run["seed"], run["order"]): run
+        (run["seed"], run["order"]): _best_rule(run) if side.best_rule else run
         for run in summaries
         if (run["method"], run["preset"], run["codec"], run["config"]["budget"]) == wanted
         and set(changed_settings(run)) == set(side.changed)
     }
+
+
+def _best_rule(run: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The accuracies of the decision rule that is best on average."""
+    rules: Mapping[str, Mapping[str, Any]] = run["accuracy_by_classifier"]
+    return max(rules.values(), key=lambda rule: float(rule["average_incremental_accuracy"]))

@@ -237,7 +237,7 @@ def pruning(summaries: Summaries) -> str:
         and not summary["config"]["budget"].endswith("B")
     ]
     header = ["Stream, preset", "Size", "Seeds", "Average", "Last", "Parameters at the end"]
-    header += ["On average", "Multiply-adds", "One image, ms", "Processor"]
+    header += ["On average", "Multiply-adds", "One image, ms", "Time a run", "Processor"]
     rows = []
     for row, runs in pooled(found):
         end = [statistics.fmean(run[name][-1] for run in runs) for name in COSTS]
@@ -253,6 +253,7 @@ def pruning(summaries: Summaries) -> str:
                 format_count(average),
                 format_count(end[1]),
                 f"{end[2]:.1f}",
+                format_seconds(row.seconds),
                 processors(runs),
             ]
         )
@@ -263,9 +264,9 @@ WHOLE = Side("der", "laptop", "raw", "2000")
 
 PRUNING = (
     Claim(
-        "DER, whole, for iCaRL, in as many epochs",
+        "DER, whole, for the better rule of iCaRL, in as many epochs",
         WHOLE,
-        Side("icarl", "laptop", "raw", "2000"),
+        Side("icarl", "laptop", "raw", "2000", best_rule=True),
         least=3.0,
     ),
     *(
@@ -307,7 +308,7 @@ def equal_bytes(summaries: Summaries) -> str:
         name = (scale, f"{row.method}, {row.setting}", row.codec)
         nearest = min(EQUAL_BYTES, key=lambda step: abs(step - row.total_bytes))
         updates = statistics.fmean(run["updates"] for run in runs)
-        held = f"{row.total_bytes / 1e6:.1f} MB, {updates:,.0f} updates"
+        held = f"{row.total_bytes / 1e6:.1f} MB, {updates:,.0f} updates, n = {len(runs)}"
         cells = rows.setdefault(name, {})
         cells[nearest] = f"{row.average} / {row.last} in {held}"
         own = 4 * row.parameters
@@ -326,7 +327,12 @@ def equal_bytes(summaries: Summaries) -> str:
         [scale, method, f"`{codec}`", *(cells.get(step, ABSENT) for step in EQUAL_BYTES)]
         for (scale, method, codec), cells in sorted(rows.items())
     ]
-    return markdown(header, lines, texts=3) if lines else NOTHING
+    missing_ones = [
+        missing(f"equal_bytes/{scale}.yaml")
+        for scale in ("quick", "laptop")
+        if not any(line[0] == scale for line in lines)
+    ]
+    return "\n".join([markdown(header, lines, texts=3), *missing_ones]) if lines else NOTHING
 
 
 def der_paper(summaries: Summaries) -> str:

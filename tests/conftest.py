@@ -38,7 +38,7 @@ Command = Callable[..., tuple[int, str]]
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "der, pruned": ("der", {"keep": 0.5}),
     "der, bounded": ("der", {"max_parameters": "120k"}),
-    "der, bounded to one extractor": ("der", {"max_parameters": "4k", "least_channels": 3}),
+    "der, bounded to one extractor": ("der", {"max_parameters": "2400", "least_channels": 3}),
     "lae, several merges": (
         "lae",
         {"merge": ("ties", "ema", "mean"), "experts": ("offline", "ridge")},

@@ -261,7 +261,7 @@ def floor(tmp_path_factory: pytest.TempPathFactory) -> float:
 
 
 def test_it_beats_finetune(method: str, tmp_path: Path, silent: Silent, floor: float) -> None:
-    """Finetune itself beats nothing: it stands at its floor, the last task's share. And four
+    """Finetune itself beats nothing: it stands at its floor, the last task's share. And two
     thousand parameters are too few to promise anything, forty updates too few for a transformer
     with random weights."""
     assert floor < 50

@@ -263,6 +263,7 @@ def _results(
         "multiply_adds": multiply_adds(learner.method.scores, one_image),
         "latency_ms": round(1000 * latency(learner.method.scores, one_image), 3),
         "model_bytes": sum(t.numel() * t.element_size() for t in state.values()),
+        "measures": learner.method.measures,
         "seconds": {
             "train": round(effort.training.seconds, 3),
             "memory": round(effort.memory_seconds, 3),
@@ -318,7 +319,7 @@ def _summary(
         "exemplar_psnr": _mean_psnr(tasks),
         **{
             name: [task[name] for task in tasks]
-            for name in ("parameters", "multiply_adds", "latency_ms")
+            for name in ("parameters", "multiply_adds", "latency_ms", "measures")
         },
         "model_bytes": tasks[-1]["model_bytes"],
         "feature_cache_bytes": max(task["feature_cache_bytes"] for task in tasks),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from dataclasses import replace
 from typing import Any
@@ -301,6 +302,16 @@ def convolution_weights(network: nn.Module) -> int:
     return sum(m.weight.numel() for m in network.modules() if isinstance(m, nn.Conv2d))
 
 
+def test_masks_come_down_to_the_share_by_themselves() -> None:
+    """Before anything is cut by force; without the controller nine tenths would be left."""
+    settings = replace(preset_settings("der", "demo"), keep=0.25, head_epochs=1)
+    learner = TaskLearner("der", settings, image_size=(8, 8), budget="100", device="cpu")
+    learner.learn(create_stream("digits/2", order="given").task(0))
+    measures = learner.method.measures
+    assert measures["share left by masks"] == pytest.approx(0.25, rel=0.25)
+    assert 0.18 < measures["share kept"] <= 0.25
+
+
 def test_extractors_keep_no_more_than_their_share() -> None:
     learner, stream = learnt_pruned(2)
     der = method_of(learner)
@@ -381,6 +392,13 @@ def test_the_sparsity_loss_is_the_weighted_share(batch: tuple[Tensor, Tensor]) -
     parts = der.loss(task_of(range(5)))(x, y, LATER)
     share = weight_share(der.dense, der.masks(LATER.batch, LATER.batches))
     assert torch.allclose(parts["sparsity"], 0.75 * share)
+    held = fresh(new=5, keep=0.5)
+    assert held.masks is not None
+    control = copy.deepcopy(held.control)
+    assert control is not None
+    weight = control(held.masks.left(held.prunable, held.floor), LATER.progress)
+    parts = held.loss(task_of(range(5)))(x, y, LATER)
+    assert torch.allclose(parts["sparsity"], weight * share)
     assert "sparsity" not in fresh(new=5).loss(task_of(range(5)))(x, y, LATER)
 
 
@@ -453,7 +471,7 @@ def test_the_parameters_of_ten_whole_extractors() -> None:
         der.freeze(der.dense)
         classifier = 512 * tasks * 10 * tasks
         assert der.parameter_count == tasks * folded + classifier, "a BatchNorm leaves its bias"
-        assert der.facts["extractors"] == tasks
+        assert der.measures["extractors"] == tasks
 
 
 @pytest.mark.parametrize(

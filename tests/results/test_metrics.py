@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import Silent, tiny
+from engram.bench import run
 from engram.results.metrics import (
     accuracy_per_task,
     accuracy_row,
@@ -41,6 +44,15 @@ def test_one_task_has_neither() -> None:
     assert forgetting([[90.0]]) is None
     assert backward_transfer([[90.0]]) is None
     assert average([]) is None
+
+
+def test_the_average_includes_the_first_task(tmp_path: Path, silent: Silent) -> None:
+    _, summary = run(tiny("finetune", "digits/2,2,2"), tmp_path, silent)
+    first, *rest = summary["accuracy_per_task"]
+    whole = (first + sum(rest)) / 3
+    assert summary["average_incremental_accuracy"] == pytest.approx(whole, abs=1e-3)
+    assert summary["average_without_first_task"] == pytest.approx(sum(rest) / 2, abs=1e-3)
+    assert whole != pytest.approx(sum(rest) / 2, abs=1)
 
 
 @pytest.mark.parametrize(

@@ -524,3 +524,18 @@ def test_of_many_classes_half_of_those_shown_have_their_originals_beside(
     assert {text[0] for text in shown if "original" in text} == {"4", "7"}
     for count in json.loads((folder / "tasks/01.json").read_text())["exemplar_bytes_by_class"]:
         assert f"{count:,}" in page.texts
+
+
+def test_what_a_method_tells_of_its_tasks_has_columns(tmp_path: Path, silent: Silent) -> None:
+    """So that it shows in which tasks only the classifier of a bounded network has learnt."""
+    config = tiny("der, bounded to one extractor")
+    with pytest.warns(UserWarning, match="To go on growing, begin anew with more"):
+        folder, summary = bench.run(config, tmp_path, silent)
+    first, second = summary["measures"]
+    assert set(first) == {"extractors", "share left by masks", "share kept"}
+    assert second == {"extractors": 1}, "nothing was cut"
+    page = Page(write_report(folder))
+    assert "Extractors" in page.texts
+    assert f"{first['share kept']:.3f}" in page.texts
+    other, _ = bench.run(tiny("icarl"), tmp_path, silent)
+    assert "Extractors" not in Page(write_report(other)).texts

@@ -128,6 +128,11 @@ class Method(nn.Module, ABC):
         """What a result depends on beside the configuration, by name."""
         return {"weights_sha256": self.weights_sha256} if self.weights_sha256 else {}
 
+    @property
+    def measures(self) -> dict[str, float]:
+        """What there is to tell of the task learnt last beside accuracy and cost, by name."""
+        return {}
+
     def check(self, budget: Budget) -> None:
         """Refuse a budget that the method cannot work with.
 

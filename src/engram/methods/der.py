@@ -176,6 +176,8 @@ class DER(RehearsalMethod):
         control: of the weight of their sparsity loss, where a size is given.
         head: the classifier on the features of all extractors, without bias.
         auxiliary: the auxiliary classifier of the task that is being learnt; else without rows.
+        shares: of the last extractor's weights, what its masks left and what was kept in the end,
+            where it was cut. Not saved.
     """
 
     Config = DERConfig
@@ -190,6 +192,7 @@ class DER(RehearsalMethod):
         self.extractors = nn.ModuleList()
         self.masks: ChannelMasks | None = None
         self.control: SparsityControl | None = None
+        self.shares: dict[str, float] = {}
         self.head = UniformHead(0, 0, bias=False)
         self.auxiliary = UniformHead(0, 0, bias=True)
         if config.prunes:
@@ -216,6 +219,7 @@ class DER(RehearsalMethod):
     def learn(self, task: Task, memory: ExemplarMemory, trainer: Trainer) -> None:
         """The two stages of section 3: a new extractor, then a classifier on balanced data."""
         self.grow(len(task.new))
+        self.shares = {}
         images = self.training_images(task, memory)
         if self.may_expand(task):
             self.learn_representation(task, images, trainer)
@@ -294,6 +298,10 @@ class DER(RehearsalMethod):
         if self.masks is None:
             return self.dense
         kept = self.masks.kept(self.allowance)
+        self.shares = {
+            "share left by masks": float(self.masks.left(self.prunable, self.floor)),
+            "share kept": self.allowance.share_of(kept),
+        }
         size = math.ceil(len(source) / math.ceil(len(source) / self.batch_size))
         batches = (x for x, _ in source.batches(size, trainer.generator("norms")))
         whole = self.prunable
@@ -316,8 +324,8 @@ class DER(RehearsalMethod):
         self.head.draw(generator(self.seed, "classifier", self.seen))
 
     @property
-    def facts(self) -> dict[str, Any]:
-        return super().facts | {"extractors": len(self.extractors)}
+    def measures(self) -> dict[str, float]:
+        return {"extractors": len(self.extractors), **self.shares}
 
     @property
     def parameter_count(self) -> int:
@@ -406,7 +414,7 @@ class DER(RehearsalMethod):
         classifier = f"a classifier of {self.seen} classes" if self.seen else "no classes yet"
         raise UserError(
             f"max_parameters {self.config.max_parameters} is too little: {floor} and {classifier} "
-            f"need {needed:,} at least. Allow more, or lower these two."
+            f"need {needed:,} at least, and more with every class. Allow more, or lower these two."
         )
 
     @property

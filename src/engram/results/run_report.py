@@ -177,6 +177,8 @@ def task_table(run: FoundRun) -> str:
     matrix = summary["accuracy_matrix"]
     accuracies = summary["accuracy_by_classifier"][summary["classifier"]]["accuracy_per_task"]
     tasks = _read_tasks(run)
+    measured = summary.get("measures") or [{} for _ in matrix]
+    names = list(dict.fromkeys(name for measures in measured for name in measures))
     rows = []
     for index, seen in enumerate(accumulate(summary["task_sizes"])):
         forgotten = metrics.forgetting(matrix[: index + 1])
@@ -188,6 +190,7 @@ def task_table(run: FoundRun) -> str:
             signed(matrix[index][index]),
             ABSENT if forgotten is None else signed(forgotten),
             str(task.get("exemplars", ABSENT)),
+            *(_measure(measured[index].get(name)) for name in names),
             format_count(summary["parameters"][index]),
             _of_task(summary, "multiply_adds", index, format_count),
             _of_task(summary, "latency_ms", index, "{:.1f}".format),
@@ -202,12 +205,20 @@ def task_table(run: FoundRun) -> str:
         "On new classes, %",
         "Forgetting so far, %",
         "Exemplars",
+        *(name.capitalize() for name in names),
         "Parameters",
         "Multiply-adds an image",
         "One image, ms",
         "Time",
     )
     return table(header, rows)
+
+
+def _measure(value: float | None) -> str:
+    """What a method tells of a task: a count, or a share."""
+    if value is None:
+        return ABSENT
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 def _of_task(summary: Summary, name: str, task: int, form: Callable[[float], str]) -> str:
