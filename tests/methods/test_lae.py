@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor
 
-from conftest import tiny
+from conftest import Silent, tiny
+from engram import bench
 from engram.config import Schedule, from_mapping, load_preset
 from engram.data.batches import Step
 from engram.data.stream import ClassStream, Task, create_stream
@@ -23,6 +27,7 @@ from engram.learner import TaskLearner
 from engram.methods.lae import LAE, LAEConfig, flat
 from engram.models.merging import Ties
 from engram.models.pretrained import load_backbone
+from engram.models.vit import create_vit
 from engram.seeding import generator
 
 ALL_MERGES = ("ema", "ema-per-task", "mean", "ties", "ties:0.2", "dare", "magnitude", "max-abs")
@@ -294,3 +299,26 @@ def test_parameters_count_every_set_of_modules_that_votes() -> None:
 def test_bad_settings_are_refused(knobs: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         LAEConfig(**knobs)
+
+
+def test_a_result_names_what_it_stands_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: Silent
+) -> None:
+    monkeypatch.setenv("ENGRAM_DATA", str(tmp_path))
+    name = "vit_micro_patch2_8.of_a_test"
+    vit = create_vit(name)
+    vit.draw(generator(7))
+    (tmp_path / "weights").mkdir()
+    path = tmp_path / "weights" / f"{name}.safetensors"
+    save_file(vit.state_dict(), path)
+    config = tiny("lae")
+    pretrained = replace(config.settings.pretrained, backbone=name, weights=None)
+    config = replace(config, settings=replace(config.settings, pretrained=pretrained))
+    _, summary = bench.run(config, tmp_path / "runs", silent)
+    settings = summary["config"]["settings"]
+    assert summary["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert settings["pretrained"]["backbone"] == name
+    assert settings["pretrained"]["normalisation"] == config.settings.pretrained.normalisation
+    assert settings["schedule"]["batch_size"] == 128
+    assert settings["retention"] == 0.9
+    assert summary["module_parameters"] == len(method_of(learner_of()).reference)
