@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -57,26 +56,28 @@ def test_a_damaged_snapshot_is_refused(tmp_path: Path, cut: int) -> None:
         load_tensors(path)
 
 
+def test_a_bit_of_a_value_is_noticed_unless_somebody_else_looks(tmp_path: Path) -> None:
+    path = tmp_path / "snapshot"
+    save_tensors(path, {"a": torch.arange(10), "b": torch.ones(2, 3).bfloat16()}, {})
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match="it is not what was written"):
+        load_tensors(path)
+    assert load_tensors(path, intact=False)[0].keys() == {"a", "b"}
+
+
 def test_a_bit_of_what_a_file_says_of_itself_is_noticed(tmp_path: Path) -> None:
-    """Only the values of tensors may differ, which others guard."""
     path = tmp_path / "snapshot"
     save_tensors(path, {"a": torch.arange(10), "b": torch.ones(2, 3)}, {"epochs": 1})
     whole = path.read_bytes()
     header = 8 + int.from_bytes(whole[:8], "little")
-    accepted = 0
     for place in range(header):
         damaged = bytearray(whole)
         damaged[place] ^= 1
         path.write_bytes(damaged)
-        with suppress(UserError):
-            tensors, meta = load_tensors(path)
-            assert meta == {"epochs": 1}
-            assert {name: tensor.shape for name, tensor in tensors.items()} == {
-                "a": (10,),
-                "b": (2, 3),
-            }
-            accepted += 1
-    assert accepted < header / 20, "bits that say where a tensor lies, at most"
+        with pytest.raises(UserError, match="snapshot cannot be read"):
+            load_tensors(path)
 
 
 def test_a_missing_snapshot_is_named(tmp_path: Path) -> None:

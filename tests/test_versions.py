@@ -133,10 +133,18 @@ def test_a_damaged_model_is_one_line(tmp_path: Path, damage: str, message: str) 
 @pytest.mark.parametrize(
     "file", ["version.json", "learner/weights.safetensors", "seen.safetensors"]
 )
-def test_a_damaged_version_is_told_with_the_way_back(tmp_path: Path, file: str) -> None:
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_damaged_version_is_told_with_the_way_back(
+    tmp_path: Path, file: str, *, cut: bool
+) -> None:
     model = grown(tmp_path)
     damaged = model.path(3) / file
-    damaged.write_bytes(damaged.read_bytes()[:-9])
+    content = bytearray(damaged.read_bytes())
+    if cut:
+        del content[-9:]
+    else:
+        content[-9] ^= 255
+    damaged.write_bytes(content)
     with pytest.raises(UserError, match=rf"{damaged.name} .*: engram rollback {tmp_path} 2$"):
         loaded(model)
     model.rollback(2)

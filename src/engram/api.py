@@ -488,7 +488,7 @@ class Learner:
         """Take over what `_write` and `_facts` gave."""
         self._tasks.restore(folder / "learner", strict=strict, class_names=classes)
         self._tasks.config = self._tasks.method.config = self.settings
-        tensors, table = load_tensors(folder / HOLDOUT)
+        tensors, table = load_tensors(folder / HOLDOUT, intact=False)
         self._holdout.load_state(
             tensors, table, strict=strict, where=str(folder), class_names=classes
         )

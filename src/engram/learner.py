@@ -224,7 +224,7 @@ class TaskLearner:
             raise UserError(f"The weights in {folder} are of another network.") from error
         # As in training: weights would else be laid out anew in every forward pass.
         move(self.method.eval(), self.method.device)
-        tensors, table = load_tensors(folder / "memory.safetensors")
+        tensors, table = load_tensors(folder / "memory.safetensors", intact=False)
         self.memory.load_state(
             tensors, table, strict=strict, where=str(folder), class_names=class_names
         )

@@ -361,7 +361,7 @@ def _memory_section(run: FoundRun, confusion: _Confusion | None) -> str:
     if not saved:
         return ""
     title = "Exemplars kept"
-    tensors, table = load_tensors(saved[-1])
+    tensors, table = load_tensors(saved[-1], intact=False)
     try:
         memory = ExemplarMemory(
             Budget("all", 0), create_codec(table["codec"], tuple(table["image_size"]))
