@@ -65,14 +65,15 @@ def _row(claim: Claim, summaries: Summaries) -> list[str]:
 
 
 def _verdict(claim: Claim, gains: Sequence[float]) -> str:
+    """Whether what is asked is met on average; where nothing is asked, whether all seeds agree."""
     if claim.least is not None:
-        met = "met" if statistics.fmean(gains) >= claim.least else "missed"
-        return f"{met}: {claim.least:+g} is asked"
-    if min(gains) > 0:
-        return "gains" if len(gains) > 1 else "gains, one run"
-    if max(gains) < 0:
-        return "loses" if len(gains) > 1 else "loses, one run"
-    return "undecided"
+        met = statistics.fmean(gains) >= claim.least
+        found = f"{'met' if met else 'missed'}: {claim.least:+g} is asked"
+    elif min(gains) > 0:
+        found = "gains"
+    else:
+        found = "loses" if max(gains) < 0 else "undecided"
+    return found if len(gains) > 1 else f"{found}, one run"
 
 
 def _found(summaries: Summaries, side: Side) -> dict[tuple[int, str], Mapping[str, Any]]:

@@ -118,8 +118,11 @@ def _draw_bytes(axes: Axes) -> None:
     axes.minorticks_off()
 
 
-LAE_PRESETS = (("paper-tiny", "test"), ("laptop", "test"), ("quick", "validation"))
-"""What figures of LAE may be of, the most demanding preset first."""
+LAE_PRESETS = (
+    *((preset, "test") for preset in ("paper", "paper-tiny", "laptop")),
+    ("quick", "validation"),
+)
+"""What figures of LAE may be of: the preset with most lines, and of equals the most demanding."""
 
 
 def _lae_runs(summaries: Summaries, preset: str, images: str) -> Groups:
@@ -158,12 +161,15 @@ def _richest(summaries: Summaries, curves: Callable[[Groups], Curves]) -> tuple[
 
 
 def _module_gains(groups: Groups) -> Curves:
-    """By modules, those of which there are as many class orders as of the published ones."""
-    base = groups.get(PUBLISHED_MODULES, [])
+    """By modules, over the class orders of the published ones; of others that have all of these."""
+    orders = {run["order"] for run in groups.get(PUBLISHED_MODULES, [])}
+    shared = {
+        name: [run for run in runs if run["order"] in orders] for name, runs in groups.items()
+    }
     whole = {
         name: _by_task(runs, PUBLISHED_VOTE)
-        for name, runs in groups.items()
-        if base and {run["order"] for run in runs} >= {run["order"] for run in base}
+        for name, runs in shared.items()
+        if orders and {run["order"] for run in runs} == orders
     }
     return _gains(whole, whole[PUBLISHED_MODULES]) if whole else {}
 

@@ -103,7 +103,7 @@ def test_what_others_have_in_the_folder_is_left_alone(tmp_path: Path) -> None:
         ("no number", "current holds no number"),
         ("missing version", "names version 1, which is not there. Present: none"),
         ("facts", "version.json cannot be read"),
-        ("format", "has format 99; this engram reads 2"),
+        ("format", "has format 99; this engram reads 3"),
         ("weights", "weights.safetensors cannot be read .* learn the pictures anew"),
     ],
 )
@@ -149,6 +149,10 @@ def test_a_damaged_version_is_told_with_the_way_back(
         loaded(model)
     model.rollback(2)
     assert loaded(model).classes_ == ("red", "grün")
+    first = model.path(1) / file
+    first.write_bytes(b"")
+    with pytest.raises(UserError, match=rf"engram rollback {tmp_path} 2$"):
+        loaded(model, 1)
 
 
 @pytest.mark.parametrize("file", ["learner/memory.safetensors", "holdout.safetensors"])

@@ -84,8 +84,10 @@ def load_tensors(path: Path, *, intact: bool = True) -> tuple[dict[str, Tensor],
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read ({error}).") from error
+    if "table" not in texts:
+        raise UserError(f"{path} cannot be read (an older engram wrote it, or it is damaged).")
     meta = texts.get("meta", "")
-    whole = texts.get("table") == _table(tensors, meta)
+    whole = texts["table"] == _table(tensors, meta)
     if not whole or (intact and texts.get("values") != _values(tensors)):
         raise UserError(f"{path} cannot be read (it is not what was written).")
     return tensors, json.loads(meta)

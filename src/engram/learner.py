@@ -29,7 +29,7 @@ from engram.models.normalise import mean_image
 
 __all__ = ["TaskEffort", "TaskLearner"]
 
-FORMAT = 2
+FORMAT = 3
 
 CHUNK = 1000
 

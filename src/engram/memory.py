@@ -373,8 +373,7 @@ class ExemplarMemory:
         shared = tensors["shared"].numpy().tobytes()
         if zlib.crc32(shared) != table["shared_checksum"]:
             raise UserError(
-                f"What all exemplars in {where} share is damaged, so none can be decoded. Go on "
-                "from another copy, or begin anew."
+                f"What all exemplars in {where} share is damaged, so none can be decoded."
             )
         if table["prepared"]:
             self.codec.adopt(shared)
@@ -394,7 +393,7 @@ class ExemplarMemory:
         lengths = tensors[f"lengths.{label}"].tolist()
         checksums = tensors[f"checksums.{label}"].tolist()
         if len(lengths) != len(checksums):
-            raise UserError(f"The lengths {place} are damaged. Begin anew.")
+            raise UserError(f"The lengths of the exemplars {place} are damaged.")
         ends = np.cumsum([0, *lengths])
         for rank, ((start, end), checksum) in enumerate(
             zip(pairwise(ends), checksums, strict=True), start=1

@@ -28,7 +28,7 @@ from engram.files import write_atomically
 
 __all__ = ["BusyError", "ModelFolder", "check_keep"]
 
-FORMAT = 2
+FORMAT = 3
 
 PARTIAL = ".partial"
 
@@ -181,10 +181,11 @@ class ModelFolder:
 
     def _way_out(self, number: int) -> str:
         """What to do when a version is damaged."""
-        earlier = [one for one in self.numbers() if one < number]
-        if not earlier:
-            return "No earlier version is there: learn the pictures anew, into another folder."
-        return f"Go back to an earlier version: engram rollback {self.folder} {earlier[-1]}"
+        others = [one for one in self.numbers() if one != number]
+        if not others:
+            return "No other version is there: learn the pictures anew, into another folder."
+        nearest = max((one for one in others if one < number), default=others[0])
+        return f"Another version may be whole: engram rollback {self.folder} {nearest}"
 
     def add(
         self, write: Callable[[Path], None], facts: Mapping[str, Any], *, keep: int | None = None

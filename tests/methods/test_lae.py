@@ -321,4 +321,5 @@ def test_a_result_names_what_it_stands_on(
     assert settings["pretrained"]["normalisation"] == config.settings.pretrained.normalisation
     assert settings["schedule"]["batch_size"] == 128
     assert settings["retention"] == 0.9
-    assert summary["module_parameters"] == len(method_of(learner_of()).reference)
+    adapter = (32 * 16 + 16) + (16 * 32 + 32) + 1
+    assert summary["module_parameters"] == 4 * adapter, "in two places of two blocks"

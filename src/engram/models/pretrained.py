@@ -77,8 +77,8 @@ class Pretrained:
             evaluation mode.
         dim: length of the features.
         normalise: pixels to the network's input.
-        sha256: of the file that the weights came from, or of the weights themselves where timm
-            fetched them; None of random ones.
+        sha256: of the file that the weights came from; where timm fetched them, of the weights
+            themselves, whatever the size of the images. None of random ones.
     """
 
     network: nn.Module
@@ -283,15 +283,22 @@ def _load_for_timm(network: Any, weights: dict[str, Tensor], misfit: str) -> Non
         found = network.load_state_dict(adapted(weights, network) if adapted else weights, False)
     except RuntimeError as error:
         raise UserError(f"{misfit}: {_reason(error)}") from error
+    named = network.pretrained_cfg["classifier"] or ()
+    classifiers = (named,) if isinstance(named, str) else tuple(named)
+    strange = [name for name in found.unexpected_keys if not name.startswith(classifiers)]
     if found.missing_keys:
         raise UserError(f"{misfit}: it has no {found.missing_keys[0]}.")
+    if strange:
+        raise UserError(f"{misfit}: it has {strange[0]}, which this network has not.")
 
 
 def _checksum(network: nn.Module, path: Path | None) -> str:
-    """Of the file with the weights; of the weights themselves where timm knows where they were."""
+    """Of the file with the weights; of the weights themselves where timm knows where they were,
+    but for positions, which are fitted to the size of the images."""
     if path is not None:
         return sha256(path)
     digest = hashlib.sha256()
-    for tensor in network.state_dict().values():
-        digest.update(tensor.numpy().tobytes())
+    for name, tensor in network.state_dict().items():
+        if "pos" not in name:
+            digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()

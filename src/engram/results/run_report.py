@@ -361,14 +361,14 @@ def _memory_section(run: FoundRun, confusion: _Confusion | None) -> str:
     if not saved:
         return ""
     title = "Exemplars kept"
-    tensors, table = load_tensors(saved[-1], intact=False)
     try:
+        tensors, table = load_tensors(saved[-1], intact=False)
         memory = ExemplarMemory(
             Budget("all", 0), create_codec(table["codec"], tuple(table["image_size"]))
         )
+        memory.load_state(tensors, table)
     except UserError as error:
         return section(title, paragraph(f"They cannot be shown here. {error}"))
-    memory.load_state(tensors, table)
     if not len(memory):
         return section(title, paragraph("None: this run keeps no exemplars."))
     sizes = run.summary["task_sizes"]
