@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from engram.config import as_mapping
 from engram.models.adapters import ModuleConfig
 from engram.results.comparison import ComparisonRow, changed_settings, comparison_table, in_words
+
+ROOT = Path(__file__).parents[1]
+
+ALL_IMAGES = 50_000
+"""Training images of CIFAR-100: no memory holds more."""
 
 TEN_TASKS = "cifar100/b0-inc10"
 
@@ -66,3 +74,19 @@ def modules_in_words(summary: Mapping[str, Any]) -> str:
     ]
     name = f"{modules['module']} {modules['size']}"
     return ", ".join([name, *where, *rare, *changes_but_of_modules(summary)])
+
+
+def of_benchmark(name: str) -> dict[str, Any] | None:
+    """What a benchmark wrote into `docs/`; None where it was not run."""
+    path = ROOT / "docs" / f"{name}.json"
+    return dict(json.loads(path.read_text())) if path.exists() else None
+
+
+def missing(grid: str) -> str:
+    """What measures that which is not there, and how long that takes, if the grid says so."""
+    path = ROOT / "experiments" / grid
+    comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line[:1] == "#"]
+    said = re.search(r"(\w[^.:]* on two cores)\.", " ".join(line[1:].strip() for line in comments))
+    time = f" ({said[1][0].lower()}{said[1][1:]})" if said else ""
+    command = f"engram bench --grid experiments/{grid} --publish results"
+    return f"_Not measured yet: `{command}`{time}._\n"

@@ -142,11 +142,11 @@ def test_what_pruning_may_cost_is_judged(generate: types.ModuleType) -> None:
             AVERAGE: average,
             "last_accuracy": whole["last_accuracy"],
         }
-    judged = generate.pruning_judged([whole, half, quarter, icarl])
+    judged = generate.der_study.pruning_judged([whole, half, quarter, icarl])
     text = "DER, whole, for the better rule of iCaRL, in as many epochs"
     assert f"| {text} | 3.50 | 0.00 | 1 | met: +3 is asked, one run |" in judged
     icarl["accuracy_by_classifier"]["network"][AVERAGE] = whole[AVERAGE] - 2.5
-    assert f"| {text} | 2.50 |" in generate.pruning_judged([whole, icarl])
+    assert f"| {text} | 2.50 |" in generate.der_study.pruning_judged([whole, icarl])
     assert "| 0.5 of the weights for all | -0.90 | 0.00 | 1 | met: -1 is asked, one run |" in judged
     assert (
         "| 0.25 of the weights for all | -2.60 | 0.00 | 1 | missed: -2.5 is asked, one run |"
@@ -157,27 +157,29 @@ def test_what_pruning_may_cost_is_judged(generate: types.ModuleType) -> None:
 
 def test_our_curves_stand_beside_the_authors(generate: types.ModuleType) -> None:
     authors = json.loads((ROOT / "docs" / "authors.json").read_text())["der"]
-    assert generate.der_paper([]).count("not yet measured") == 4
+    assert generate.der_study.der_paper([]).count("not yet measured") == 4
     run = der_run(0.077, "paper")
     curve = [value + 0.5 for value in authors["cifar100/b0-inc10"]["pruned"]]
     run |= {"accuracy_by_classifier": {"network": {"accuracy_per_task": curve}}}
     run["parameters"] = [4_900_000] * 10
-    (row,) = [each for each in generate.der_paper([run]).splitlines() if "engram, seed0" in each]
+    (row,) = [
+        each for each in generate.der_study.der_paper([run]).splitlines() if "engram, seed0" in each
+    ]
     assert "| pruned, keep=0.077 | engram, seed0, n = 1 |" in row
     assert row.endswith("| +0.50 / +0.50: within 0.7 | 4.90 M: within 5.00 M |")
     curve[-1] += 1
     run["parameters"] = [5_100_000] * 10
-    again = generate.der_paper([run])
+    again = generate.der_study.der_paper([run])
     assert "| +0.60 / +1.50: not within 0.7 | 5.10 M: not within 5.00 M |" in again
     for foreign in ({"evaluate_on": "validation"}, {"codec": "jpeg:75"}):
-        assert "engram, seed0" not in generate.der_paper([run | foreign])
+        assert "engram, seed0" not in generate.der_study.der_paper([run | foreign])
     run["config"]["settings"]["schedule"]["epochs"] = 17
-    assert "engram, seed0" not in generate.der_paper([run])
+    assert "engram, seed0" not in generate.der_study.der_paper([run])
 
 
 def test_equal_bytes_are_those_that_are_held(generate: types.ModuleType) -> None:
     def cells(run: dict[str, Any]) -> list[str]:
-        row = generate.equal_bytes([run]).splitlines()[2]
+        row = generate.der_study.equal_bytes([run]).splitlines()[2]
         return [cell.strip() for cell in row.split("|")[1:-1]]
 
     run = der_run(0.25)
@@ -187,7 +189,9 @@ def test_equal_bytes_are_those_that_are_held(generate: types.ModuleType) -> None
     assert found[:3] == ["laptop", "der, laptop, keep=0.25", "`raw`"]
     assert found[3] == found[5] == ABSENT
     assert found[4].endswith("in 19.8 MB, 4,000 updates, n = 1")
-    assert "equal_bytes/quick.yaml" in generate.equal_bytes([run]), "what is not measured is named"
+    assert "equal_bytes/quick.yaml" in generate.der_study.equal_bytes([run]), (
+        "what is not measured is named"
+    )
     run["parameters"] = [3_000_000] * 10
     assert cells(run)[3] == "cannot be: 12.0 MB are parameters"
     run |= {"codec": "jpeg:75", "parameters": [1_200_000] * 10}
@@ -197,7 +201,7 @@ def test_equal_bytes_are_those_that_are_held(generate: types.ModuleType) -> None
 def test_the_table_of_pruning_tells_what_it_costs(generate: types.ModuleType) -> None:
     run = der_run(0.5)
     run |= {"multiply_adds": [70_000_000] * 10, "latency_ms": [7.0] * 10}
-    row = generate.pruning([run]).splitlines()[-1]
+    row = generate.der_study.pruning([run]).splitlines()[-1]
     assert row.startswith("| cifar100/b0-inc10, laptop | keep=0.5 | 1 |")
     assert re.search(r"\| 70.00 M \| 7.0 \| .* min \d+ s \| AMD EPYC \|$", row)
 
