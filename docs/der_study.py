@@ -76,7 +76,7 @@ PRUNING = (
     Claim(
         "DER, whole, for the better rule of iCaRL, in as many epochs",
         WHOLE,
-        Side("icarl", "laptop", "raw", "2000", best_rule=True),
+        replace(memory_study.LAPTOP, best_rule=True),
         least=3.0,
     ),
     *(

@@ -19,9 +19,8 @@ import memory_study
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from measured import (
-    TEN_TASKS,
     Summaries,
-    changes_but_of_modules,
+    lae_runs,
     mean_curve,
     modules_in_words,
     tests_in_ten_tasks,
@@ -125,17 +124,12 @@ LAE_PRESETS = (
 """What figures of LAE may be of: the preset with most lines, and of equals the most demanding."""
 
 
-def _lae_runs(summaries: Summaries, preset: str, images: str) -> Groups:
-    """Runs of LAE on CIFAR-100 in ten tasks, by their modules."""
+def _by_modules(summaries: Summaries, preset: str, images: str) -> Groups:
+    """Runs of LAE with the published vote, by their modules."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    for summary in summaries:
-        of = (summary["method"], summary["preset"], summary["evaluate_on"], summary["stream"])
-        if (
-            of == ("lae", preset, images, TEN_TASKS)
-            and PUBLISHED_VOTE in summary["accuracy_by_classifier"]
-            and not changes_but_of_modules(summary)
-        ):
-            groups.setdefault(modules_in_words(summary), []).append(summary)
+    for run in lae_runs(summaries, preset, images):
+        if PUBLISHED_VOTE in run["accuracy_by_classifier"]:
+            groups.setdefault(modules_in_words(run), []).append(run)
     return groups
 
 
@@ -156,7 +150,7 @@ def _gains(curves: Curves, base: Curve) -> Curves:
 
 def _richest(summaries: Summaries, curves: Callable[[Groups], Curves]) -> tuple[Groups, Curves]:
     """The runs and the lines of the preset that has most of these."""
-    groups = [_lae_runs(summaries, *preset) for preset in LAE_PRESETS]
+    groups = [_by_modules(summaries, *preset) for preset in LAE_PRESETS]
     return max(((each, curves(each)) for each in groups), key=lambda found: len(found[1]))
 
 

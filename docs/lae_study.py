@@ -11,7 +11,7 @@ from measured import (
     NOTHING,
     TEN_TASKS,
     Summaries,
-    changes_but_of_modules,
+    lae_runs,
     modules_in_words,
     pooled,
 )
@@ -76,11 +76,9 @@ def _part(summaries: Summaries) -> str:
     return "\n".join(tables)
 
 
-VOTES = {
-    "offline alone": "offline {}",
-    "online + offline": "online + offline {}",
-    "all three": "online + offline {} + ridge",
-}
+VOTE = "online + offline {}"
+ALL_THREE = "online + offline {} + ridge"
+VOTES = {"offline alone": "offline {}", "online + offline": VOTE, "all three": ALL_THREE}
 
 
 def _beside(summaries: Summaries) -> list[list[str]]:
@@ -140,8 +138,6 @@ class Claim:
     share: float | None = None
 
 
-VOTE = "online + offline {}"
-ALL_THREE = "online + offline {} + ridge"
 PUBLISHED = Side(VOTE.format("ema"))
 TWICE = ("size=10",)
 """The published adapter with twice its parameters, as many as its rivals have."""
@@ -168,10 +164,8 @@ def chosen(summaries: Summaries) -> Chosen:
     """The best on validation images, by mean last accuracy over the class orders that the published
     modules have."""
     found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for summary in summaries:
-        of = tuple(summary[key] for key in ("method", "preset", "evaluate_on", "stream"))
-        if of == ("lae", "quick", "validation", TEN_TASKS) and not changes_but_of_modules(summary):
-            found.setdefault(changed_settings(summary), []).append(summary)
+    for run in lae_runs(summaries, "quick", "validation"):
+        found.setdefault(changed_settings(run), []).append(run)
     published = found.get((), [])
     orders = {run["order"] for run in published}
     densities = {merge: _mean(published, VOTE.format(merge)) for merge in DENSITIES if published}

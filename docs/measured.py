@@ -59,6 +59,17 @@ def changes_but_of_modules(summary: Mapping[str, Any]) -> list[str]:
     )
 
 
+def lae_runs(summaries: Summaries, preset: str, images: str) -> Summaries:
+    """Runs of LAE on CIFAR-100 in ten tasks, which differ from their preset in modules alone."""
+    wanted = ("lae", preset, images, TEN_TASKS)
+    return [
+        summary
+        for summary in summaries
+        if tuple(summary[key] for key in ("method", "preset", "evaluate_on", "stream")) == wanted
+        and not changes_but_of_modules(summary)
+    ]
+
+
 def modules_in_words(summary: Mapping[str, Any]) -> str:
     """The modules of a run of LAE: `adapter 5, msa`; and what else differs from its preset."""
     modules = summary["config"]["settings"]["modules"]

@@ -297,10 +297,11 @@ class DER(RehearsalMethod):
         """The new extractor without the channels whose masks are closed (section 3.4)."""
         if self.masks is None:
             return self.dense
-        kept = self.masks.kept(self.allowance)
+        allowance = self.allowance
+        kept = self.masks.kept(allowance)
         self.shares = {
             "share left by masks": float(self.masks.left(self.prunable, self.floor)),
-            "share kept": self.allowance.share_of(kept),
+            "share kept": allowance.share_of(kept),
         }
         size = math.ceil(len(source) / math.ceil(len(source) / self.batch_size))
         batches = (x for x, _ in source.batches(size, trainer.generator("norms")))
