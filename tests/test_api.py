@@ -194,6 +194,24 @@ def test_the_budget_may_change_between_two_lessons() -> None:
         learner.learn({"Blue": coloured("Blue", 3, seed=1)}, update=True)
 
 
+@pytest.mark.parametrize("name", ["method", "preset", "codec", "image_size", "seed"])
+def test_nothing_else_may_change_between_two_lessons(tmp_path: Path, name: str) -> None:
+    learner = taught("red", "blue")
+    learner.save(tmp_path)
+    for one in (learner, engram.load(tmp_path)):
+        begun = getattr(one, name)
+        setattr(one, name, {"codec": "png", "image_size": 24, "seed": 1}.get(name, "joint"))
+        for use in (
+            lambda one=one: one.learn({"grün": coloured("grün", 12)}),
+            lambda one=one: one.predict(coloured("red", 1)),
+            lambda one=one: one.save(tmp_path),
+        ):
+            with pytest.raises(UserError, match=f"{name} was .* Set it back, or begin another"):
+                use()
+        setattr(one, name, begun)
+        assert one.learn({"grün": coloured("grün", 12)}).classes_ == ("red", "blue", "grün")
+
+
 def test_what_is_set_aside_is_within_a_budget_that_was_lowered() -> None:
     learner = taught("red", "blue", count=100, budget="200kB", codec="raw")
     assert learner.nbytes > 20_000
@@ -281,6 +299,17 @@ def test_mean_forgetting_is_of_known_classes() -> None:
     assert mean_forgetting(changes) == 0
     assert mean_forgetting(changes[:1]) == 10
     assert mean_forgetting([]) == 0
+
+
+def test_strictly_pictures_to_measure_on_must_be_readable_too(tmp_path: Path) -> None:
+    for name in ("red", "blue"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(coloured(name, 1)[0]).save(tmp_path / name / "a.png")
+    (tmp_path / "red" / "b.png").write_text("broken")
+    pictures = {name: coloured(name, 12) for name in ("red", "blue")}
+    assert "b.png" in small_learner().learn(pictures, test=tmp_path).skipped_[0]
+    with pytest.raises(UserError, match=r"b\.png cannot be read"):
+        small_learner().learn(pictures, test=tmp_path, strict=True)
 
 
 def test_files_and_folders(tmp_path: Path) -> None:

@@ -181,6 +181,35 @@ def test_a_grid_lists_runs_and_finished_ones_are_skipped(engram: Command, tmp_pa
     assert text.count("finished already") == 5
 
 
+def test_a_run_that_diverges_does_not_keep_others_from_being_done(
+    engram: Command, tmp_path: Path
+) -> None:
+    Path("grid.yaml").write_text(
+        """
+        runs:
+          - method: finetune
+            stream: digits/2,2
+            preset: demo
+            updates: 3
+            learning_rate: [1.0e+30, 0.01]
+        """
+    )
+    for _ in range(2):
+        code, text = engram("bench", "--grid", "grid.yaml", "--out", "grid")
+        assert code == 2
+        assert "Choose a learning rate below 1e+30" in " ".join(text.split())
+        assert "1 of 2 runs diverged and are not in the report: finetune-digits" in text
+    assert "finished already" in text
+    assert (tmp_path / "grid" / "report.html").exists()
+
+
+def test_a_grid_that_is_no_text_is_refused(engram: Command) -> None:
+    Path("grid.yaml").write_bytes(b"runs: \xe9\xff")
+    code, text = engram("bench", "--grid", "grid.yaml")
+    assert code == 2
+    assert "grid.yaml is not YAML" in text
+
+
 def test_published_runs_are_copied_and_not_done_again(engram: Command, tmp_path: Path) -> None:
     assert engram(*DEMO, "--publish", "results")[0] == 0
     (copy,) = tmp_path.glob("results/icarl/*.json")
@@ -223,6 +252,8 @@ def test_published_runs_are_copied_and_not_done_again(engram: Command, tmp_path:
         ),
         ("runs:\n- {method: icarl, stream: [digits/2, digts/2], preset: demo}", '"digits"'),
         ("runs: [", "is not YAML"),
+        ("runs:\n- {method: icarl, stream: digits/2, preset: demo, seed: []}", "a list of nothing"),
+        ("runs:\n- {method: icarl, stream: digits/2, preset: demo, 1: 2}", "1 is no name"),
     ],
 )
 def test_a_wrong_grid_is_refused_with_the_place(

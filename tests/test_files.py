@@ -45,6 +45,7 @@ def test_a_failed_write_leaves_the_old_file(
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path], "a full disk gets no fuller"
 
 
 @pytest.mark.parametrize("cut", [0, 4, 100, -1])

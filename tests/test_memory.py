@@ -323,6 +323,20 @@ def test_what_the_check_admits_the_update_holds(random_images: Images, codec: st
         assert len(held.counts) == 3
 
 
+def test_the_check_asks_the_codec_that_has_learnt() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (1, 16, 16, 3), dtype=torch.uint8, generator=generator)
+    noise = noise.repeat(40, 1, 1, 1)
+    flat = torch.full_like(noise, 90)
+    memory = ExemplarMemory(Budget.parse("44kB"), create_codec("klt:16", (16, 16)))
+    memory.update(Task(0, ImageSet(flat, torch.zeros(40, dtype=torch.int64)), range(1), range(1)))
+    new = ImageSet(noise, torch.ones(40, dtype=torch.int64))
+    # A codec that had learnt from these would take 7 bytes for one, and not 4,056.
+    assert not memory.fits(2, new)
+    with pytest.raises(UserError, match="cannot hold one exemplar"):
+        memory.update(Task(1, new, range(1, 2), range(2)))
+
+
 def test_an_exemplar_that_cannot_be_decoded_is_named(random_images: Images) -> None:
     images = random_images(3, 3)
     payloads = create_codec("png", (4, 4)).encode(images.pixels)

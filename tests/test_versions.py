@@ -85,6 +85,18 @@ def test_the_version_that_was_learnt_from_stays_before_newer_ones(tmp_path: Path
     assert model.numbers() == [1, 4]
 
 
+def test_a_version_tells_which_one_it_was_learnt_from(tmp_path: Path) -> None:
+    model = grown(tmp_path)
+    learner = loaded(model, 1).learn({"Blue": coloured("Blue", 6)})
+    learner.save(tmp_path, keep=2)
+    assert model.numbers() == [1, 4], "and that one stays, though another was current"
+    assert model.facts(4)["parent"] == 1
+    learner.save(tmp_path)
+    assert model.facts(5)["parent"] == 4
+    learner.save(tmp_path / "elsewhere")
+    assert ModelFolder(tmp_path / "elsewhere").facts(1)["parent"] is None
+
+
 def test_what_others_have_in_the_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "versions").mkdir()
     notes = tmp_path / "versions" / "notes.partial"
@@ -105,6 +117,8 @@ def test_what_others_have_in_the_folder_is_left_alone(tmp_path: Path) -> None:
         ("facts", "version.json cannot be read"),
         ("format", "has format 99; this engram reads 3"),
         ("weights", "weights.safetensors cannot be read .* learn the pictures anew"),
+        ("learner", "learner is not a saved learner .* learn the pictures anew"),
+        ("learner's facts", "learner is not a saved learner .* learn the pictures anew"),
     ],
 )
 def test_a_damaged_model_is_one_line(tmp_path: Path, damage: str, message: str) -> None:
@@ -125,6 +139,10 @@ def test_a_damaged_model_is_one_line(tmp_path: Path, damage: str, message: str) 
         case "weights":
             content = (version / "learner" / "weights.safetensors").read_bytes()
             (version / "learner" / "weights.safetensors").write_bytes(content[:-9])
+        case "learner":
+            (version / "learner" / "learner.json").write_bytes(b"{\xff")
+        case "learner's facts":
+            (version / "learner" / "learner.json").write_text("{}")
     with pytest.raises(UserError, match=message) as refused:
         loaded(model)
     assert "\n" not in str(refused.value)

@@ -39,6 +39,8 @@ __all__ = ["Change", "ClassAccuracy", "Evaluation", "Learner", "load", "mean_for
 
 HOLDOUT = "holdout.safetensors"
 SEEN = "seen.safetensors"
+LASTING = ("method", "preset", "codec", "image_size", "seed")
+"""What stays as it was when the first classes were learnt."""
 LEAST_SIZE = 8
 """Side in pixels that pictures may be brought to."""
 LEAST_TO_SET_ASIDE = 5
@@ -105,13 +107,13 @@ class Change:
 class Learner:
     """Learns classes of images a few at a time, in a bounded memory, and recognises all of them.
 
-    Nothing happens before the first `learn`.
+    Nothing happens before the first `learn`. After it, method, preset, codec, image_size and seed
+    have to stay what they are.
 
     Args:
         method: a method's name, or its settings, such as `RanPACConfig(projected=500)`.
         preset: settings for the purpose; without effect where settings are given.
-        budget: of the memory for images: `20MB`, `2000` images, `20/class`, `all`, or `0`. It may
-            be changed between two `learn`.
+        budget: of the memory for images: `20MB`, `2000` images, `20/class`, `all`, or `0`.
         codec: how these are stored; see `engram.data.codecs`.
         image_size: side in pixels that pictures are brought to.
         holdout: share of the images, and of the budget, that is set aside to find out what was
@@ -160,6 +162,8 @@ class Learner:
         self.repeated_ = 0
         self.seconds_ = 0.0
         self._seen = SeenImages()
+        self._begun_with: dict[str, Any] = {}
+        self._version: tuple[Path, int] | None = None
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The arguments that this learner was made with, as scikit-learn asks for them."""
@@ -217,13 +221,14 @@ class Learner:
                 cannot hold the classes. Nothing has changed then.
         """
         started = time.perf_counter()
+        self._check_as_begun()
         # Learning happens on copies, so that nothing is lost if it fails or is interrupted.
         tasks, holdout = self._copied() if self.classes_ else self._made(self.settings)
         self.on_progress("reading", 0.0)
         given = read_labelled(source, self.image_size, strict=strict)
         names = self._names_with(given.names, update=update)
         new = range(len(self.classes_), len(names))
-        probe = None if test is None else self._read_test(test, names)
+        probe = None if test is None else self._read_test(test, names, strict=strict)
         lesson = self._lesson(_relabelled(given, names), holdout, len(names))
         lesson.check(names, new)
         self._check_room(tasks.memory, len(names), lesson.learnt)
@@ -239,6 +244,7 @@ class Learner:
             for label, name in enumerate(names)
         )
         self._tasks, self._holdout, self._seen = tasks, holdout, lesson.seen
+        self._begun_with = self._lasting()
         self.classes_, self.repeated_ = names, lesson.repeated
         self.skipped_ = given.skipped + (() if probe is None else probe.skipped)
         self.seconds_ = time.perf_counter() - started
@@ -347,13 +353,16 @@ class Learner:
         budget = Budget.parse(self.budget)
         return budget.share(1 - self.holdout), budget.share(self.holdout)
 
-    def _read_test(self, test: Labelled, names: Sequence[str]) -> NamedImages:
+    def _read_test(
+        self, test: Labelled, names: Sequence[str], *, strict: bool = False
+    ) -> NamedImages:
         """Labelled pictures to measure on.
 
         Raises:
-            UserError: they are of a class that is not known.
+            UserError: they are of a class that is not known, or one cannot be read and that is
+                `strict`ly refused.
         """
-        given = read_labelled(test, self.image_size)
+        given = read_labelled(test, self.image_size, strict=strict)
         if strange := [name for name in given.names if name not in names]:
             raise unknown("class", strange[0], names)
         return given
@@ -405,6 +414,19 @@ class Learner:
     def _check_learnt(self) -> None:
         if not self.classes_:
             raise UserError("Nothing has been learnt yet. Learn a folder of images first.")
+        self._check_as_begun()
+
+    def _check_as_begun(self) -> None:
+        """Refuse settings that do not go with what was learnt under others."""
+        for name, begun in self._begun_with.items():
+            if (now := getattr(self, name)) != begun:
+                raise UserError(
+                    f"{name} was {begun} when the first classes were learnt, and is {now} now. Set "
+                    "it back, or begin another model."
+                )
+
+    def _lasting(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in LASTING}
 
     @property
     def memory(self) -> ExemplarMemory:
@@ -455,7 +477,12 @@ class Learner:
         Args:
             source: where the images came from, for the history.
         """
-        return model.add(self._write, {"source": source, **self._facts()}, keep=keep)
+        place = model.folder.resolve()
+        parent = self._version[1] if self._version and self._version[0] == place else None
+        facts = {"source": source, **self._facts()}
+        number = model.add(self._write, facts, parent=parent, keep=keep)
+        self._version = place, number
+        return number
 
     def _write(self, folder: Path) -> None:
         self._tasks.save(folder / "learner")
@@ -494,6 +521,7 @@ class Learner:
         )
         self._seen = SeenImages.of(load_tensors(folder / SEEN)[0])
         self.classes_ = tuple(classes)
+        self._begun_with = self._lasting()
         self.changes_ = tuple(Change(**change) for change in facts["changes"])
         self.skipped_, self.seconds_ = tuple(facts["skipped"]), facts["seconds"]
 
@@ -523,6 +551,7 @@ def load(
     learner._begin_without_weights()
     with model.reading(number):
         learner._restore(model.path(number), facts, classes, strict=strict)
+    learner._version = model.folder.resolve(), number
     return learner
 
 

@@ -29,8 +29,6 @@ __all__ = ["Execution", "Progress", "check", "run"]
 SHOWN_ORIGINALS = 10
 """The best exemplars of a new class, by which its codec is judged, and whose originals are recorded
 to be looked at beside them."""
-EXAMPLES = 200
-"""Images by which the length of an exemplar is judged before a run."""
 
 
 class Progress(Protocol):
@@ -124,7 +122,7 @@ def _stream(config: RunConfig) -> ClassStream:
         image_size=config.image_size,
         images_per_class=config.images_per_class,
     )
-    _memory(config, stream).check(len(stream.class_names), _examples(stream))
+    _memory(config, stream).check(len(stream.class_names), stream.task(0).train)
     return stream
 
 
@@ -132,12 +130,6 @@ def _memory(config: RunConfig, stream: ClassStream) -> ExemplarMemory:
     """A memory like the run's, to ask what it would hold."""
     codec = create_codec(config.codec, stream.image_size)
     return ExemplarMemory(Budget.parse(config.budget), codec)
-
-
-def _examples(stream: ClassStream) -> ImageSet:
-    """Some of the first task's images, from all of its classes."""
-    images = stream.task(0).train
-    return images[:: max(1, len(images) // EXAMPLES)]
 
 
 def _learner(
@@ -214,7 +206,7 @@ class _Work:
         """New images, and as many old ones as the memory holds."""
         new = stream.images_per_task()
         old = itertools.accumulate([0, *new[:-1]])
-        room = _memory(config, stream).capacity(len(stream.class_names), _examples(stream))
+        room = _memory(config, stream).capacity(len(stream.class_names), stream.task(0).train)
         kept = [int(min(seen, room)) for seen in old]
         return cls(tuple(a + b for a, b in zip(new, kept, strict=True)))
 

@@ -7,6 +7,7 @@ Torch takes seconds to import, so the commands themselves are imported when one 
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -61,6 +62,8 @@ engram COMMAND --help explains a command. For example:
 def main() -> None:
     """Run the command line: exit code 2 for a mistake of the user, 130 for an interruption."""
     warnings.showwarning = _print_warning
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # names of files need not be text
     try:
         _dispatch(sys.argv[1:])
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ import tyro
 from engram.bench import Execution, check, run
 from engram.config import difference, load_preset
 from engram.console import RunProgress, print_comparison, print_diagnosis, print_methods
+from engram.engine.fit import DivergedError
 from engram.errors import UserError
 from engram.files import write_atomically
 from engram.methods import METHODS, method_class
@@ -202,8 +203,10 @@ def _run_all(
     """Check all runs, do them under one progress bar, print their table, and write reports.
 
     Raises:
-        OccupiedError: other processes are at work on all of these runs.
+        UserError: none can be done, or, at the end, some have diverged.
     """
+    if not configs:
+        raise UserError("There is no run to do: name at least one --seed.")
     if publish is not None:
         configs = [
             config for config in configs if not _published(config, _copy_of(config, publish))
@@ -213,24 +216,43 @@ def _run_all(
             return
     for config in configs:
         check(config, out)
-    summaries: list[dict[str, Any]] = []
+    done, diverged = _each_done(configs, out, execution, publish)
+    print_comparison(list(done.values()))
+    report_path = write_report(out) if len(configs) > 1 else next(iter(done))
+    print(f"Report: {report_path.resolve().as_uri()}")
+    if diverged:
+        raise UserError(
+            f"{len(diverged)} of {len(configs)} runs diverged and are not in the report: "
+            f"{', '.join(diverged)}. Choose lower learning rates for them."
+        )
+
+
+def _each_done(
+    configs: Sequence[RunConfig], out: Path, execution: Execution | None, publish: Path | None
+) -> tuple[dict[Path, dict[str, Any]], list[str]]:
+    """The summaries of runs that are done now, by their reports, and the names of those that have
+    diverged. One that cannot be done does not keep the others from it.
+
+    Raises:
+        UserError: why the last one cannot be done, where none could.
+    """
+    done: dict[Path, dict[str, Any]] = {}
+    diverged: list[str] = []
     with RunProgress(len(configs)) as progress:
         for config in configs:
             try:
                 folder, summary = run(config, out, progress, execution)
-            except OccupiedError as error:
-                if config is configs[-1] and not summaries:
+            except (OccupiedError, DivergedError) as error:
+                if config is configs[-1] and not done:
                     raise
+                if isinstance(error, DivergedError):
+                    diverged.append(folder_name(config))
                 progress.skip(str(error))
                 continue
-            report_path = write_report(folder)
-            summaries.append(summary)
+            done[write_report(folder)] = summary
             if publish is not None:
                 _publish(folder, _copy_of(config, publish))
-    print_comparison(summaries)
-    if len(configs) > 1:
-        report_path = write_report(out)
-    print(f"Report: {report_path.resolve().as_uri()}")
+    return done, diverged
 
 
 def _copy_of(config: RunConfig, publish: Path) -> Path:

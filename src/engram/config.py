@@ -306,7 +306,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: the file is missing or holds something else.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from error
     except yaml.YAMLError as error:

@@ -45,11 +45,16 @@ def sha256(path: Path) -> str:
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path` by `content` in one step: after a crash it is the old file or the new one."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        # A full disk would get fuller with every attempt.
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:

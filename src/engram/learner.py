@@ -204,7 +204,8 @@ class TaskLearner:
         """
         try:
             state = json.loads((folder / "learner.json").read_text())
-        except (OSError, json.JSONDecodeError) as error:
+            task_sizes = state["task_sizes"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{folder} is not a saved learner ({error}).") from error
         expected = {
             "format": FORMAT,
@@ -216,7 +217,7 @@ class TaskLearner:
             if state.get(key) != value:
                 raise UserError(f"{folder} has {key} {state.get(key)}, this learner has {value}.")
         tensors, _ = load_tensors(folder / "weights.safetensors")
-        for size in state["task_sizes"]:
+        for size in task_sizes:
             self.method.grow(size)
         try:
             self.method.load_state_dict(tensors)
@@ -228,4 +229,4 @@ class TaskLearner:
         self.memory.load_state(
             tensors, table, strict=strict, where=str(folder), class_names=class_names
         )
-        self.task_sizes = state["task_sizes"]
+        self.task_sizes = task_sizes

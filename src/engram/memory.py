@@ -31,6 +31,8 @@ __all__ = ["Budget", "DamagedExemplar", "ExemplarMemory", "herding"]
 Rank = Callable[[ImageSet], Sequence[int]]
 
 ENCODED_AT_ONCE = 64
+PROBED = 200
+"""Images by which is judged what an exemplar takes."""
 
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -169,7 +171,7 @@ class ExemplarMemory:
         """Refuse a budget that could not hold an exemplar of each of `classes`.
 
         Args:
-            examples: some of the images to come.
+            examples: images to come, of which some are tried.
 
         Raises:
             UserError: with the smallest budget that can.
@@ -195,7 +197,7 @@ class ExemplarMemory:
         """How many exemplars there is room for; about, where payloads differ in length.
 
         Args:
-            examples: some of the images to come.
+            examples: images to come, of which some are tried.
         """
         share = self.budget.images_each(classes)
         if self.budget.kind == "bytes":
@@ -204,12 +206,14 @@ class ExemplarMemory:
         return share * classes
 
     def _probed(self, examples: ImageSet) -> tuple[int, list[int]]:
-        """What a codec like this one would share, and what each of the examples would take."""
+        """What exemplars share, or will once the codec has learnt, and what some would take."""
         if self.codec.payload_bytes is not None:
             return len(self.codec.shared), [self.codec.payload_bytes]
-        codec = create_codec(self.codec.name, self.codec.image_size)
-        codec.prepare(examples.pixels)
-        return len(codec.shared), list(map(codec.cost, codec.encode(examples.pixels)))
+        pixels, codec = examples.pixels[:: max(1, len(examples) // PROBED)], self.codec
+        if not self._prepared:
+            codec = create_codec(codec.name, codec.image_size)
+            codec.prepare(pixels)
+        return len(codec.shared), list(map(codec.cost, codec.encode(pixels)))
 
     def _too_small(self, classes: int, needed: int, shared: int) -> UserError:
         return UserError(

@@ -295,7 +295,7 @@ def evaluate(words: Sequence[str]) -> None:
     print(f"{found.accuracy:.1f} % of all images")
     if options.report is not None:
         page = evaluation_page(f"{options.model} on {options.folder}", found)
-        write_atomically(options.report, page.encode())
+        write_atomically(options.report, page.encode(errors="replace"))
         print(f"Report: {_address(options.report)}")
 
 

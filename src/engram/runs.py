@@ -172,6 +172,8 @@ def read_grid(path: Path) -> list[RunConfig]:
     for number, entry in enumerate(entries, start=1):
         if not isinstance(entry, dict):
             raise UserError(f"{path}: run {number} must be a mapping, not {entry!r}.")
+        if empty := [key for key, value in entry.items() if value == []]:
+            raise UserError(f"{path}: run {number}: {empty[0]} is a list of nothing.")
     return [
         _grid_run(dict(zip(entry, values, strict=True)), f"{path}: run {number}")
         for number, entry in enumerate(entries, start=1)
@@ -192,6 +194,8 @@ def _grid_run(entry: dict[str, Any], where: str) -> RunConfig:
     hints = {key: hint for key, hint in hints.items() if key not in ("settings", "return")}
     general: dict[str, Any] = {}
     for key, value in entry.items():
+        if not isinstance(key, str):
+            raise UserError(f"{where}: {key!r} is no name of a setting.")
         if key in hints:
             general[key] = converted(hints[key], value, f"{where}: {key}")
         elif not _replace(settings, key, value):

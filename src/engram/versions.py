@@ -188,12 +188,18 @@ class ModelFolder:
         return f"Another version may be whole: engram rollback {self.folder} {nearest}"
 
     def add(
-        self, write: Callable[[Path], None], facts: Mapping[str, Any], *, keep: int | None = None
+        self,
+        write: Callable[[Path], None],
+        facts: Mapping[str, Any],
+        *,
+        parent: int | None = None,
+        keep: int | None = None,
     ) -> int:
         """Make what `write` puts into a folder the current version.
 
         Args:
             facts: what the version tells of itself, in plain values.
+            parent: the version it was learnt from; the current one where None.
             keep: the most versions that stay: the new one, the one it was learnt from, and the
                 newest of the others.
 
@@ -212,7 +218,7 @@ class ModelFolder:
         about = {
             "format": FORMAT,
             "number": number,
-            "parent": self.current,
+            "parent": self.current if parent is None else parent,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             **facts,
         }

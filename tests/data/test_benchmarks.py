@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import shutil
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from engram.data import benchmarks
@@ -61,6 +65,29 @@ def test_what_a_mac_leaves_beside_photographs_is_none(photos: Path) -> None:
     before = load_dataset(str(photos))
     (photos / "train" / "red things" / "._a.jpg").write_bytes(b"no picture")
     assert len(load_dataset(str(photos)).train) == len(before.train)
+
+
+def test_photographs_are_decoded_once_for_several_runs(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = load_dataset(str(photos), image_size=9)
+    monkeypatch.setattr("engram.data.folders.pixels_of", None)
+    assert torch.equal(load_dataset(str(photos), image_size=9).train.pixels, before.train.pixels)
+    monkeypatch.undo()
+    changed = photos / "train" / "red things" / "a.png"
+    photograph(changed, (0, 0, 255))
+    os.utime(changed, (1, 1))
+    assert load_dataset(str(photos), image_size=9).train.pixels[0, 0, 0].tolist() == [0, 0, 255]
+
+
+def test_names_of_classes_are_text_however_a_file_system_spells_them(photos: Path) -> None:
+    decomposed = unicodedata.normalize("NFD", "Ünïcode")
+    (photos / "test" / "Ünïcode").rename(photos / "test" / decomposed)
+    for split in ("train", "test"):
+        photograph(photos / split / os.fsdecode(b"ch\xe9t") / "a.png", (0, 0, 0))
+    dataset = load_dataset(str(photos), image_size=16)
+    assert dataset.class_names == ("ch?t", "red things", "Ünïcode")
+    assert dataset.test.labels.tolist() == [0, 1, 2]
 
 
 def test_what_is_wrong_with_a_folder_is_named(photos: Path, tmp_path: Path) -> None:
@@ -120,6 +147,20 @@ def test_a_preparation_that_fails_leaves_nothing_to_be_taken_for_one(imagenet100
     assert not (imagenet100 / "prepared-16px").exists()
     broken.write_bytes(good)
     assert len(load_dataset("imagenet100", image_size=16).test) == 100
+
+
+def test_two_processes_may_prepare_imagenet_at_once(imagenet100: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda size: load_dataset("imagenet100", size), (16, 16))
+    assert torch.equal(first.train.pixels, second.train.pixels)
+    assert not list(imagenet100.glob("*.partial"))
+
+
+def test_a_preparation_that_was_cut_short_is_told(imagenet100: Path) -> None:
+    load_dataset("imagenet100", image_size=16)
+    os.truncate(imagenet100 / "prepared-16px" / "val.uint8", 1000)
+    with pytest.raises(UserError, match=r"val.uint8 is not whole. Remove .*prepared-16px"):
+        load_dataset("imagenet100", image_size=16)
 
 
 def test_imagenet_has_its_number_of_classes(imagenet100: Path) -> None:

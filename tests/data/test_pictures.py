@@ -119,6 +119,14 @@ def test_a_class_is_a_folder_with_images_at_any_depth(tmp_path: Path) -> None:
     assert not found.skipped
 
 
+def test_hidden_folders_hold_no_pictures_of_a_class(tmp_path: Path) -> None:
+    for place in ("cat/a.png", "cat/.thumbnails/a.png", ".hidden/a.png"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / place)
+    given = read_labelled(tmp_path, 8)
+    assert (given.names, len(given.images)) == (("cat",), 1)
+
+
 def test_names_are_one_sequence_of_characters(tmp_path: Path) -> None:
     write(tmp_path / unicodedata.normalize("NFD", "café") / "a.png")
     assert read_labelled(tmp_path, 8).names == (unicodedata.normalize("NFC", "café"),)
@@ -251,6 +259,10 @@ def test_pictures_by_name_and_with_labels() -> None:
         read_labelled(([grey], [1, 2]), 4)
     with pytest.raises(UserError, match="Class b has no pictures"):
         read_labelled({"a": [grey], "b": []}, 4)
+    with pytest.raises(UserError, match='"cat" is given as photos/cat, and not as a list'):
+        read_labelled({"cat": "photos/cat"}, 4)
+    with pytest.raises(UserError, match=r"or \(pictures, labels\), not a list"):
+        read_labelled(["a.png"], 4)  # type: ignore[arg-type]
     assert read_labelled({1: [grey]}, 4).names == ("1",)  # type: ignore[dict-item]
     with pytest.raises(UserError, match="There are no images that can be read"):
         read_labelled({}, 4)

@@ -192,7 +192,8 @@ def _download(source: _Cifar, folder: Path) -> None:
             )
         with tarfile.open(archive) as packed:
             packed.extractall(work, filter="data")
-        Path(work, source.folder).rename(folder / source.folder)
+        if not (folder / source.folder).is_dir():  # another process may have been faster
+            Path(work, source.folder).rename(folder / source.folder)
 
 
 def _digits(data: Path) -> Dataset:

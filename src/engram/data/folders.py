@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from rich.progress import track
+from torch import Tensor
 
 from engram.data.images import Dataset, ImageSet
-from engram.data.pictures import class_folders, image_files, picture
+from engram.data.pictures import class_folders, image_files, normal_name, picture, pixels_of
 from engram.errors import UserError
 
 __all__ = ["imagenet", "photographs"]
@@ -60,7 +64,10 @@ def imagenet(folder: Path, classes: int, image_size: int) -> Dataset:
         )
     prepared = folder / f"prepared-{image_size}px"
     if not prepared.exists():
-        _prepare(splits, prepared, image_size)
+        with FileLock(prepared.with_suffix(".lock")):
+            # Whoever had the lock before may have prepared it.
+            if not prepared.exists():
+                _prepare(splits, prepared, image_size)
     train, test = (split.mapped(prepared, image_size) for split in splits)
     return Dataset(folder.name, train, test, splits[0].names)
 
@@ -81,9 +88,15 @@ class _Split:
     labels: tuple[int, ...]
 
     @classmethod
-    def of(cls, folder: Path, names: Sequence[str]) -> _Split:
+    def of(
+        cls, folder: Path, classes: Mapping[str, Sequence[Path]], names: Sequence[str]
+    ) -> _Split:
+        """The files in the folders of classes."""
         found = [
-            (path, label) for label, name in enumerate(names) for path in image_files(folder / name)
+            (path, label)
+            for label, name in enumerate(names)
+            for of_class in classes.get(name, ())
+            for path in image_files(of_class)
         ]
         if not found:
             raise UserError(f"No images under {folder}. Expected {folder}/<class name>/*.jpg.")
@@ -92,8 +105,8 @@ class _Split:
 
     def read(self, image_size: int) -> ImageSet:
         """All images, in memory."""
-        pixels = np.stack([picture(path, image_size) for path in self.files])
-        return ImageSet(torch.from_numpy(pixels), torch.tensor(self.labels))
+        changed = tuple(path.stat().st_mtime_ns for path in self.files)
+        return ImageSet(_decoded(self.files, changed, image_size), torch.tensor(self.labels))
 
     def write(self, folder: Path, image_size: int) -> None:
         """Decode all images, on all cores, into a file in `folder`, with what tells them apart."""
@@ -109,7 +122,7 @@ class _Split:
         """All images, in a file that `write` wrote; nothing is read before it is asked for.
 
         Raises:
-            UserError: it was written of other images.
+            UserError: it was written of other images, or it is not whole.
         """
         if json.loads((folder / f"{self.folder.name}.json").read_text()) != self._listing():
             raise UserError(
@@ -117,7 +130,10 @@ class _Split:
                 "have it prepared again."
             )
         shape = (len(self.files), image_size, image_size, 3)
-        pixels = np.memmap(folder / f"{self.folder.name}.uint8", np.uint8, "r", shape=shape)
+        written = folder / f"{self.folder.name}.uint8"
+        if written.stat().st_size != math.prod(shape):
+            raise UserError(f"{written} is not whole. Remove {folder} to have it prepared again.")
+        pixels = np.memmap(written, np.uint8, "r", shape=shape)
         with warnings.catch_warnings():
             # Tensors know no read-only memory, and a writable mapping would count as memory in use.
             warnings.filterwarnings("ignore", message=".*not writable")
@@ -127,16 +143,26 @@ class _Split:
         return [path.relative_to(self.folder).as_posix() for path in self.files]
 
 
+@lru_cache(maxsize=2)
+def _decoded(files: tuple[Path, ...], changed: tuple[int, ...], image_size: int) -> Tensor:
+    """The pixels of files, last `changed` then; kept for the next run on the same data set."""
+    return pixels_of(files, image_size)
+
+
 def _splits(folder: Path, training: str, testing: str) -> tuple[_Split, _Split]:
     """Both folders of a data set; testing knows no other classes than training."""
-    names = [path.name for path in _class_folders(folder / training, testing)]
-    strange = {path.name for path in _class_folders(folder / testing, training)} - set(names)
-    if strange:
+    train = _class_folders(folder / training, testing)
+    test = _class_folders(folder / testing, training)
+    names = sorted(train)
+    if strange := test.keys() - train.keys():
         raise UserError(
             f"{folder}/{testing} has classes that {folder}/{training} has not: "
             f"{', '.join(sorted(strange))}."
         )
-    return _Split.of(folder / training, names), _Split.of(folder / testing, names)
+    return (
+        _Split.of(folder / training, train, names),
+        _Split.of(folder / testing, test, names),
+    )
 
 
 def _prepare(splits: Sequence[_Split], prepared: Path, image_size: int) -> None:
@@ -155,13 +181,17 @@ def _prepare(splits: Sequence[_Split], prepared: Path, image_size: int) -> None:
     partial.rename(prepared)
 
 
-def _class_folders(folder: Path, beside: str) -> list[Path]:
+def _class_folders(folder: Path, beside: str) -> dict[str, list[Path]]:
+    """The folders of each class by its name, of which file systems may know several forms."""
     if not folder.is_dir():
         raise UserError(
             f"There is no folder {folder}. Expected {folder}/<class name>/*.jpg, beside a folder "
             f"{beside} of the same form."
         )
-    if found := class_folders(folder):
+    found: dict[str, list[Path]] = {}
+    for path in class_folders(folder):
+        found.setdefault(normal_name(path.name), []).append(path)
+    if found:
         return found
     raise UserError(f"{folder} has no folders. Expected {folder}/<class name>/*.jpg.")
 

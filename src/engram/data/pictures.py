@@ -251,10 +251,20 @@ def _by_name(source: Labelled) -> dict[str, list[Picture]]:
         return _in_folder(Path(source))
     found: dict[str, list[Picture]] = {}
     if isinstance(source, Mapping):
+        if folders := [name for name, one in source.items() if isinstance(one, (str, Path))]:
+            raise UserError(
+                f'Class "{folders[0]}" is given as {source[folders[0]]}, and not as a list of '
+                "pictures. Give a list, or name the folder that holds all classes' folders."
+            )
         pairs = [(str(name), one) for name, pictures in source.items() for one in pictures]
         if empty := [str(name) for name, pictures in source.items() if not len(pictures)]:
             raise UserError(f"Class {empty[0]} has no pictures. Add some, or leave it out.")
     else:
+        if not isinstance(source, tuple) or len(source) != 2:
+            raise UserError(
+                "Give a folder, a mapping of class names to pictures, or (pictures, labels), not "
+                f"a {type(source).__name__}."
+            )
         pictures, labels = source
         if len(pictures) != len(labels):
             raise UserError(f"There are {len(pictures)} pictures and {len(labels)} labels.")
@@ -292,11 +302,13 @@ def class_folders(folder: Path) -> list[Path]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Files at any depth that are pictures by their names; of kinds that are not read too."""
+    """Files at any depth that are pictures by their names, also of kinds that are not read; none
+    that are hidden, or in a hidden folder, such as thumbnails."""
     return [
         path
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES | UNREAD_SUFFIXES and path.name[0] != "."
+        if path.suffix.lower() in IMAGE_SUFFIXES | UNREAD_SUFFIXES
+        and not any(part[0] == "." for part in path.relative_to(folder).parts)
     ]
 
 

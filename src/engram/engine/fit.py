@@ -26,9 +26,13 @@ from engram.engine.optimizer import create_optimizer, optimizer_state, restore_o
 from engram.errors import UserError
 from engram.files import load_tensors, save_tensors
 
-__all__ = ["Effort", "EpochReport", "Plan", "Trainer", "learning_rate", "plan_of"]
+__all__ = ["DivergedError", "Effort", "EpochReport", "Plan", "Trainer", "learning_rate", "plan_of"]
 
 Part = TypeVar("Part")
+
+
+class DivergedError(UserError):
+    """The loss of a training run is no longer a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +213,9 @@ class Trainer:
         # One wait for the device, and not one for every batch.
         losses = {name: float(total) / batches for name, total in sums.items()}
         if not all(map(math.isfinite, losses.values())):
-            raise UserError(
+            raise DivergedError(
                 f"The loss of stage {run.name} is no longer finite in epoch {epoch + 1} of task "
-                f"{self._task + 1}, at learning rate {rate:g}. Lower the learning rate."
+                f"{self._task + 1}. Choose a learning rate below {run.schedule.learning_rate:g}."
             )
         seconds = round(time.perf_counter() - started, 3)
         return EpochReport(
