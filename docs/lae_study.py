@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from measured import (
+    AVERAGE_AND_LAST,
     NOTHING,
     TEN_TASKS,
     Summaries,
+    by_rule,
     lae_runs,
     modules_in_words,
     pooled,
@@ -106,11 +108,7 @@ def _parameters(summary: Mapping[str, Any]) -> str:
 
 
 def _cell(runs: Summaries, rule: str) -> str:
-    if any(rule not in run["accuracy_by_classifier"] for run in runs):
-        return ABSENT
-    found = [run["accuracy_by_classifier"][rule] for run in runs]
-    measures = ("last_accuracy", "average_incremental_accuracy")
-    return " / ".join(str(Estimate.of([each[name] for each in found])) for name in measures)
+    return by_rule(runs, rule, tuple(reversed(AVERAGE_AND_LAST)))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,14 @@ from typing import Any
 
 from engram.config import as_mapping
 from engram.models.adapters import ModuleConfig
-from engram.results.comparison import ComparisonRow, changed_settings, comparison_table, in_words
+from engram.results.comparison import (
+    ABSENT,
+    ComparisonRow,
+    Estimate,
+    changed_settings,
+    comparison_table,
+    in_words,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,12 +31,23 @@ NOTHING = "_Nothing measured yet._\n"
 
 PLACES = {"msa": "msa", "mlp": "mlp", "both": "msa and mlp"}
 
+AVERAGE_AND_LAST = ("average_incremental_accuracy", "last_accuracy")
+
 Summaries = Sequence[dict[str, Any]]
 
 
 def pooled(summaries: Summaries) -> list[tuple[ComparisonRow, Summaries]]:
     """Rows of the comparison, each with the summaries that it stands for."""
     return [(row, [summaries[run] for run in row.runs]) for row in comparison_table(summaries)]
+
+
+def by_rule(runs: Summaries, rule: str, measures: Sequence[str] = AVERAGE_AND_LAST) -> str:
+    """Accuracies of a decision rule, means over runs with their spread; absent where one of the
+    runs lacks the rule."""
+    if any(rule not in run["accuracy_by_classifier"] for run in runs):
+        return ABSENT
+    found = [run["accuracy_by_classifier"][rule] for run in runs]
+    return " / ".join(str(Estimate.of([each[name] for each in found])) for name in measures)
 
 
 def mean_curve(row: ComparisonRow) -> list[float]:

@@ -68,7 +68,7 @@ def test_figures_show_what_results_holds(
     assert "](figures/bytes.svg)\n<!-- end -->" in generate.filled(page, study)
     modules = "experiments/lae_study/modules.yaml --publish results` (ten minutes a run"
     assert f"_Not measured yet: `engram bench --grid {modules}" in generate.filled(page, study)
-    study[-1]["average_incremental_accuracy"] += 1
+    study[-1]["accuracy_by_classifier"]["nme"][AVERAGE] += 40
     assert generate.figures.outdated(tmp_path, study) == ["bytes"]
 
 
@@ -383,7 +383,7 @@ def test_what_best_was_chosen_by_has_both_rules(generate: types.ModuleType) -> N
         by_rule[rule] |= {"last_accuracy": last, "average_incremental_accuracy": 50.0}
     row = generate.memory_study.choice([run]).splitlines()[-1]
     assert row.startswith("| `jpeg:75` | exemplar_targets=label | 2,000 | ")
-    assert row.endswith("| 50.0 / 41.0 | 50.0 / 39.0 |")
+    assert row.endswith("| 50.00 / 39.00 | 50.00 / 41.00 |")
 
 
 def test_what_is_asked_of_a_memory_is_met_or_missed(generate: types.ModuleType) -> None:
