@@ -359,8 +359,7 @@ class Learner:
         """Labelled pictures to measure on.
 
         Raises:
-            UserError: they are of a class that is not known, or one cannot be read and that is
-                `strict`ly refused.
+            UserError: they are of a class that is not known, or, if `strict`, one cannot be read.
         """
         given = read_labelled(test, self.image_size, strict=strict)
         if strange := [name for name in given.names if name not in names]:
