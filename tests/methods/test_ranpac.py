@@ -51,7 +51,9 @@ def test_neither_tasks_nor_the_order_of_classes_matter(
     whole, cut = learnt("10", projected=projected), learnt(steps, order, projected=projected)
     assert float(method_of(cut[0]).head.ridge) == float(method_of(whole[0]).head.ridge)
     expected, found = by_name(*whole), by_name(*cut)
-    assert torch.allclose(found, expected, atol=1e-5)
+    # Sums differ in their last bits by the order of adding, and a weak ridge amplifies that: by how
+    # much is the processor's. A class that is forgotten would be off by tenths.
+    assert torch.allclose(found, expected, atol=2e-3)
     assert torch.equal(found.argmax(1), expected.argmax(1))
 
 
