@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from measured import NOTHING, Summaries
+from measured import AVERAGE_AND_LAST, NOTHING, Summaries
 
 from engram.results.comparison import ABSENT, Estimate, changed_settings, markdown
 
@@ -56,10 +56,7 @@ def _row(claim: Claim, summaries: Summaries) -> list[str]:
     pairs = [(here[seed], there[seed]) for seed in sorted(here.keys() & there.keys())]
     if not pairs:
         return [claim.text, ABSENT, ABSENT, "0", "not measured"]
-    average, last = (
-        [one[key] - other[key] for one, other in pairs]
-        for key in ("average_incremental_accuracy", "last_accuracy")
-    )
+    average, last = ([one[key] - other[key] for one, other in pairs] for key in AVERAGE_AND_LAST)
     gains = [str(Estimate.of(values)) for values in (average, last)]
     return [claim.text, *gains, str(len(pairs)), _verdict(claim, average)]
 

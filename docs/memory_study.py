@@ -20,10 +20,10 @@ BUDGETS = ("1536000B", "6144000B", "24576000B")
 RAW, FLOAT32 = BUDGETS[1:]
 """What 2,000 images of uint8 pixels take, and 2,000 of float32."""
 
-FIRST_HALF = "cifar100/10,10,10,10,10"
 RULES = ("network", "nme")
 """The decision rules of iCaRL: the network's own outputs, and the nearest mean of exemplars."""
 
+FIRST_HALF = "cifar100/10,10,10,10,10"
 SHORTENED = "epochs=8"
 """What all runs differ from their preset by, where `best` is chosen."""
 
