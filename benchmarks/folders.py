@@ -24,8 +24,8 @@ from PIL import Image
 
 import engram
 from engram.api import Learner
+from engram.config import Precision
 from engram.data.benchmarks import load_dataset
-from engram.engine.device import Precision
 from engram.files import data_folder
 from engram.results.record import environment
 from engram.versions import ModelFolder

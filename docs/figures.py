@@ -88,7 +88,7 @@ def byte_curves(summaries: Summaries) -> Curves:
     """Average incremental accuracy by bytes, for every codec that was measured at several; of the
     better decision rule, which with few exemplars is the nearest mean."""
     points: dict[str, list[tuple[float, float]]] = {}
-    for row, runs in pooled(memory_study.of_preset(summaries, "best-quick")):
+    for row, runs in pooled(memory_study.by_memory(summaries)):
         size = Budget.parse(row.budget).amount / 1e6
         points.setdefault(row.codec, []).append((size, memory_study.better_average(runs)))
     return {

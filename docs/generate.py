@@ -218,7 +218,7 @@ def artefacts(summaries: Summaries) -> str:
 
 GRIDS = {
     **dict.fromkeys(
-        ("memory study", "attempts", "attempts judged", "bytes", "float16"),
+        ("memory study", "attempts", "attempts judged", "precisions judged", "bytes", "float16"),
         "memory_study/quick.yaml",
     ),
     "choice": "memory_study/choice.yaml",
@@ -241,6 +241,7 @@ TABLES: dict[str, Callable[[Summaries], str]] = {
     "attempts": memory_study.attempts,
     "attempts judged": memory_study.attempts_judged,
     "best": memory_study.best_runs,
+    "precisions judged": memory_study.precisions_judged,
     "best judged": memory_study.best_judged,
     "artefacts": artefacts,
     "pruning": der_study.pruning,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 
 from claims import Claim, Side, judged
 from measured import NOTHING, Summaries, by_rule, pooled, processors, tests_in_ten_tasks
@@ -49,6 +50,11 @@ def as_published(summaries: Summaries) -> Summaries:
         for summary in of_preset(summaries, "quick")
         if set(changed_settings(summary)) >= set(EQUAL_EPOCHS)
     ]
+
+
+def by_memory(summaries: Summaries) -> Summaries:
+    """The runs of preset best-quick that differ in their memories alone."""
+    return [s for s in of_preset(summaries, "best-quick") if not changed_settings(s)]
 
 
 def choice(summaries: Summaries) -> str:
@@ -102,7 +108,7 @@ def _share(augmentation: float) -> str:
 def codecs_and_budgets(summaries: Summaries) -> str:
     """What preset best-quick makes of each codec, by both decision rules: columns for a budget."""
     lines: dict[str, dict[str, Summaries]] = {}
-    for row, runs in pooled(of_preset(summaries, "best-quick")):
+    for row, runs in pooled(by_memory(summaries)):
         lines.setdefault(row.codec, {})[row.budget] = runs
     if not lines:
         return NOTHING
@@ -257,9 +263,22 @@ CLAIMS = (
 )
 
 
+def _in_bfloat16(codec: str) -> Claim:
+    side = Side("icarl", "best-quick", codec, RAW, best_rule=True)
+    return Claim(f"`{codec}`", replace(side, changed=("precision=bf16",)), side)
+
+
+PRECISIONS = tuple(map(_in_bfloat16, ("raw", "float16", "resize:16", "webp-lossless")))
+
+
 def attempts_judged(summaries: Summaries) -> str:
     """What each of the attempts gains."""
     return judged(ATTEMPTS, as_published(summaries))
+
+
+def precisions_judged(summaries: Summaries) -> str:
+    """What training in bfloat16 gains over training in float32."""
+    return judged(PRECISIONS, of_preset(summaries, "best-quick"))
 
 
 def best_judged(summaries: Summaries) -> str:

@@ -18,12 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engram.config import as_mapping, from_mapping
+from engram.config import Precision, as_mapping, from_mapping
 from engram.data.codecs import create_codec
 from engram.data.images import ImageSet, checksums
 from engram.data.pictures import Labelled, NamedImages, Picture, pixels_of, read_labelled
 from engram.data.stream import Task
-from engram.engine.device import Precision
 from engram.errors import UserError, unknown
 from engram.export import export_onnx
 from engram.files import load_tensors, save_tensors

@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, TypeVar
 import tyro
 
 from engram.bench import Execution, check, run
-from engram.config import difference, load_preset
+from engram.config import Precision, difference, load_preset
 from engram.console import RunProgress, print_comparison, print_diagnosis, print_methods
 from engram.engine.fit import DivergedError
 from engram.errors import UserError
@@ -94,7 +94,7 @@ class BenchOptions(ExecutionOptions, Generic[S]):
     images_per_class: int | None = None
     """Training images of a class that are used, the first ones. Default: the preset's, or all."""
     device: str = "auto"
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Precision = "auto"
     """Of training. auto takes bf16 where the hardware has instructions for it."""
     settings: S
     """Knobs of the method."""
@@ -169,6 +169,7 @@ def _bench_options(method: str, words: Sequence[str]) -> BenchOptions[Any]:
         preset=preset,
         budget=given.budget,
         codec=given.codec,
+        precision=given.precision,
         settings=preset_settings(method, preset),
     )
     return tyro.cli(

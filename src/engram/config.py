@@ -21,6 +21,7 @@ import yaml
 from engram.errors import UserError, nearest, unknown
 
 __all__ = [
+    "Precision",
     "Preset",
     "Schedule",
     "as_mapping",
@@ -36,6 +37,8 @@ __all__ = [
 ]
 
 D = TypeVar("D")
+
+Precision = Literal["auto", "bf16", "fp32"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,6 +125,8 @@ class Preset:
         reaches: what a run with it must show, on which stream.
         budget: of the exemplar memory.
         images_per_class: training images of a class that are used; all where None.
+        precision: of training; a preset that is for comparisons names one, so that they do not
+            depend on the processor.
         settings: fields of the method's configuration that differ from its defaults.
     """
 
@@ -129,6 +134,7 @@ class Preset:
     budget: str
     codec: str = "raw"
     images_per_class: int | None = None
+    precision: Precision = "auto"
     settings: Mapping[str, Any]
 
 

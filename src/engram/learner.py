@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engram.config import as_mapping, to_yaml
+from engram.config import Precision, as_mapping, to_yaml
 from engram.data.batches import apply
 from engram.data.codecs import create_codec
 from engram.data.images import ImageSet
 from engram.data.stream import Task
-from engram.engine.device import Precision, move, resolve_device, resolve_precision
+from engram.engine.device import move, resolve_device, resolve_precision
 from engram.engine.fit import Effort, EpochReport, Trainer
 from engram.errors import UserError
 from engram.files import load_tensors, save_tensors, write_atomically

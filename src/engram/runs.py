@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from engram.config import (
+    Precision,
     as_mapping,
     converted,
     from_mapping,
@@ -19,7 +20,7 @@ from engram.config import (
     setting,
 )
 from engram.data.stream import Evaluation
-from engram.engine.device import Precision, resolve_device, resolve_precision
+from engram.engine.device import resolve_device, resolve_precision
 from engram.errors import UserError, unknown
 from engram.methods import method_class
 
@@ -76,14 +77,14 @@ def configured(
     image_size: int | None = None,
     images_per_class: int | None = None,
     device: str = "auto",
-    precision: Precision = "auto",
+    precision: Precision | None = None,
     settings: Any = None,
 ) -> RunConfig:
     """The configuration of a run, with everything resolved that was left open.
 
     Args:
         order: the one that `seed` gives where None.
-        budget: the preset's where None; `codec` and `images_per_class` likewise.
+        budget: the preset's where None; `codec`, `images_per_class` and `precision` likewise.
         settings: the method's own configuration; the preset's where None.
 
     Raises:
@@ -107,7 +108,7 @@ def configured(
         image_size=image_size,
         images_per_class=images_per_class or given.images_per_class,
         device=str(place),
-        precision=resolve_precision(precision, place),
+        precision=resolve_precision(precision or given.precision, place),
         settings=settings or preset_settings(method, preset),
     )
 
@@ -143,7 +144,7 @@ def folder_name(config: RunConfig) -> str:
         parts.append(f"{config.image_size}px")
     if config.images_per_class != preset.images_per_class:
         parts.append(f"{config.images_per_class}-images-a-class")
-    if config.precision != resolve_precision("auto", resolve_device(config.device)):
+    if config.precision != resolve_precision(preset.precision, resolve_device(config.device)):
         parts.append(config.precision)
     chosen = leaves(as_mapping(config.settings))
     usual = leaves(as_mapping(preset_settings(config.method, config.preset)))

@@ -9,11 +9,10 @@ from typing import Literal
 import torch
 from torch import nn
 
+from engram.config import Precision
 from engram.errors import UserError
 
-__all__ = ["Precision", "move", "resolve_device", "resolve_precision"]
-
-Precision = Literal["auto", "bf16", "fp32"]
+__all__ = ["move", "resolve_device", "resolve_precision"]
 
 
 def resolve_device(name: str) -> torch.device:

@@ -395,8 +395,8 @@ def _estimate(runs: Sequence[Summary], key: str) -> Estimate | None:
 def _changed(summary: Summary, summaries: Sequence[Summary]) -> tuple[str, ...]:
     """What to tell a setting by: what differs from its preset.
 
-    What no preset speaks of (precision), or all of it where the preset is not known here, is told
-    where runs of the preset differ in it.
+    What a preset does not speak of (precision, mostly), or all of it where the preset is not known
+    here, is told where runs of the preset differ in it.
     """
     named = (summary["method"], summary["preset"])
     siblings = [_knobs(run) for run in summaries if (run["method"], run["preset"]) == named]
@@ -441,6 +441,8 @@ def _usual(method: str, preset: str) -> dict[str, Any]:
     except UserError:
         return general
     general["images_per_class"] = given.images_per_class
+    if given.precision != "auto":
+        general["precision"] = given.precision
     return {**general, **leaves(as_mapping(settings))}
 
 
