@@ -115,7 +115,7 @@ def test_what_others_have_in_the_folder_is_left_alone(tmp_path: Path) -> None:
         ("no number", "current holds no number"),
         ("missing version", "names version 1, which is not there. Present: none"),
         ("facts", "version.json cannot be read"),
-        ("format", "has format 99; this engram reads 3"),
+        ("format", "has format 99; this engram reads 4"),
         ("weights", "weights.safetensors cannot be read .* learn the pictures anew"),
         ("learner", "learner is not a saved learner .* learn the pictures anew"),
         ("learner's facts", "learner is not a saved learner .* learn the pictures anew"),

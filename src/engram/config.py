@@ -59,7 +59,8 @@ class Schedule:
     """Of SGD; Adam has its usual constants."""
     nesterov: bool = False
     weight_decay: float = 2e-5
-    """On weights and BatchNorm scales; biases and BatchNorm shifts have none."""
+    """On what is called a weight, of layers and norms. Biases, scales of modules and the tokens of
+    a prefix have none."""
     decay: Literal["steps", "cosine", "constant"] = "steps"
     milestones: tuple[float, ...] = (49, 63)
     """Epochs after which `steps` multiplies the learning rate by `factor`; those below 1 are shares

@@ -133,7 +133,7 @@ class TaskLearner:
         if not self.task_sizes:
             of_task = partial(mean_image, task.train.pixels.split(CHUNK))
             self.method.normalise.adopt(self._input_mean or of_task)
-        self._trainer.begin(task.index, self.method)
+        self._trainer.begin(task.index, self.method, self.method.resting)
         self.method.learn(task, self.memory, self._trainer)
         self.task_sizes.append(len(task.new))
         training = self._trainer.effort

@@ -28,7 +28,7 @@ from engram.files import write_atomically
 
 __all__ = ["BusyError", "ModelFolder", "check_keep"]
 
-FORMAT = 3
+FORMAT = 4
 
 PARTIAL = ".partial"
 

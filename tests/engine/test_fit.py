@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from engram.config import Schedule
 from engram.engine.fit import EpochReport, Step, Trainer, learning_rate, plan_of
 from engram.errors import UserError
+from engram.files import load_tensors
 
 SCHEDULE = Schedule(epochs=2, batch_size=4, learning_rate=0.1, decay="constant", weight_decay=0.0)
 
@@ -87,7 +88,7 @@ def test_one_cycle_rises_and_falls_to_zero() -> None:
 
 @pytest.mark.parametrize(
     ("samples", "drop_last", "batches"),
-    [(10, True, 2), (10, False, 3), (3, True, 1), (8, False, 2)],
+    [(10, True, 2), (10, False, 3), (3, True, 1), (8, False, 2), (9, False, 2)],
 )
 def test_the_last_batch(samples: int, drop_last: bool, batches: int) -> None:
     reports: list[EpochReport] = []
@@ -98,8 +99,21 @@ def test_the_last_batch(samples: int, drop_last: bool, batches: int) -> None:
     loop.fit("training", Points(samples), model.loss, model.named_parameters(), schedule)
     assert loop.effort.updates == 2 * batches
     assert [report.images for report in reports] == [
-        min(samples, 4 * batches) if drop_last else samples
+        min(samples, 4 * batches) if drop_last or samples % 4 == 1 else samples
     ] * 2
+
+
+def test_a_single_sample_is_refused_where_there_is_batchnorm() -> None:
+    model = Model()
+    loop = trainer()
+    loop.begin(0, model)
+    with pytest.raises(UserError, match="Task 1 has one image, and this network trains on two"):
+        loop.fit("training", Points(1), model.loss, model.named_parameters(), SCHEDULE)
+
+
+def test_a_milestone_never_falls_on_the_start() -> None:
+    short = replace(SCHEDULE, epochs=2, decay="steps", milestones=(0.1,), factor=0.5)
+    assert rates(short, samples=4) == pytest.approx([0.1, 0.05])
 
 
 def test_a_fixed_number_of_updates_ends_within_an_epoch() -> None:
@@ -219,6 +233,25 @@ def test_a_finished_stage_is_taken_from_its_snapshot(tmp_path: Path) -> None:
     )
     assert replay.effort.updates == loop.effort.updates == 8
     assert replay.restored_seconds == pytest.approx(loop.effort.seconds)
+
+
+def test_a_snapshot_leaves_out_what_a_fit_does_not_change(tmp_path: Path) -> None:
+    model = Model()
+    loop = trainer(folder=tmp_path)
+    loop.begin(0, model, resting=("norm.running_var",))
+    named = list(model.layer.named_parameters(prefix="layer"))
+    loop.fit("one", Points(), model.loss, named, SCHEDULE)
+    (snapshot,) = tmp_path.iterdir()
+    tensors, _ = load_tensors(snapshot)
+    names = {name.removeprefix("method:") for name in tensors if name.startswith("method:")}
+    moving = {"layer.weight", "layer.bias", "norm.running_mean", "norm.num_batches_tracked"}
+    assert names == moving
+    again = Model()
+    replay = trainer(folder=tmp_path)
+    replay.begin(0, again)
+    parameters = again.layer.named_parameters(prefix="layer")
+    replay.fit("one", Points(), again.loss, parameters, SCHEDULE)
+    assert all(torch.equal(again.state_dict()[name], model.state_dict()[name]) for name in moving)
 
 
 def test_another_task_starts_without_old_snapshots(tmp_path: Path) -> None:

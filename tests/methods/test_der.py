@@ -21,6 +21,7 @@ from engram.data.stream import ClassStream, Task, create_stream
 from engram.engine.fit import EpochReport, Trainer, learning_rate, plan_of
 from engram.errors import UserError
 from engram.learner import TaskLearner
+from engram.memory import Budget
 from engram.methods.der import DER, DERConfig, balanced
 from engram.models.masks import weight_share, widths
 from engram.runs import preset_settings
@@ -272,6 +273,18 @@ def test_statistics_are_of_batches_of_one_size(
     assert sum(sizes) == images
     assert max(sizes) - min(sizes) <= 1
     assert max(sizes) <= 500
+
+
+def test_a_memory_of_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match="with a budget of 0 it would forget all old ones"):
+        fresh().check(Budget.parse("0"))
+
+
+def test_no_classifier_has_a_bias() -> None:
+    names = [
+        name for name, _ in fresh(seen=2).named_parameters() if "head" in name or "aux" in name
+    ]
+    assert names == ["head.weight", "auxiliary.weight"]
 
 
 def test_masks_that_would_not_become_binary_are_refused() -> None:

@@ -85,6 +85,15 @@ def test_a_large_head_finds_the_ridge_weight_at_any_scale_of_features(
     assert min(errors) == errors[2]
 
 
+def test_a_large_head_shrinks_where_features_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "LARGEST_EIGENBASIS", 0)
+    _, labels, aside = data()
+    head = head_of(projected=None)
+    head.add(torch.randn(len(labels), DIM, generator=generator(3)), labels, aside)
+    head.solve()
+    assert head.ridge > 5 * head.gram[0].diagonal().mean()
+
+
 def test_sums_do_not_depend_on_how_many_images_are_added_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

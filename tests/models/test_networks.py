@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from engram import models
 from engram.errors import UserError
-from engram.models.heads import LinearHead
+from engram.models.heads import CosineHead, LinearHead
 from engram.models.network import frozen
 from engram.models.resnet import BasicBlock, CifarResNet, ZeroPadding
 from engram.seeding import generator
@@ -32,6 +32,10 @@ def test_resnet18_in_its_cifar_form() -> None:
     features = net.backbone.eval()(torch.randn(2, 3, 32, 32, generator=generator(1)))
     assert features.shape == (2, 512)
     assert (features >= 0).all()
+    first, widest = net.backbone.get_parameter("conv.weight"), "blocks.6.conv1.weight"
+    assert first.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.1)
+    spread = net.backbone.get_parameter(widest).std().item()
+    assert spread == pytest.approx((2 / (9 * 512)) ** 0.5, rel=0.1), "by fan-out"
 
 
 def test_the_parameter_free_shortcut() -> None:
@@ -60,6 +64,18 @@ def test_new_rows_have_gain_one() -> None:
     head = LinearHead(64)
     head.grow(500, generator(0))
     assert head.weight.std().item() == pytest.approx(1 / 8, rel=0.03)
+
+
+def test_cosines_know_no_lengths() -> None:
+    head = CosineHead(8, 3)
+    head.draw(generator(0))
+    features = torch.randn(5, 8, generator=generator(1))
+    logits = head(features)
+    assert logits.abs().max() <= 1
+    assert torch.allclose(head(7 * features), logits, atol=1e-6)
+    with torch.no_grad():
+        head.scale.fill_(3.0)
+    assert torch.allclose(head(features), 3 * logits)
 
 
 def test_a_frozen_copy_stands_still() -> None:

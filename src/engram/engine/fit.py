@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from engram import seeding
 from engram.config import Schedule, as_mapping
@@ -108,10 +109,16 @@ class Trainer:
         self.restored_seconds = 0.0
         self._task = 0
         self._method: nn.Module = nn.Module()
+        self._resting: tuple[str, ...] = ()
 
-    def begin(self, task: int, method: nn.Module) -> None:
-        """Prepare for the fits of a task. Snapshots of other tasks are removed."""
-        self._task, self._method = task, method
+    def begin(self, task: int, method: nn.Module, resting: tuple[str, ...] = ()) -> None:
+        """Prepare for the fits of a task. Snapshots of other tasks are removed.
+
+        Args:
+            resting: how names in the method's state begin that no fit changes, and no snapshot
+                needs to hold.
+        """
+        self._task, self._method, self._resting = task, method, resting
         self.effort, self.restored_seconds = Effort(), 0.0
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -149,8 +156,14 @@ class Trainer:
                 changes belongs to the method, and is saved with it.
 
         Raises:
-            UserError: the loss is no longer a finite number, or the snapshot is not of this fit.
+            UserError: there is one sample, and BatchNorm; the loss is no longer a finite number; or
+                the snapshot is not of this fit.
         """
+        if len(data) == 1 and any(isinstance(each, _BatchNorm) for each in self._method.modules()):
+            raise UserError(
+                f"Task {self._task + 1} has one image, and this network trains on two at least. "
+                "Give more images, or take a method with a pretrained network: ranpac or lae."
+            )
         move(self._method, self.device)
         names = {parameter: name for name, parameter in parameters if parameter.requires_grad}
         run = _Stage(
@@ -233,11 +246,21 @@ class Trainer:
 
     def _save(self, run: _Stage, epochs: int, spent: Effort) -> None:
         if path := self._path(run):
-            tensors = {f"method:{name}": t for name, t in self._method.state_dict().items()}
+            tensors = {f"method:{name}": tensor for name, tensor in self._moving(run).items()}
             state = optimizer_state(run.optimizer, run.names)
             tensors |= {f"optimizer:{name}": tensor for name, tensor in state.items()}
             meta = {"of": run.identity, "epochs": epochs, "effort": asdict(spent)}
             save_tensors(path, tensors, meta)
+
+    def _moving(self, run: _Stage) -> dict[str, Tensor]:
+        """What a fit can change: the parameters that it trains, and buffers that do not rest."""
+        named = self._method.named_parameters()
+        still = {name for name, parameter in named if parameter not in run.names}
+        return {
+            name: tensor
+            for name, tensor in self._method.state_dict().items()
+            if name not in still and not name.startswith(self._resting)
+        }
 
     def _restore(self, run: _Stage) -> tuple[int, Effort]:
         """Take over the stage's snapshot; the epochs it has behind it and what they took."""
@@ -250,7 +273,8 @@ class Trainer:
             raise UserError(f"{error} Remove it to train this stage anew.") from error
         if meta["of"] != run.identity:
             raise UserError(f"{path} is a snapshot of other training. Remove it to train anew.")
-        self._method.load_state_dict(_part(tensors, "method:"))
+        saved = _part(tensors, "method:")
+        self._method.load_state_dict({**self._method.state_dict(), **saved})
         restore_optimizer(run.optimizer, run.names, _part(tensors, "optimizer:"))
         return meta["epochs"], Effort(**meta["effort"])
 
@@ -307,9 +331,14 @@ class _Stage:
 
 
 def plan_of(schedule: Schedule, samples: int) -> Plan:
-    """How a schedule trains on that many samples."""
+    """How a schedule trains on that many samples.
+
+    A last batch of one sample is left out where there are others: BatchNorm has nothing to
+    normalise a single one by.
+    """
     whole, rest = divmod(samples, schedule.batch_size)
-    batches = whole if schedule.drop_last and whole else whole + (rest > 0)
+    left_out = rest <= 1 or schedule.drop_last
+    batches = whole if left_out and whole else whole + (rest > 0)
     updates = schedule.updates or schedule.length * batches
     epochs = math.ceil(updates / batches)
     if schedule.warmup_by == "epoch":
@@ -329,7 +358,8 @@ def learning_rate(schedule: Schedule, plan: Plan, epoch: int, batch: int) -> flo
         case "constant":
             return schedule.learning_rate
         case "steps":
-            epochs = [m if m >= 1 else round(m * plan.epochs) for m in schedule.milestones]
+            shares = [m if m >= 1 else m * plan.epochs for m in schedule.milestones]
+            epochs = [max(1, round(share)) for share in shares]
             passed = sum(epoch >= milestone for milestone in epochs)
             return schedule.learning_rate * schedule.factor**passed
         case "cosine":

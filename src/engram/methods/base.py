@@ -64,6 +64,8 @@ class Method(nn.Module, ABC):
     Attributes:
         Config: the dataclass of the knobs; its defaults are the paper's.
         title: what the method is called in full, and where it was published.
+        resting: how names in the state begin that no training by gradients changes; the snapshots
+            of such training leave them out.
         normalise: pixels to the network's input.
         precision: of training. Where nothing is trained, methods compute in float32, but for those
             that say otherwise.
@@ -75,6 +77,7 @@ class Method(nn.Module, ABC):
 
     Config: ClassVar[type[Any]]
     title: ClassVar[str]
+    resting: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Any, image_size: tuple[int, int], seed: int) -> None:
         super().__init__()

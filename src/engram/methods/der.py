@@ -25,7 +25,7 @@ from engram.data.batches import AugmentedImages, FeatureDraws, Loss, Step
 from engram.data.images import Images
 from engram.data.stream import Task
 from engram.errors import UserError
-from engram.memory import ExemplarMemory, herding
+from engram.memory import Budget, ExemplarMemory, herding
 from engram.methods.base import Trainer
 from engram.methods.rehearsal import RehearsalConfig, RehearsalMethod
 from engram.models.backbone import Backbone
@@ -174,7 +174,7 @@ class DER(RehearsalMethod):
         dense: the extractor of the newest task before anything is cut; the next one starts from it.
         masks: of the extractor that is being learnt, where it is to become smaller.
         control: of the weight of their sparsity loss, where a size is given.
-        head: the classifier on the features of all extractors, without bias.
+        head: the classifier on the features of all extractors.
         auxiliary: the auxiliary classifier of the task that is being learnt; else without rows.
         shares: of the last extractor's weights, what its masks left and what was kept in the end,
             where it was cut. Not saved.
@@ -193,8 +193,8 @@ class DER(RehearsalMethod):
         self.masks: ChannelMasks | None = None
         self.control: SparsityControl | None = None
         self.shares: dict[str, float] = {}
-        self.head = UniformHead(0, 0, bias=False)
-        self.auxiliary = UniformHead(0, 0, bias=True)
+        self.head = UniformHead(0, 0)
+        self.auxiliary = UniformHead(0, 0)
         if config.prunes:
             self.refuse_impossible_sizes(self.allowance)
 
@@ -215,6 +215,13 @@ class DER(RehearsalMethod):
     @property
     def classifier(self) -> str:
         return "network"
+
+    def check(self, budget: Budget) -> None:
+        if budget.none:
+            raise UserError(
+                "DER tells new classes from old ones by exemplars: with a budget of 0 it would "
+                "forget all old ones. Give a budget such as 2000 or 6MB."
+            )
 
     def learn(self, task: Task, memory: ExemplarMemory, trainer: Trainer) -> None:
         """The two stages of section 3: a new extractor, then a classifier on balanced data."""
@@ -275,8 +282,8 @@ class DER(RehearsalMethod):
     def expand(self, classes: int) -> None:
         """Draw both classifiers, and open all masks. The extractor goes on from the last."""
         inherited = self.head.weight.data
-        self.head = UniformHead(self.dim + self.dense.dim, self.seen, bias=False)
-        self.auxiliary = UniformHead(self.dense.dim, classes + 1, bias=True)
+        self.head = UniformHead(self.dim + self.dense.dim, self.seen)
+        self.auxiliary = UniformHead(self.dense.dim, classes + 1)
         self.draw_heads()
         if self.config.head_init == "inherit":
             rows, columns = inherited.shape
@@ -316,12 +323,12 @@ class DER(RehearsalMethod):
     def freeze(self, extractor: Backbone) -> None:
         """Let the new extractor be one of the old ones; what only its training needed is gone."""
         self.extractors.append(extractor.folded())
-        self.auxiliary = UniformHead(0, 0, bias=True)
+        self.auxiliary = UniformHead(0, 0)
         self.masks = self.control = None
 
     def renew_head(self) -> None:
         """A classifier with random weights, for the second stage."""
-        self.head = UniformHead(self.dim, self.seen, bias=False).to(self.device)
+        self.head = UniformHead(self.dim, self.seen).to(self.device)
         self.head.draw(generator(self.seed, "classifier", self.seen))
 
     @property

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from engram.config import Schedule
 from engram.data.augment import Augmentation
-from engram.data.batches import Step
+from engram.data.batches import Loss, Step
 from engram.data.stream import Task
 from engram.errors import UserError
 from engram.memory import ExemplarMemory
 from engram.methods.base import Trainer
 from engram.methods.pretrained import PretrainedMethod
 from engram.models.adapters import ModuleConfig, attach
-from engram.models.heads import LinearHead, RidgeHead
+from engram.models.heads import CosineHead, RidgeHead
 from engram.models.pretrained import BackboneConfig
 from engram.seeding import generator
 
@@ -33,8 +33,8 @@ class RanPACConfig:
     """Random dimensions that features are projected to; 0 leaves them as they are. Sums of
     2 x 8 bytes x its square are kept: 64 MB for 2,000, 1.6 GB for 10,000."""
     adapt: bool = True
-    """Train small modules beside the backbone on the first task, then freeze them too. Without it
-    nothing is trained at all: one pass over the images."""
+    """Train small modules beside the backbone on the first task, then freeze them too. Without it,
+    or where that task is a single class, nothing is trained at all: one pass over the images."""
     modules: ModuleConfig = field(
         default_factory=lambda: ModuleConfig(module="adapter", size=64, place="mlp", blocks="all")
     )
@@ -71,11 +71,12 @@ class RanPAC(PretrainedMethod):
 
     Attributes:
         head: the ridge regression.
-        adaptation: the linear classifier with which modules are trained; else without rows.
+        adaptation: the classifier with which modules are trained, while they are.
     """
 
     Config = RanPACConfig
     title = "RanPAC: ridge regression on random projections (McDonnell et al., NeurIPS 2023)"
+    resting = ("head.",)
     config: RanPACConfig
 
     def __init__(self, config: RanPACConfig, image_size: tuple[int, int], seed: int) -> None:
@@ -83,7 +84,7 @@ class RanPAC(PretrainedMethod):
         if config.adapt:
             attach(self.backbone, config.modules, generator(seed, "modules"))
         self.head = RidgeHead(self.dim, config.projected, generator(seed, "projection"))
-        self.adaptation = LinearHead(self.dim)
+        self.adaptation: CosineHead | None = None
 
     @property
     def classifier(self) -> str:
@@ -91,7 +92,7 @@ class RanPAC(PretrainedMethod):
 
     def learn(self, task: Task, memory: ExemplarMemory, trainer: Trainer) -> None:
         """Algorithm 1: phase 1 on the first task where it is asked for, then phase 2."""
-        if self.config.adapt and not self.seen:
+        if self.config.adapt and not self.seen and len(task.new) > 1:
             self.adapt(task, trainer)
         self.grow(len(task.new))
         self.add_to(self.head, task.train, trainer)
@@ -103,21 +104,26 @@ class RanPAC(PretrainedMethod):
         self.seen += new
 
     def adapt(self, task: Task, trainer: Trainer) -> None:
-        """Train the modules with a linear classifier of the first task, then throw it away."""
-        self.adaptation.grow(len(task.new), generator(self.seed, "adaptation"))
+        """Train the modules with a classifier of the first task, then throw it away."""
+        self.adaptation = CosineHead(self.dim, len(task.new))
+        self.adaptation.draw(generator(self.seed, "adaptation"))
         trainer.fit(
             "adaptation",
             self.augmented(task.train, self.config.augmentation),
-            self.loss,
+            self.loss(self.adaptation),
             self.named_parameters(),
             self.config.schedule,
         )
-        self.adaptation = LinearHead(self.dim).to(self.device)
+        self.adaptation = None
 
-    def loss(self, x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
-        """Cross-entropy of the linear classifier with which the modules are trained."""
-        logits = self.adaptation(self.features(x))
-        return {"classification": F.cross_entropy(logits.float(), y)}
+    def loss(self, head: CosineHead) -> Loss:
+        """Cross-entropy of the classifier with which the modules are trained."""
+
+        def of_batch(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
+            logits = head(self.features(x))
+            return {"classification": F.cross_entropy(logits.float(), y)}
+
+        return of_batch
 
     def scores_by_classifier(self, pixels: Tensor) -> dict[str, Tensor]:
         return {"ridge": self.head(self.features(self.normalise(pixels)))}

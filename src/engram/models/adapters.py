@@ -151,16 +151,16 @@ class KeyValueLora(nn.Module):
 
     def __init__(self, dim: int, rank: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.down = nn.Parameter(torch.empty(2, rank, dim))
-        self.up = nn.Parameter(torch.zeros(2, dim, rank))
+        self.down_weight = nn.Parameter(torch.empty(2, rank, dim))
+        self.up_weight = nn.Parameter(torch.zeros(2, dim, rank))
         self.scale = nn.Parameter(torch.ones(2))
-        _uniform_(self.down, generator)
+        _uniform_(self.down_weight, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) to what is added to queries, keys and values (B, N, 3 D)."""
         keys, values = (
             scale * F.linear(F.linear(x, down), up)
-            for scale, down, up in zip(self.scale, self.down, self.up, strict=True)
+            for scale, down, up in zip(self.scale, self.down_weight, self.up_weight, strict=True)
         )
         return torch.cat([torch.zeros_like(keys), keys, values], dim=-1)
 

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["RIDGE_PATH", "LinearHead", "RidgeHead", "UniformHead"]
+__all__ = ["RIDGE_PATH", "CosineHead", "LinearHead", "RidgeHead", "UniformHead"]
 
 RIDGE_PATH = tuple(10.0**exponent for exponent in range(-8, 9))
 """Ridge weights that are tried, those of RanPAC."""
 LARGEST_EIGENBASIS = 2048
 """Dimensions up to which one eigendecomposition is cheaper than a solve for every ridge weight."""
-COARSE_RIDGE_PATH = tuple(10.0**exponent for exponent in range(-4, 1))
+COARSE_RIDGE_PATH = tuple(10.0**exponent for exponent in range(-4, 3))
 """What is tried above that, in units of the Gram matrix's mean eigenvalue; then half a decade to
 either side of the best."""
 SUMMED_AT_ONCE = 1024
@@ -57,24 +57,22 @@ class LinearHead(nn.Module):
 
 
 class UniformHead(nn.Module):
-    """A linear layer of fixed size, drawn as PyTorch draws its own: uniform in +-1/sqrt(dim).
+    """A linear layer of fixed size without bias, as the authors of DER have it, drawn as PyTorch
+    draws its own: uniform in +-1/sqrt(dim).
 
     Attributes:
         weight: (classes, dim).
-        bias: (classes,), or None.
     """
 
-    def __init__(self, dim: int, classes: int, *, bias: bool) -> None:
+    def __init__(self, dim: int, classes: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(classes, dim))
-        self.bias = nn.Parameter(torch.zeros(classes)) if bias else None
 
     def draw(self, generator: torch.Generator) -> None:
         """New random weights in place of those there are."""
-        for parameter in self.parameters():
-            values = torch.rand(parameter.shape, generator=generator)
-            reach = max(1, self.weight.shape[1]) ** -0.5
-            parameter.data.copy_((2 * values - 1) * reach)
+        values = torch.rand(self.weight.shape, generator=generator)
+        reach = max(1, self.weight.shape[1]) ** -0.5
+        self.weight.data.copy_((2 * values - 1) * reach)
 
     def keep_features(self, kept: Tensor) -> None:
         """Read only those of the features where `kept` (dim,) is true; the others are gone."""
@@ -82,7 +80,24 @@ class UniformHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, dim) features to (B, classes) logits."""
-        return F.linear(features, self.weight, self.bias)
+        return F.linear(features, self.weight)
+
+
+class CosineHead(UniformHead):
+    """Cosines between features and a direction of each class, times a learnt scale that starts at
+    1: what the authors of RanPAC adapt modules with.
+
+    Attributes:
+        scale: ().
+    """
+
+    def __init__(self, dim: int, classes: int) -> None:
+        super().__init__(dim, classes)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, dim) features to (B, classes) logits."""
+        return self.scale * F.linear(F.normalize(features), F.normalize(self.weight))
 
 
 class RidgeHead(nn.Module):

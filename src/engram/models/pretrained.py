@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from engram.errors import UserError, nearest
+from engram.errors import UserError, install_command, nearest
 from engram.files import data_folder, read_weights, sha256
 from engram.models.normalise import Standardise
 from engram.models.vit import (
@@ -178,7 +178,7 @@ def _from_hub(name: str, path: Path) -> Path:
         f"There are no weights {path}{f'; {close} are there' if close else ''}. Put them there "
         f"(as {' or '.join(WEIGHTS_SUFFIXES)}), name a file that has them with --weights, choose "
         "another --backbone, or be online with huggingface_hub installed "
-        "(pip install 'engram[hub]')."
+        f"({install_command('engram[hub]')})."
     )
     try:
         import huggingface_hub
@@ -244,7 +244,8 @@ def _from_timm(config: BackboneConfig, generator: torch.Generator) -> Pretrained
         import timm
     except ImportError as error:
         raise UserError(
-            f"{config.backbone} needs timm, which is not installed: pip install 'engram[timm]'."
+            f"{config.backbone} needs timm, which is not installed. Install it: "
+            f"{install_command('engram[timm]')}."
         ) from error
     path = None if config.weights in (None, RANDOM) else Path(config.weights)
     options: dict[str, Any] = {"pretrained": config.weights is None, "num_classes": 0}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -111,11 +112,19 @@ def _gated(x: Tensor, gate: Tensor | None) -> Tensor:
     return x if gate is None else x * gate.to(x.dtype)[:, None, None]
 
 
-def he_normal_(module: nn.Module, generator: torch.Generator) -> None:
-    """Fill every convolution with He-normal weights: gain sqrt 2, fan-in (He et al. 2015)."""
+def he_normal_(
+    module: nn.Module, mode: Literal["fan_in", "fan_out"], generator: torch.Generator
+) -> None:
+    """Fill every convolution with He-normal weights (He et al. 2015), gain sqrt 2.
+
+    Args:
+        mode: whether the variance of activations or that of gradients is kept from layer to layer.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+            nn.init.kaiming_normal_(
+                layer.weight, mode=mode, nonlinearity="relu", generator=generator
+            )
 
 
 class ResNet(Backbone):
@@ -240,13 +249,13 @@ class CifarResNet(ResNet):
                     shortcut=ZeroPadding(width // 2, width, 2) if widens else None,
                 )
                 self.append(block, stage)
-        he_normal_(self, generator)
+        he_normal_(self, "fan_in", generator)
 
 
 class ResNet18(ResNet):
     """ResNet-18 with 512-d features: projection shortcuts and a ReLU after every block (He et al.
-    2016). In the CIFAR form every block starts as its shortcut, the scale of its last BatchNorm at
-    zero, as the authors of DER have it.
+    2016). It starts as the authors of DER have it: weights by fan-out, and in the CIFAR form every
+    block as its shortcut, the scale of its last BatchNorm at zero.
 
     Args:
         generator: source of the He-normal initial weights.
@@ -272,4 +281,4 @@ class ResNet18(ResNet):
                     nn.init.zeros_(block.bn2.weight)
                 self.append(block, stage)
             width_in = width
-        he_normal_(self, generator)
+        he_normal_(self, "fan_out", generator)
