@@ -61,6 +61,10 @@ def test_figures_show_what_results_holds(
     for name in ("float16", "bytes"):
         generate.figures.draw(tmp_path, name, study)
     assert generate.figures.outdated(tmp_path, study) == []
+    assert generate.memory_study.by_memory(study) == study[4:]
+    other = study_run("best-quick", "raw", "6144000B")
+    other["config"]["precision"] = "bf16"
+    assert generate.memory_study.by_memory([other]) == [], "it compares in one precision"
     assert "float32" in (tmp_path / "float16.svg").read_text()
     page = tmp_path / "page.md"
     page.write_text("<!-- bytes -->\n<!-- end -->\n<!-- modules -->\n<!-- end -->\n")
@@ -425,7 +429,7 @@ def lae_run(
 
 
 def study_run(preset: str, codec: str, budget: str, seed: int = 0) -> dict[str, Any]:
-    """A published summary, as if it were one of the memory study."""
+    """A published summary, as if it were one of the memory study, in its precision."""
     path = ROOT / "results" / "icarl" / "icarl-cifar100-b0-inc10-laptop-s0.json"
     settings = as_mapping(preset_settings("icarl", preset))
     if preset == "quick":
@@ -433,6 +437,7 @@ def study_run(preset: str, codec: str, budget: str, seed: int = 0) -> dict[str, 
     found: dict[str, Any] = json.loads(path.read_text())
     found |= {"preset": preset, "codec": codec, "seed": seed, "order": f"seed{seed}"}
     found["config"] |= {"preset": preset, "codec": codec, "budget": budget, "settings": settings}
+    found["config"] |= {"precision": "fp32"}
     return found
 
 
