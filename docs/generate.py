@@ -27,7 +27,6 @@ from measured import (
     mean_curve,
     missing,
     of_benchmark,
-    pooled,
     tests_in_ten_tasks,
 )
 
@@ -43,6 +42,7 @@ from engram.results.comparison import (
     format_seconds,
     markdown,
     markdown_table,
+    start_of,
 )
 from engram.runs import read_grid
 
@@ -62,13 +62,13 @@ def short_table(summaries: Summaries) -> str:
         [
             row.method,
             ", ".join([row.setting, *row.orders]),
-            start_of(runs[0]),
+            row.start,
             row.classifier,
             *map(str, (row.average, row.last, row.forgetting or ABSENT, len(row.seeds))),
             *map(format_bytes, (row.memory_bytes, row.kept_bytes)),
             format_seconds(row.seconds),
         ]
-        for row, runs in pooled(_of_readme(summaries))
+        for row in comparison_table(_of_readme(summaries))
     ]
     measured = {row[0] for row in rows}
     others = ", ".join(f"`{name}`" for name in METHODS if name not in measured)
@@ -87,17 +87,6 @@ def _setting(summary: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a run is, but for seed, class order and machine."""
     named = [summary[key] for key in ("method", "preset", "stream", "evaluate_on", "codec")]
     return *named, summary["config"]["budget"], changed_settings(summary)
-
-
-def start_of(summary: dict[str, Any]) -> str:
-    """The weights that a run started from."""
-    settings = summary["config"]["settings"]
-    architecture, _, tag = settings.get("pretrained", settings)["backbone"].partition(".")
-    checksum = summary.get("weights_sha256")
-    if checksum is None:
-        return "random weights"
-    file = settings.get("pretrained", {}).get("weights")
-    return f"{architecture}, pretrained ({f'sha256 {checksum[:12]}' if file or not tag else tag})"
 
 
 def table(summaries: Summaries) -> str:

@@ -298,7 +298,14 @@ def test_mean_forgetting_is_of_known_classes() -> None:
     changes = [Change("a", 90, 80, 5), Change("b", 50, 60, 5), Change("c", None, 10, 5)]
     assert mean_forgetting(changes) == 0
     assert mean_forgetting(changes[:1]) == 10
-    assert mean_forgetting([]) == 0
+
+
+def test_what_was_not_measured_is_not_taken_for_nothing_forgotten() -> None:
+    unmeasured = [Change("a", None, None, 0), Change("b", None, 10, 5), Change("c", 10, None, 0)]
+    assert mean_forgetting([]) is None
+    assert mean_forgetting(unmeasured) is None
+    assert [change.forgotten for change in unmeasured] == [None] * 3
+    assert small_learner().learn({"red": coloured("red", 9)}).forgetting is None
 
 
 def test_strictly_pictures_to_measure_on_must_be_readable_too(tmp_path: Path) -> None:

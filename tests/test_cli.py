@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -351,9 +352,23 @@ def test_the_doctor_names_what_is_missing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(console.EXTRAS, "serve", ("rich", "no-such-package"))
+    monkeypatch.setattr(sys, "executable", "bin/python")
     console.print_diagnosis()
     found = " ".join(capsys.readouterr().out.split())
-    assert "no-such-package missing: pip install 'engram[serve]'" in found
+    assert "no-such-package missing: bin/python -m pip install 'engram[serve]'" in found
+
+
+@pytest.mark.skipif(os.name != "posix", reason="quotes are those of POSIX")
+def test_what_is_missing_is_installed_beside_the_engram_that_runs(
+    engram: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/my place/bin/python")
+    monkeypatch.delitem(sys.modules, "engram.serve.run", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    code, text = engram("serve", "model")
+    assert code == 2
+    install = "'/my place/bin/python' -m pip install 'engram[serve]'"
+    assert text == f"engram: engram serve needs uvicorn. Install it: {install}.\n"
 
 
 def test_the_doctor_names_what_a_codec_lacks(
@@ -365,6 +380,17 @@ def test_the_doctor_names_what_a_codec_lacks(
     monkeypatch.setattr(console, "create_codec", refuse)
     console.print_diagnosis()
     assert "jxl:80 needs a plugin." in " ".join(capsys.readouterr().out.split())
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with console.RunProgress(2) as progress:
+        progress.begin("icarl-[b]-:cat:", tasks=2, share=0.0)
+        progress.skip("Another process is at work in runs[/x]/:cat:.")
+    found = capsys.readouterr().out
+    assert "icarl-[b]-:cat:\n" in found
+    assert "Another process is at work in runs[/x]/:cat:.\n" in found
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,15 @@ def test_a_failed_write_leaves_the_old_file(
     assert list(tmp_path.iterdir()) == [path], "a full disk gets no fuller"
 
 
+def test_what_cannot_be_written_is_named_as_it_was_given(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "nowhere" / "file", tmp_path / "folder"):
+        with pytest.raises(OSError, match=path.name) as caught:
+            write_atomically(path, b"new")
+        assert caught.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
+
+
 @pytest.mark.parametrize("cut", [0, 4, 100, -1])
 def test_a_damaged_snapshot_is_refused(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "snapshot"

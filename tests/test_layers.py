@@ -45,6 +45,7 @@ LAYERS: dict[str, int] = {
     "results.model_page": 5,
     "results.report": 5,
     "results.run_report": 5,
+    "results.verdict": 5,
     "console": 6,
     "commands": 6,
     "model_commands": 6,

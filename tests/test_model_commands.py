@@ -49,6 +49,9 @@ def test_from_the_first_class_to_a_rollback(engram: Command, tmp_path: Path) -> 
     assert code == 0
     assert "red" in text
     assert "100.0 %" in text
+    assert "measured on" in text
+    assert "No loss was seen on the 2 pictures set aside of both classes" in text
+    assert "(1 a class; too few to be sure)" in " ".join(text.split())
     page = (tmp_path / "model" / "forgetting.html").read_text()
     assert "What did it forget?" in page
     assert "grün" in page
@@ -66,12 +69,15 @@ def test_from_the_first_class_to_a_rollback(engram: Command, tmp_path: Path) -> 
 
     code, text = engram("evaluate", "model", "1", "--report", "out.html")
     assert code == 0
-    assert "100.0 % of all images" in text
+    assert "measured on" in text
+    assert "100.0 % of all 16 pictures were recognised (8 a class; too few to be sure)." in text
     assert "By class" in (tmp_path / "out.html").read_text()
     code, text = engram("history", "model")
     assert code == 0
     assert "\N{RIGHTWARDS ARROW}  2" in text
     assert "on disk" in text
+    lost = re.findall(" (\N{EN DASH}|\\d\\.\\d) *$", text, re.MULTILINE)
+    assert lost == ["\N{EN DASH}", "0.0"]
     assert engram("rollback", "model", "1") == (0, "Version 1 of model is the current one.\n")
     assert "grün" not in engram("predict", "model", "2/grün/0-0.png")[1].partition(":")[2]
     assert first.exists()
@@ -101,6 +107,12 @@ def test_from_the_first_class_to_a_rollback(engram: Command, tmp_path: Path) -> 
             ("history", "elsewhere"),
             "There is no model in elsewhere. Learn one: engram learn FOLDER --into elsewhere",
         ),
+        (
+            ("evaluate", "model", "nowhere", "--report", "reports/out.html"),
+            "There is no folder reports for reports/out.html. Make it, or name another.",
+        ),
+        (("evaluate", "model", "pictures", "--report", "other"), "other is a folder. Name a file"),
+        (("export", "elsewhere", "--to", "files/x.onnx"), "There is no folder files for files/x"),
         (("predict", "model", "pictures"), "pictures is a folder. Give the pictures that are in"),
         (("rollback", "model", "7"), "model has no version 7. Present: 1"),
     ],

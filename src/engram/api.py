@@ -96,10 +96,10 @@ class Change:
     new: bool = False
 
     @property
-    def forgotten(self) -> float:
-        """Points lost; 0 where that is not known."""
+    def forgotten(self) -> float | None:
+        """Points lost; None where that is not known."""
         if self.before is None or self.after is None:
-            return 0.0
+            return None
         return self.before - self.after
 
 
@@ -438,8 +438,9 @@ class Learner:
         return self.memory.nbytes + self._holdout.nbytes
 
     @property
-    def forgetting(self) -> float:
-        """Points of accuracy that classes known before the last `learn` lost by it, on average."""
+    def forgetting(self) -> float | None:
+        """Points of accuracy that classes known before the last `learn` lost by it, on average;
+        None where that was not measured of any."""
         return mean_forgetting(self.changes_)
 
     def export(self, path: str | Path) -> None:
@@ -587,10 +588,11 @@ class _Lesson:
             )
 
 
-def mean_forgetting(changes: Sequence[Change]) -> float:
-    """Points of accuracy that known classes lost on average; 0 where there were none."""
-    known = [change.forgotten for change in changes if change.before is not None]
-    return sum(known) / max(1, len(known))
+def mean_forgetting(changes: Sequence[Change]) -> float | None:
+    """Points of accuracy that known classes lost on average; None where that was measured of
+    none."""
+    lost = [change.forgotten for change in changes if change.forgotten is not None]
+    return sum(lost) / len(lost) if lost else None
 
 
 def _measured(tasks: TaskLearner, images: ImageSet) -> dict[int, ClassAccuracy]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -24,21 +23,28 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from engram.config import load_preset, presets_of
 from engram.data.codecs import create_codec
 from engram.engine.device import resolve_device, resolve_precision
 from engram.engine.fit import EpochReport
-from engram.errors import UserError
+from engram.errors import UserError, install_command
 from engram.files import data_folder
 from engram.methods import METHODS
 from engram.models.pretrained import WEIGHTS_SUFFIXES
-from engram.results.comparison import SHORT_COLUMNS, comparison_table, short_cells
+from engram.results.comparison import (
+    SHORT_COLUMNS,
+    comparison_table,
+    short_cells,
+    starts_differ,
+)
 from engram.results.record import environment
 
 __all__ = [
     "LOOK",
     "RunProgress",
+    "plain_console",
     "print_comparison",
     "print_diagnosis",
     "print_methods",
@@ -70,6 +76,12 @@ RULES_SHOWN = 3
 """Decision rules whose accuracies stand in a line; of more, the one that counts."""
 
 
+def plain_console() -> Console:
+    """A console that shows texts as they stand: names of files and classes may have anything in
+    them, brackets and colons too."""
+    return Console(markup=False, emoji=False, highlight=False)
+
+
 class RunProgress:
     """One line of progress with the time left for all runs; a line of results for every task.
 
@@ -84,10 +96,11 @@ class RunProgress:
         self._found_done = 0.0
         self._started = time.perf_counter()
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
             TextColumn("{task.fields[left]}"),
+            console=plain_console(),
         )
         self._line = self._bar.add_task("", total=runs, left="")
 
@@ -110,7 +123,7 @@ class RunProgress:
         self._tasks = tasks
         self._found_done += share
         state = "" if share == 0 else " finished already" if share == 1 else " goes on"
-        self._bar.console.print(f"[bold]{name}[/bold]{state}", highlight=False)
+        self._bar.console.print(Text.assemble((name, "bold"), state))
         self._show("", share)
 
     def skip(self, reason: str) -> None:
@@ -118,7 +131,7 @@ class RunProgress:
         self._runs -= 1
         self._bar.start()
         self._bar.update(self._line, total=self._runs)
-        self._bar.console.print(reason, highlight=False)
+        self._bar.console.print(reason)
 
     def epoch(self, report: EpochReport, share: float) -> None:
         """An epoch has ended."""
@@ -133,8 +146,7 @@ class RunProgress:
         accuracies = "  ".join(f"{name} {accuracy:5.1f} %" for name, accuracy in rows.items())
         self._bar.console.print(
             f"  task {index + 1:2}/{self._tasks}  {results['classes']:3} classes  {accuracies}  "
-            f"{results['exemplars']} exemplars",
-            highlight=False,
+            f"{results['exemplars']} exemplars"
         )
         self._show(f"task {index + 1}/{self._tasks}", share)
 
@@ -155,12 +167,12 @@ class RunProgress:
 def shown_progress() -> Iterator[Callable[[str, float], None]]:
     """A line on a terminal that is gone at the end; it shows what is done, and its share."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, transient=True) as bar:
+    with Progress(*columns, console=plain_console(), transient=True) as bar:
         line = bar.add_task("", total=1.0)
 
         def show(stage: str, share: float) -> None:
@@ -176,13 +188,17 @@ def print_comparison(summaries: Sequence[Mapping[str, Any]]) -> None:
     by_stream = itertools.groupby(
         comparison_table(summaries), key=lambda row: f"{row.stream}, {row.evaluate_on} images, in %"
     )
-    for title, rows in by_stream:
+    for title, grouped in by_stream:
+        rows = list(grouped)
         table = Table("method", title=title, **LOOK)
+        if apart := starts_differ(rows):
+            table.add_column("starts from", overflow="fold")
         for column in SHORT_COLUMNS:
             table.add_column(column, justify="right", overflow="fold")
         for row in rows:
-            table.add_row(", ".join([row.method, *row.differences]), *short_cells(row))
-        Console().print(table)
+            method = ", ".join([row.method, *row.differences])
+            table.add_row(method, *([row.start] if apart else []), *short_cells(row))
+        plain_console().print(table)
 
 
 def print_methods() -> None:
@@ -194,7 +210,7 @@ def print_methods() -> None:
         for preset in presets_of(name):
             for stream, reached in load_preset(name, preset).reaches.items():
                 table.add_row(preset, stream, reached.strip())
-        Console().print(table)
+        plain_console().print(table)
 
 
 def print_diagnosis() -> None:
@@ -213,8 +229,8 @@ def print_diagnosis() -> None:
     }
     table = Table(show_header=False, **LOOK)
     for name, value in facts.items():
-        table.add_row(name, escape(str(value)))
-    Console().print(table)
+        table.add_row(name, str(value))
+    plain_console().print(table)
 
 
 def _free_memory() -> str:
@@ -251,7 +267,7 @@ def _extra(name: str) -> str:
     missing = [package for package in EXTRAS[name] if not _is_installed(package)]
     if not missing:
         return "installed"
-    return f"{', '.join(missing)} missing: pip install 'engram[{name}]'"
+    return f"{', '.join(missing)} missing: {install_command(f'engram[{name}]')}"
 
 
 def _codec(name: str) -> str:

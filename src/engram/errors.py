@@ -1,11 +1,14 @@
-"""The one exception for what a user can mend, and the nearest right word for what was misspelt."""
+"""The one exception for what a user can mend, and what helps to say the way out."""
 
 from __future__ import annotations
 
 import difflib
+import os
+import shlex
+import sys
 from collections.abc import Iterable
 
-__all__ = ["UserError", "nearest", "unknown"]
+__all__ = ["UserError", "install_command", "nearest", "unknown"]
 
 
 class UserError(Exception):
@@ -27,3 +30,14 @@ def unknown(kind: str, word: str, known: Iterable[str]) -> UserError:
     close = nearest(word, names)
     hint = f' Perhaps you meant "{close}".' if close else ""
     return UserError(f'Unknown {kind} "{word}".{hint} Known: {", ".join(names)}.')
+
+
+def install_command(package: str) -> str:
+    """The command that installs a package, or an extra such as `engram[hub]`, beside this engram.
+
+    It names the Python that runs, since `pip` alone may be that of another one.
+    """
+    words = [sys.executable, "-m", "pip", "install", package]
+    if os.name == "posix":
+        return shlex.join(words)
+    return " ".join(f'"{word}"' if " " in word else word for word in words)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from engram.errors import UserError
+from engram.errors import UserError, install_command
 from engram.methods import Method
 
 __all__ = ["export_onnx"]
@@ -47,7 +47,8 @@ def export_onnx(method: Method, class_names: Sequence[str], path: Path) -> None:
     """
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise UserError(
-            f"To export, {' and '.join(missing)} must be installed: pip install 'engram[onnx]'."
+            f"To export, {' and '.join(missing)} must be installed: "
+            f"{install_command('engram[onnx]')}."
         )
     height, width = method.image_size
     example = torch.zeros(EXAMPLES, height, width, 3, dtype=torch.uint8, device=method.device)

@@ -20,6 +20,7 @@ from torch import Tensor
 from engram.errors import UserError
 
 __all__ = [
+    "check_place",
     "data_folder",
     "load_tensors",
     "read_weights",
@@ -42,8 +43,24 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_place(path: Path) -> None:
+    """Refuse a file that cannot be written where it is wanted; for those who compute long for it.
+
+    Raises:
+        UserError: there is no such folder, or it is a folder itself.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder. Name a file in it.")
+    if not path.parent.is_dir():
+        raise UserError(f"There is no folder {path.parent} for {path}. Make it, or name another.")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` in one step: after a crash it is the old file or the new one."""
+    """Replace `path` by `content` in one step: after a crash it is the old file or the new one.
+
+    Raises:
+        OSError: it cannot be written; the error names `path`.
+    """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
@@ -51,9 +68,11 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         # A full disk would get fuller with every attempt.
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from engram.api import Change, Learner, load, mean_forgetting
-from engram.console import LOOK, shown_progress
+from engram.console import LOOK, plain_console, shown_progress
 from engram.data.pictures import readable
-from engram.errors import UserError
-from engram.files import write_atomically
+from engram.errors import UserError, install_command
+from engram.files import check_place, write_atomically
 from engram.memory import Budget
-from engram.results.comparison import format_bytes
+from engram.results.comparison import ABSENT, format_bytes
 from engram.results.model_page import changes_page, evaluation_page
+from engram.results.verdict import evaluation_verdict, forgetting_verdict
 from engram.versions import ModelFolder, check_keep
 
 __all__ = ["evaluate", "export", "history", "learn", "predict", "rollback", "serve"]
@@ -112,15 +111,15 @@ def _check_forgetting(learner: Learner, limit: float, model: Path) -> None:
     Raises:
         UserError: it was, or that cannot be told.
     """
-    known = [change for change in learner.changes_ if not change.new]
-    if known and all(change.before is None for change in known):
+    lost = learner.forgetting
+    if lost is None and not all(change.new for change in learner.changes_):
         raise UserError(
             "What was forgotten cannot be measured: of no known class are there images set aside. "
             f"Give some with --test FOLDER. {model} stays as it was."
         )
-    if learner.forgetting > limit:
+    if lost is not None and lost > limit:
         raise UserError(
-            f"Known classes lost {learner.forgetting:.1f} points on average, more than "
+            f"Known classes lost {lost:.1f} points on average, more than "
             f"{limit:g}. {model} stays as it was."
         )
 
@@ -200,24 +199,25 @@ def _sentences(learner: Learner) -> list[str]:
 
 def _print_learnt(learner: Learner) -> None:
     table = Table("class", **LOOK)
-    for column in ("before", "after", "images"):
+    for column in ("before", "after", "measured on"):
         table.add_column(column, justify="right")
     for change in learner.changes_:
         table.add_row(
-            escape(change.name),
+            change.name,
             _shown(change, "before"),
             _shown(change, "after"),
             str(change.images),
         )
-    console = Console()
+    console = plain_console()
     for line in _sentences(learner):
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
     console.print(table)
+    console.print(forgetting_verdict(learner.changes_))
 
 
 def _shown(change: Change, name: Literal["before", "after"]) -> str:
     value = getattr(change, name)
-    return "" if value is None else f"{value:.1f} %"
+    return ABSENT if value is None else f"{value:.1f} %"
 
 
 def _address(path: Path) -> str:
@@ -283,16 +283,18 @@ class EvaluateOptions:
 def evaluate(words: Sequence[str]) -> None:
     """Count what is recognised."""
     options = tyro.cli(EvaluateOptions, args=words, prog="engram evaluate")
+    if options.report is not None:
+        check_place(options.report)
     found = load(options.model, device=options.device).evaluate(options.folder)
     table = Table("class", **LOOK)
-    for column in ("accuracy", "images"):
+    for column in ("accuracy", "measured on"):
         table.add_column(column, justify="right")
     for name, of_class in found.classes.items():
-        table.add_row(escape(name), f"{of_class.accuracy:.1f} %", str(of_class.images))
-    Console().print(table)
+        table.add_row(name, f"{of_class.accuracy:.1f} %", str(of_class.images))
+    plain_console().print(table)
     for line in found.skipped:
         print(line)
-    print(f"{found.accuracy:.1f} % of all images")
+    print(evaluation_verdict(found))
     if options.report is not None:
         page = evaluation_page(f"{options.model} on {options.folder}", found)
         write_atomically(options.report, page.encode(errors="replace"))
@@ -312,6 +314,7 @@ class ExportOptions:
 def export(words: Sequence[str]) -> None:
     """Write ONNX."""
     options = tyro.cli(ExportOptions, args=words, prog="engram export")
+    check_place(options.to)
     load(options.model, device="cpu").export(options.to)
     print(
         f"{options.to}: pixels (N, H, W, 3) uint8 to scores and probabilities; the names of the "
@@ -323,7 +326,7 @@ def export(words: Sequence[str]) -> None:
 class HistoryOptions:
     """The versions of a model: after which one each was learnt and from what, how many exemplars it
     keeps in how many bytes, what all its files take on disk, and how many points of accuracy the
-    classes known before lost on average."""
+    classes known before lost on average, where that was measured."""
 
     model: tyro.conf.Positional[Path]
     """The model folder."""
@@ -344,20 +347,20 @@ def history(words: Sequence[str]) -> None:
         if facts is None:
             table.add_row("", str(number), "damaged")
             continue
-        changes = [Change(**change) for change in facts["changes"]]
+        lost = mean_forgetting([Change(**change) for change in facts["changes"]])
         table.add_row(
             "\N{RIGHTWARDS ARROW}" if number == current else "",
             str(number),
             facts["created"].replace("T", " ")[:16],
             str(facts["parent"] or ""),
-            escape(facts.get("source", "")),
+            facts.get("source", ""),
             str(len(facts["learner"]["classes"])),
             f"{facts['exemplars']:,}",
             format_bytes(facts["bytes"]),
             format_bytes(model.disk_bytes(number)),
-            f"{mean_forgetting(changes):.1f}",
+            ABSENT if lost is None else f"{lost:.1f}",
         )
-    Console().print(table)
+    plain_console().print(table)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -412,7 +415,7 @@ def serve(words: Sequence[str]) -> None:
         from engram.serve.run import serve_model
     except ModuleNotFoundError as error:
         raise UserError(
-            f"engram serve needs {error.name}. Install it: pip install 'engram[serve]'."
+            f"engram serve needs {error.name}. Install it: {install_command('engram[serve]')}."
         ) from error
     check_keep(options.keep_versions)
     model, given = ModelFolder(options.model), _given(options)

@@ -138,6 +138,17 @@ def test_imagenet_is_prepared_once(imagenet100: Path) -> None:
         load_dataset("imagenet100", image_size=16)
 
 
+def test_a_folder_whose_name_looks_like_markup_is_prepared(
+    imagenet100: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As text, this path has a tag that closes nothing.
+    moved = tmp_path / "a[" / "x]" / "imagenet100"
+    moved.parent.mkdir(parents=True)
+    imagenet100.rename(moved)
+    monkeypatch.setenv("ENGRAM_DATA", str(moved.parent))
+    assert len(load_dataset("imagenet100", image_size=16).test) == 100
+
+
 def test_a_preparation_that_fails_leaves_nothing_to_be_taken_for_one(imagenet100: Path) -> None:
     broken = imagenet100 / "val" / "n00000099" / "n00000099_0.JPEG"
     good = broken.read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
 import unicodedata
@@ -104,6 +105,29 @@ def test_a_picture_of_too_many_pixels_is_not_decoded(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
     with pytest.raises(UserError, match=r"bomb.png has more than 599 pixels.* Make it smaller"):
         picture(tmp_path / "bomb.png", 8)
+
+
+def progressive(scans: int, *, comment: bytes = b"", behind: bytes = b"") -> bytes:
+    """A JPEG whose last scan is repeated so often, with a comment, and something behind its end."""
+    file = io.BytesIO()
+    Image.new("L", (64, 48), 128).save(file, "JPEG", progressive=True, comment=comment)
+    content = file.getvalue()[:-2]
+    return content + content[content.rindex(b"\xff\xda") :] * scans + b"\xff\xd9" + behind
+
+
+def test_a_jpeg_of_very_many_scans_is_not_decoded(tmp_path: Path) -> None:
+    many = progressive(100)
+    (tmp_path / "many.jpg").write_bytes(many)
+    for source in (many, tmp_path / "many.jpg"):
+        with pytest.raises(UserError, match=r"has more than 100 scans.* Save it anew as JPEG"):
+            picture(source, 8)
+    assert picture(progressive(90), 8).shape == (8, 8, 3)
+
+
+def test_what_only_looks_like_scans_does_not_count() -> None:
+    like_scans = b"\xff\xda" * 200
+    assert picture(progressive(0, comment=like_scans), 8).shape == (8, 8, 3)
+    assert picture(progressive(0, behind=like_scans), 8).shape == (8, 8, 3)
 
 
 def test_a_class_is_a_folder_with_images_at_any_depth(tmp_path: Path) -> None:

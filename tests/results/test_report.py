@@ -18,6 +18,7 @@ import torch
 from conftest import Silent, tiny
 from engram import bench
 from engram.config import as_mapping, from_mapping, load_preset
+from engram.console import print_comparison
 from engram.data.codecs import create_codec
 from engram.data.images import ImageSet
 from engram.data.stream import Task
@@ -26,7 +27,7 @@ from engram.files import save_tensors
 from engram.memory import Budget, ExemplarMemory
 from engram.methods import method_class
 from engram.results import metrics, run_report
-from engram.results.comparison import in_words
+from engram.results.comparison import in_words, start_of
 from engram.results.record import RunRecord, environment
 from engram.results.report import comparison_table, find_runs, markdown_table, write_report
 from engram.runs import configured
@@ -181,6 +182,15 @@ def test_seeds_are_pooled_to_mean_and_sample_deviation() -> None:
     assert "66.00 ± 6.00" in markdown_table(runs)
 
 
+def test_the_terminal_shows_names_that_look_like_markup(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_comparison([make_summary(classifier="[b]") | {"stream": "a[/x]/b0-inc2"}])
+    found = capsys.readouterr().out
+    assert "a[/x]/b0-inc2, test images" in found
+    assert "classifier=[b]" in found
+
+
 def test_a_single_seed_has_no_deviation() -> None:
     assert "±" not in markdown_table([make_summary()])
 
@@ -259,6 +269,71 @@ def test_markdown_parts_streams_and_images() -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "start"),
+    [
+        ({"backbone": "vit_tiny.augreg"}, "vit_tiny, pretrained (augreg)"),
+        ({"backbone": "vit_tiny"}, "vit_tiny, pretrained (sha256 0123456789ab)"),
+        ({"pretrained": {"backbone": "vit_tiny.augreg"}}, "vit_tiny, pretrained (augreg)"),
+        (
+            {"pretrained": {"backbone": "vit_tiny.augreg", "weights": "mine.npz"}},
+            "vit_tiny, pretrained (sha256 0123456789ab)",
+        ),
+        ({}, "unknown, pretrained (sha256 0123456789ab)"),
+    ],
+)
+def test_the_weights_that_a_run_started_from_are_named(
+    settings: dict[str, Any], start: str
+) -> None:
+    summary = {"config": {"settings": settings}, "weights_sha256": "0123456789abcdef"}
+    assert start_of(summary) == start
+    assert start_of({"config": {"settings": settings}}) == "random weights"
+
+
+def test_rows_that_start_from_the_same_weights_stand_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrained = make_summary([99, 98.0]) | {"weights_sha256": "0123456789abcdef"}
+    other = make_summary([97, 60.0], method="joint") | {"weights_sha256": "0123456789abcdef"}
+    scratch = [make_summary([90, 70.0]), make_summary([80, 60.0], method="finetune", budget="0")]
+    runs = [pretrained, scratch[1], other, scratch[0]]
+    rows = comparison_table(runs)
+    weights = "resnet8, pretrained (sha256 0123456789ab)"
+    assert [(row.method, row.start) for row in rows] == [
+        ("icarl", "random weights"),
+        ("finetune", "random weights"),
+        ("icarl", weights),
+        ("joint", weights),
+    ]
+    header, *_ = [line for line in markdown_table(runs).splitlines() if line.startswith("| ")]
+    assert header.startswith("| Method | Preset | Starts from | Memory budget | Class order |")
+    print_comparison(runs)
+    assert "starts from" in capsys.readouterr().out
+    for index, run in enumerate(runs):
+        write_run(tmp_path / str(index), run, image_size=None)
+    page = Page(write_report(tmp_path))
+    assert "Starts from" in page.texts
+    assert page.texts.count(weights) == 2
+    assert "Lines that start from different weights do not compare methods" in page.text
+
+
+def test_where_all_start_alike_no_column_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [make_summary(), make_summary(method="joint", budget="all")]
+    print_comparison(runs)
+    for index, run in enumerate(runs):
+        write_run(tmp_path / str(index), run, image_size=None)
+    page = Page(write_report(tmp_path))
+    for text in (markdown_table(runs), capsys.readouterr().out, page.text):
+        assert "starts from" not in text.lower()
+
+
+def test_runs_of_different_weights_are_not_pooled() -> None:
+    runs = [make_summary(seed=seed) | {"weights_sha256": str(seed) * 64} for seed in (0, 1)]
+    assert [row.seeds for row in comparison_table(runs)] == [(0,), (1,)]
+
+
+@pytest.mark.parametrize(
     ("changed", "words"),
     [
         (("epochs=None", "updates=1693"), ["1,693 updates a task"]),
@@ -303,6 +378,15 @@ def test_a_hostile_class_name_stays_text(tmp_path: Path) -> None:
     assert page.named("img")[0]["alt"] == f"{HOSTILE}, exemplar 1 of 12"
 
 
+def test_what_a_run_s_files_hold_stays_text(tmp_path: Path) -> None:
+    run = write_run(tmp_path, make_summary() | {"exemplars_lost": HOSTILE})
+    task = json.loads((run / "tasks/00.json").read_text())
+    (run / "tasks/00.json").write_text(json.dumps(task | {"exemplars": HOSTILE}))
+    page = Page(write_report(run))
+    assert page.named("script") == []
+    assert page.texts.count(HOSTILE) == 2
+
+
 @pytest.mark.parametrize("several", [False, True])
 def test_nothing_is_fetched_and_nothing_runs(tmp_path: Path, several: bool) -> None:
     write_run(tmp_path / "a", make_summary())
@@ -310,7 +394,10 @@ def test_nothing_is_fetched_and_nothing_runs(tmp_path: Path, several: bool) -> N
         write_run(tmp_path / "b", make_summary(method="joint", budget="all"))
     page = Page(write_report(tmp_path))
     tags = {tag for tag, _ in page.elements}
-    assert not tags & {"script", "link", "iframe", "object", "embed", "base"}
+    assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form"}
+    (policy,) = [meta["content"] for meta in page.named("meta") if "http-equiv" in meta]
+    for rule in ("default-src 'none'", "base-uri 'none'", "form-action 'none'"):
+        assert rule in str(policy).split("; ")
     addresses = [
         value
         for _, attributes in page.elements

@@ -9,6 +9,7 @@ import sqlite3
 import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from engram.errors import UserError
 from engram.serve import worker
 from engram.serve.app import create_app
 from engram.serve.journal import Journal
-from engram.serve.limits import Limits
+from engram.serve.limits import Limits, TooLargeError
 from engram.serve.server import Server
 from engram.versions import ModelFolder
 
@@ -111,6 +112,8 @@ def test_a_class_is_taught_and_asked_for(client: TestClient, model: ModelFolder)
     assert newest["disk_bytes"] > newest["bytes"] > 0
     assert [one["new"] for one in state["classes"]] == [False, False, True]
     assert (first["number"], first["current"]) == (1, False)
+    assert (newest["forgotten"], first["forgotten"]) == (0, None)
+    assert state["verdict"].startswith("No loss was seen on the 2 pictures set aside of both")
 
     assert client.post("/api/versions/1/restore").status_code == 204
     assert model.current == 1
@@ -260,7 +263,12 @@ def test_a_job_that_fails_says_why(model: ModelFolder, monkeypatch: pytest.Monke
         ("a\x00b", "A name cannot have '\\x00' in it"),
         ("  ", "A class needs a name"),
         ("\u200b", "A class needs a name"),
+        ("a\u200bb", "A name cannot have '\\u200b' in it"),
+        ("cat\u202e", "A name cannot have '\\u202e' in it"),
+        ("\u2066cat\u2069", "A name cannot have '\\u2066' in it"),
+        ("\ufeffcat", "A name cannot have '\\ufeff' in it"),
         ("x" * 101, "A name may have 100 characters; this one has 101"),
+        ("\u0300\u0316" * 10**6, "A name may have 100 characters; this one has 2,000,000"),
     ],
 )
 def test_names_that_are_refused(client: TestClient, name: str, message: str) -> None:
@@ -272,9 +280,11 @@ def test_names_that_are_refused(client: TestClient, name: str, message: str) -> 
 
 
 def test_names_are_kept_as_they_are_meant(client: TestClient) -> None:
-    for name in ("Cat", "cat", "  grüne   Tasse ", "gru\u0308n", "猫"):
+    joined = ["क्\u200cष", "\N{WOMAN}\u200d\N{ROCKET}"]
+    for name in ("Cat", "cat", "  grüne   Tasse ", "gru\u0308n", "猫", "u\u0308" * 100, *joined):
         assert client.post("/api/classes", json={"name": name}).status_code == 201
-    assert list(waiting(client)) == ["Cat", "cat", "grüne Tasse", "grün", "猫"]
+    kept = ["Cat", "cat", "grüne Tasse", "grün", "猫", "ü" * 100, *joined]
+    assert list(waiting(client)) == kept
 
 
 def test_pictures_that_are_refused(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +302,7 @@ def test_pictures_that_are_refused(client: TestClient, monkeypatch: pytest.Monke
         (bomb.getvalue(), 400, "has more than 100,000,000 pixels"),
         (large.getvalue(), 400, "has more than 50,000,000 pixels"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 400, "cannot be read"),
-        (b"x" * 30_000_001, 413, "A picture may have 30 MB; this one has more"),
+        (b"x" * 30_000_001, 413, "A request may have 30 MB; this one has more"),
     ):
         for address in (place, "/api/predict"):
             answer = client.post(address, content=content)
@@ -329,6 +339,33 @@ def test_no_more_waits_than_may(model: ModelFolder) -> None:
         give(client, "red", count=0)
         full = client.post("/api/classes", json={"name": "blue"})
         assert (full.status_code, "2 classes wait already" in full.json()["message"]) == (413, True)
+        # One that waits already takes no room.
+        assert give(client, "grün", count=0) == number
+
+
+def test_no_more_classes_wait_than_may_whoever_makes_them(tmp_path: Path) -> None:
+    journal, limits = Journal(tmp_path), Limits(waiting_classes=5)
+
+    def made(number: int) -> bool:
+        try:
+            return journal.add_class(f"class {number}", limits) > 0
+        except TooLargeError:
+            return False
+
+    with ThreadPoolExecutor(20) as pool:
+        assert sum(pool.map(made, range(20))) == 5
+    assert len(journal.waiting()) == 5
+
+
+@pytest.mark.parametrize("content", [b'{"name": "' + b"x" * 30_000_000 + b'"}', b"[" * 30_000_001])
+def test_more_than_a_request_may_have_is_refused_as_that(
+    client: TestClient, content: bytes
+) -> None:
+    answer = client.post(
+        "/api/classes", content=content, headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code == 413
+    assert "A request may have 30 MB; this one has more" in answer.json()["message"]
 
 
 @pytest.mark.parametrize(
@@ -498,7 +535,7 @@ def test_pictures_that_were_learnt_leave_no_trace(model: ModelFolder) -> None:
     with opened(model.folder) as client:
         give(client, "grün")
     journal = Journal(model.folder)
-    large = journal.add_class("large")
+    large = journal.add_class("large", Limits())
     for number in range(20):
         journal.add_picture(large, bytes([number]) * 100_000, number)
     assert on_disk(journal) > 2_000_000
@@ -567,6 +604,10 @@ def test_what_keeps_a_server_from_starting(
     assert (code, '"https://example.org" is no name of a computer' in text) == (2, True)
     code, text = engram(*words, "--host", "256.1.1.1")
     assert (code, "Nothing can be served at 256.1.1.1" in text) == (2, True)
+    for port in ("99999", "-1"):
+        code, text = engram("serve", "model", "--port", port, "--device", "cpu")
+        assert (code, f"There is no port {port}. Choose a --port up to 65535" in text) == (2, True)
+        assert ".." not in text
     code, text = engram("serve", "new", "--method", "nothing")
     assert (code, 'Unknown method "nothing"' in text) == (2, True)
     assert not (tmp_path / "new").exists()
@@ -576,7 +617,7 @@ def test_what_keeps_a_server_from_starting(
 
 
 def test_a_disk_that_is_full_is_said(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Journal, name: str) -> int:
+    def full(self: Journal, name: str, limits: Limits) -> int:
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr(Journal, "add_class", full)

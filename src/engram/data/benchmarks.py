@@ -25,7 +25,7 @@ from rich.progress import wrap_file
 
 from engram.data.folders import imagenet, photographs
 from engram.data.images import Dataset, ImageSet
-from engram.errors import UserError, unknown
+from engram.errors import UserError, install_command, unknown
 from engram.files import data_folder
 
 __all__ = ["DATASETS", "IMAGENETS", "load_dataset"]
@@ -201,7 +201,9 @@ def _digits(data: Path) -> Dataset:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise UserError('The digits come with scikit-learn: pip install "engram[demo]".') from error
+        raise UserError(
+            f"The digits come with scikit-learn. Install it: {install_command('engram[demo]')}."
+        ) from error
     digits = load_digits()
     grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     images = ImageSet(

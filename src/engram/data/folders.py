@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
+from rich.markup import escape
 from rich.progress import track
 from torch import Tensor
 
@@ -110,7 +111,7 @@ class _Split:
 
     def write(self, folder: Path, image_size: int) -> None:
         """Decode all images, on all cores, into a file in `folder`, with what tells them apart."""
-        shown = track(self.files, f"Preparing {self.folder}", len(self.files))
+        shown = track(self.files, f"Preparing {escape(str(self.folder))}", len(self.files))
         data = (folder / f"{self.folder.name}.uint8").open("wb")
         with data, ThreadPoolExecutor() as pool:
             for paths in _batched(shown, AT_ONCE):

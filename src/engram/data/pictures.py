@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import threading
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from engram.data.images import ImageSet
@@ -55,6 +57,13 @@ MOST_DECODED = 50_000_000
 be decoded at a part of its size. At this limit it takes up to a gigabyte for a moment."""
 LARGE = 10_000_000
 """Pixels above which pictures are decoded one at a time."""
+
+MOST_SCANS = 100
+"""Each goes over the whole picture, and may take a few bytes: a JPEG of many could keep the decoder
+busy for hours. Cameras and programs write ten or so."""
+SCAN, END = b"\xff\xda", b"\xff\xd9"
+MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]", re.DOTALL)
+"""What begins a segment of a JPEG, or ends the file; the others stand in compressed data."""
 
 _alone = threading.Lock()
 
@@ -108,6 +117,11 @@ def _from_file(file: Path | io.BytesIO, name: str, size: int) -> np.ndarray:
         with Image.open(file, formats=FORMATS) as opened:
             if opened.width * opened.height > MOST_PIXELS:
                 raise _too_large(name, MOST_PIXELS)
+            if isinstance(opened, JpegImageFile) and _has_many_scans(file):
+                raise UserError(
+                    f"{name} has more than {MOST_SCANS} scans, which are the most that are read of "
+                    "a JPEG. Save it anew as JPEG or PNG."
+                )
             # A large JPEG is decoded at a half, a quarter or an eighth where that is enough.
             opened.draft(None, (2 * size, 2 * size))
             pixels = opened.width * opened.height
@@ -149,6 +163,23 @@ def _brand(file: Path | io.BytesIO) -> bytes:
     except (OSError, ValueError):  # a disk that fails, a name that no file can have
         return b""
     return start[8:] if start[4:8] == b"ftyp" else b""
+
+
+def _has_many_scans(file: Path | io.BytesIO) -> bool:
+    """Whether a JPEG has more than `MOST_SCANS`.
+
+    Those of a thumbnail within a segment do not count, nor what stands behind the end, such as the
+    film that a telephone puts there.
+    """
+    content = file.read_bytes() if isinstance(file, Path) else file.getvalue()
+    if content.count(SCAN) <= MOST_SCANS:
+        return False
+    scans, place = 0, 2
+    while (found := MARKER.search(content, place)) and found[0] != END and scans <= MOST_SCANS:
+        scans += found[0] == SCAN
+        length = int.from_bytes(content[found.end() : found.end() + 2], "big")
+        place = found.end() + max(2, length)
+    return scans > MOST_SCANS
 
 
 def _unread(name: str) -> UserError:

@@ -288,7 +288,7 @@ def create_stream(
 ) -> ClassStream:
     """The stream called `<data set>/<increments>`, as in `cifar100/b0-inc10`.
 
-    The data set may be a folder: `photos/b0-inc5`.
+    The data set may be a folder: `flowers/b0-inc5`.
 
     Raises:
         UserError: a part of the name is unknown, or the data is missing or damaged.

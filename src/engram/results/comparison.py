@@ -34,6 +34,8 @@ __all__ = [
     "markdown_table",
     "method_title",
     "short_cells",
+    "start_of",
+    "starts_differ",
 ]
 
 Summary = Mapping[str, Any]
@@ -247,6 +249,7 @@ class ComparisonRow:
 
     Attributes:
         changed: settings that differ from the preset's, as `name=value`.
+        start: the weights that they started from; rows that differ in it do not compare methods.
         orders: of the classes, each once. Several only where every run has its own seed's.
         classifier: the decision rule that counts.
         accuracies: in percent after each task, one sequence a seed.
@@ -266,6 +269,7 @@ class ComparisonRow:
     budget: str
     codec: str
     changed: tuple[str, ...]
+    start: str
     seeds: tuple[int, ...]
     orders: tuple[str, ...]
     classifier: str
@@ -295,7 +299,9 @@ class ComparisonRow:
 
 
 def comparison_table(summaries: Sequence[Summary]) -> list[ComparisonRow]:
-    """A row for every method with its settings, with seeds pooled; the best of a stream first.
+    """A row for every method with its settings, with seeds pooled.
+
+    Rows of a stream that start from the same weights stand together, the best of them first.
 
     Runs of different class orders share a row only where each has the order of its own seed
     (`seed3` for seed 3); a run that is there twice, perhaps from two machines, never counts as two
@@ -309,7 +315,24 @@ def comparison_table(summaries: Sequence[Summary]) -> list[ComparisonRow]:
         for positions in settings.values()
         for pool in _pools(summaries, positions)
     ]
-    return sorted(rows, key=lambda row: (row.stream, row.evaluate_on, -row.average.mean))
+    return sorted(rows, key=lambda row: (row.stream, row.evaluate_on, row.start, -row.average.mean))
+
+
+def start_of(summary: Summary) -> str:
+    """The weights that a run started from."""
+    checksum = summary.get("weights_sha256")
+    if checksum is None:
+        return "random weights"
+    settings = summary["config"]["settings"]
+    pretrained = settings.get("pretrained", {})
+    architecture, _, tag = {**settings, **pretrained}.get("backbone", "unknown").partition(".")
+    named = f"sha256 {checksum[:12]}" if pretrained.get("weights") or not tag else tag
+    return f"{architecture}, pretrained ({named})"
+
+
+def starts_differ(rows: Sequence[ComparisonRow]) -> bool:
+    """Whether rows have to be told apart by the weights that they started from."""
+    return len({row.start for row in rows}) > 1
 
 
 def _setting(summary: Summary) -> str:
@@ -324,7 +347,7 @@ def _setting(summary: Summary) -> str:
         if key not in ("seed", "order", "device") and (key not in usual or value != usual[key])
     }
     fields = [summary[key] for key in TEXTS if key != "order"]
-    return json.dumps([fields, summary["task_sizes"], config], sort_keys=True)
+    return json.dumps([fields, start_of(summary), summary["task_sizes"], config], sort_keys=True)
 
 
 def _pools(summaries: Sequence[Summary], positions: Sequence[int]) -> Iterator[list[int]]:
@@ -364,6 +387,7 @@ def _row(summaries: Sequence[Summary], pool: Sequence[int]) -> ComparisonRow:
         budget=str(first["config"].get("budget", "")),
         codec=first["codec"],
         changed=_changed(first, summaries),
+        start=start_of(first),
         seeds=tuple(run["seed"] for run in runs),
         orders=tuple(dict.fromkeys(run["order"] for run in runs)),
         classifier=first["classifier"],
@@ -480,15 +504,26 @@ def markdown_table(summaries: Sequence[Summary]) -> str:
     parts = []
     for title, grouped in by_stream:
         rows = list(grouped)
-        accuracies = markdown(ACCURACY_COLUMNS, [_accuracy_cells(row) for row in rows], texts=4)
-        costs = markdown(COST_COLUMNS, [_cost_cells(row) for row in rows], texts=3)
+        settings = [_setting_cells(row, start=starts_differ(rows)) for row in rows]
+        header = [*settings[0]]
+        told = [[*cells.values()] for cells in settings]
+        accuracies = markdown(
+            [*header, *ACCURACY_COLUMNS],
+            [cells + _accuracy_cells(row) for cells, row in zip(told, rows, strict=True)],
+            texts=len(header) + 1,
+        )
+        costs = markdown(
+            [*header, *COST_COLUMNS],
+            [cells + _cost_cells(row) for cells, row in zip(told, rows, strict=True)],
+            texts=len(header),
+        )
         parts.append(f"### {title}\n\n{accuracies}\n{costs}")
     return "\n".join(parts)
 
 
 ACCURACY_COLUMNS = (
-    *("Method", "Preset", "Memory budget", "Class order", "Seeds", "Average incremental accuracy"),
-    *("Without first task", "Last accuracy", "Forgetting", "Backward transfer"),
+    *("Class order", "Seeds", "Average incremental accuracy", "Without first task"),
+    *("Last accuracy", "Forgetting", "Backward transfer"),
 )
 
 
@@ -498,31 +533,32 @@ def _accuracy_cells(row: ComparisonRow) -> list[str]:
         *(row.forgetting, row.backward_transfer),
     )
     return [
-        *_setting_cells(row),
         ", ".join(row.orders),
         f"{', '.join(map(str, row.seeds))} (n = {len(row.seeds)})",
         *map(_or_absent, estimates),
     ]
 
 
-COST_COLUMNS = (
-    *("Method", "Preset", "Memory budget", "Memory held", "Memory and parameters"),
-    *("Kept to learn on", "Parameters", "Time"),
-)
+COST_COLUMNS = ("Memory held", "Memory and parameters", "Kept to learn on", "Parameters", "Time")
 
 
 def _cost_cells(row: ComparisonRow) -> list[str]:
     return [
-        *_setting_cells(row),
         *map(format_bytes, (row.memory_bytes, row.total_bytes, row.kept_bytes)),
         format_count(row.parameters),
         format_seconds(row.seconds),
     ]
 
 
-def _setting_cells(row: ComparisonRow) -> list[str]:
-    cells = [row.method, row.setting, f"{row.budget} {row.codec}"]
-    return [" ".join(cell.replace("|", "\\|").split()) for cell in cells]
+def _setting_cells(row: ComparisonRow, *, start: bool) -> dict[str, str]:
+    """What a row is told by, under the names of columns."""
+    cells = {
+        "Method": row.method,
+        "Preset": row.setting,
+        **({"Starts from": row.start} if start else {}),
+        "Memory budget": f"{row.budget} {row.codec}",
+    }
+    return {name: " ".join(cell.replace("|", "\\|").split()) for name, cell in cells.items()}
 
 
 def _or_absent(estimate: Estimate | None) -> str:

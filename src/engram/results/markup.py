@@ -31,7 +31,7 @@ MOST_CELLS_WITH_NUMBERS = 15
 
 
 def page(title: str, kind: str, parts: Sequence[str]) -> str:
-    """The whole document. Its policy forbids the browser to run or fetch anything.
+    """The whole document. Its policy forbids the browser to run, fetch or send anything.
 
     Args:
         kind: a class of `report.css`, which gives the width.
@@ -41,7 +41,8 @@ def page(title: str, kind: str, parts: Sequence[str]) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        "base-uri 'none'; form-action 'none'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n"
         f'<body>\n<main class="{kind}">\n'

@@ -8,6 +8,7 @@ from html import escape
 from engram.api import Change, Evaluation
 from engram.results.comparison import ABSENT
 from engram.results.markup import page, paragraph, percent, section, signed, table
+from engram.results.verdict import evaluation_verdict, forgetting_verdict
 
 __all__ = ["changes_page", "evaluation_page"]
 
@@ -23,12 +24,12 @@ def changes_page(title: str, changes: Sequence[Change], facts: Sequence[str]) ->
             change.name,
             percent(change.before, 1),
             percent(change.after, 1),
-            "new" if change.new else _change(change),
+            "new" if change.new else _gained(change),
             str(change.images),
         )
         for change in changes
     ]
-    header = ["Class", "Before", "After", "Change", "Images"]
+    header = ["Class", "Before", "After", "Change", "Measured on"]
     return page(
         title,
         "wide",
@@ -37,6 +38,7 @@ def changes_page(title: str, changes: Sequence[Change], facts: Sequence[str]) ->
             *map(paragraph, facts),
             section(
                 "What did it forget?",
+                paragraph(forgetting_verdict(changes)),
                 paragraph(
                     "Accuracy on images that were not learnt from: those given to test, or a few "
                     "of each class that were set aside as they arrived."
@@ -47,10 +49,9 @@ def changes_page(title: str, changes: Sequence[Change], facts: Sequence[str]) ->
     )
 
 
-def _change(change: Change) -> str:
-    """Points gained or lost, where both are known."""
-    known = change.before is not None and change.after is not None
-    return signed(-change.forgotten, 1) if known else ABSENT
+def _gained(change: Change) -> str:
+    """Points, with a minus where they were lost."""
+    return ABSENT if change.forgotten is None else signed(-change.forgotten, 1)
 
 
 def evaluation_page(title: str, found: Evaluation) -> str:
@@ -59,16 +60,15 @@ def evaluation_page(title: str, found: Evaluation) -> str:
         _row(name, percent(of_class.accuracy, 1), str(of_class.correct), str(of_class.images))
         for name, of_class in found.classes.items()
     ]
+    header = ["Class", "Accuracy", "Correct", "Measured on"]
     skipped = [paragraph(line) for line in found.skipped]
     return page(
         title,
         "wide",
         [
             f"<h1>{escape(title)}</h1>",
-            paragraph(f"{percent(found.accuracy, 1)} of all images were recognised."),
-            section(
-                "By class", table(["Class", "Accuracy", "Correct", "Images"], rows, texts=(0,))
-            ),
+            paragraph(evaluation_verdict(found)),
+            section("By class", table(header, rows, texts=(0,))),
             section("Left out", *skipped) if skipped else "",
         ],
     )

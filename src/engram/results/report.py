@@ -23,6 +23,7 @@ from engram.results.comparison import (
     format_seconds,
     markdown_table,
     method_title,
+    starts_differ,
 )
 from engram.results.figures import MARKERS, Line, accuracy_chart, line_style, swatch
 from engram.results.markup import figure, legend, page, paragraph, section, signed, table
@@ -131,6 +132,8 @@ def _labels(rows: Sequence[ComparisonRow]) -> list[str]:
             parts.append(row.codec)
         if len({other.changed for other in rivals}) > 1:
             parts += row.differences
+        if len({other.start for other in rivals}) > 1:
+            parts.append(f"from {row.start}")
         if len({other.orders for other in rivals}) > 1:
             parts.append(f"order {_orders(row)}")
         labels.append(" · ".join(parts))
@@ -172,8 +175,10 @@ def _lines(rows: Sequence[ComparisonRow]) -> list[Line]:
 def _comparison(
     rows: Sequence[ComparisonRow], lines: Sequence[Line], groups: Sequence[Sequence[int]]
 ) -> str:
+    apart = starts_differ(rows)
     header = (
         "Method",
+        *(("Starts from",) if apart else ()),
         "Memory budget",
         "Seeds and class order",
         "Average incremental",
@@ -194,15 +199,18 @@ def _comparison(
             f'<tr class="group"><th scope="colgroup" colspan="{len(header)}">'
             f"{_place(rows[group[0]])}</th></tr>"
         )
-        markup += [_comparison_row(index, rows[index], lines[index]) for index in group]
-    return table(header, markup, texts=(0, 1, 2), kind="spread" if spread else "")
+        markup += [
+            _comparison_row(index, rows[index], lines[index], start=apart) for index in group
+        ]
+    texts = range(4 if apart else 3)
+    return table(header, markup, texts=texts, kind="spread" if spread else "")
 
 
 def _place(row: ComparisonRow) -> str:
     return escape(f"{row.stream}, {EVALUATIONS.get(row.evaluate_on, row.evaluate_on)}")
 
 
-def _comparison_row(index: int, row: ComparisonRow, line: Line) -> str:
+def _comparison_row(index: int, row: ComparisonRow, line: Line, *, start: bool) -> str:
     setting = escape(row.setting)
     estimates = (
         row.average,
@@ -223,7 +231,8 @@ def _comparison_row(index: int, row: ComparisonRow, line: Line) -> str:
     return (
         f'<tr><th scope="row">{swatch(line)}<a href="#row-{index + 1}">{escape(row.method)}</a>'
         f"<small>{setting}</small></th>"
-        f"<td>{escape(row.budget)}<small>{escape(row.codec)}</small></td>"
+        + (f"<td>{escape(row.start)}</td>" if start else "")
+        + f"<td>{escape(row.budget)}<small>{escape(row.codec)}</small></td>"
         f"<td>{seeds}<small>{escape(_orders(row))}</small></td>"
         + "".join(f'<td class="number">{number}</td>' for number in numbers)
         + "</tr>"
@@ -250,6 +259,9 @@ def _group_figure(
         "Bands go from the lowest to the highest seed." if any(line.low for line in shown) else "",
         *(text for bound, text in BOUNDS.items() if any(line.style == bound for line in shown)),
         "The lines do not all share their class orders; see the table." if len(orders) > 1 else "",
+        "Lines that start from different weights do not compare methods; see the table."
+        if starts_differ([rows[index] for index in group])
+        else "",
     ]
     caption = " ".join(filter(None, ["The key gives accuracy after the last task.", *remarks]))
     return f"<h3>{_place(rows[group[0]])}</h3>\n" + figure(
@@ -264,7 +276,7 @@ def _row_part(
 ) -> str:
     """What there is to say of each run of a row, folded away."""
     setting = (
-        f"Preset {row.setting}; memory budget {row.budget}, codec "
+        f"Preset {row.setting}, from {row.start}; memory budget {row.budget}, codec "
         f"{row.codec}; decision rule {row.classifier}; class order {_orders(row)}."
     )
     details = [

@@ -133,7 +133,9 @@ def _headline(summary: Summary) -> str:
         f"<small>{meaning}</small></dd></div>"
         for name, value, meaning in large
     )
-    details = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in small)
+    details = "".join(
+        f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in small
+    )
     return f'<dl class="figures">{figures}</dl>\n<dl class="details">{details}</dl>'
 
 
@@ -196,7 +198,7 @@ def task_table(run: FoundRun) -> str:
             _of_task(summary, "latency_ms", index, "{:.1f}".format),
             format_seconds(sum(seconds.values())) if seconds else ABSENT,
         ]
-        numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
+        numbers = "".join(f'<td class="number">{escape(cell)}</td>' for cell in cells)
         rows.append(f'<tr><th scope="row" class="number">{index + 1}</th>{numbers}</tr>')
     header = (
         "Task",
@@ -482,7 +484,7 @@ def _memory_table(summary: Summary, memory: ExemplarMemory) -> str:
         facts.append(("Peak signal-to-noise ratio of each class's best ten", f"{noise:.1f} dB"))
     if summary.get("exemplars_lost"):
         facts.append(("Damaged exemplars left out", str(summary["exemplars_lost"])))
-    items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
+    items = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     return f'<dl class="details">{items}</dl>'
 
 

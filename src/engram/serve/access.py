@@ -215,8 +215,8 @@ class Gate:
             read += len(message.get("body", b""))
             if read > self._access.most_bytes:
                 raise TooLargeError(
-                    f"A picture may have {self._access.most_bytes / 1e6:.0f} MB; this one has "
-                    "more. Make it smaller."
+                    f"A request may have {self._access.most_bytes / 1e6:.0f} MB; this one has "
+                    "more. Send less, such as a smaller picture."
                 )
             return message
 

@@ -135,6 +135,8 @@ async def _not_understood(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _not_there(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error.__cause__, UserError):  # FastAPI calls it an error of JSON's
+        return await _refused(request, error.__cause__)
     status, reason = (
         (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, "")
     )

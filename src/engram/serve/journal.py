@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from engram.errors import UserError
+from engram.serve.limits import Limits
 from engram.versions import BusyError
 
 __all__ = ["Ending", "Job", "Journal", "NotThereError", "TakenAwayError", "WaitingClass"]
@@ -179,25 +180,25 @@ class Journal:
                 pictures.setdefault(of, []).append(number)
         return [WaitingClass(number, name, tuple(pictures[number])) for number, name in classes]
 
-    def count_classes(self) -> int:
-        """How many classes wait."""
-        (found,) = self._one("SELECT count(*) FROM waiting_class")
-        return int(found)
-
     def pictures_and_bytes(self) -> tuple[int, int]:
         """How many pictures wait or are being learnt, and what they take."""
         count, size = self._one("SELECT count(*), coalesce(sum(length(png)), 0) FROM picture")
         return int(count), int(size)
 
-    def add_class(self, name: str) -> int:
-        """Make a class, if none of that name waits; its number."""
+    def add_class(self, name: str, limits: Limits) -> int:
+        """Make a class, if none of that name waits; its number.
+
+        Raises:
+            TooLargeError: so many others wait that there is no room.
+        """
         with self._transaction() as database:
-            database.execute(
-                "INSERT INTO waiting_class (name) VALUES (?) ON CONFLICT DO NOTHING", (name,)
-            )
             question = "SELECT id FROM waiting_class WHERE name = ?"
-            (number,) = database.execute(question, (name,)).fetchone()
-            return int(number)
+            if there := database.execute(question, (name,)).fetchone():
+                return int(there[0])
+            (count,) = database.execute("SELECT count(*) FROM waiting_class").fetchone()
+            limits.check_classes(count)
+            made = database.execute("INSERT INTO waiting_class (name) VALUES (?)", (name,))
+            return int(made.lastrowid or 0)
 
     def rename_class(self, number: int, name: str) -> None:
         """Give a class another name.

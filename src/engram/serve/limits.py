@@ -10,6 +10,13 @@ from engram.errors import UserError
 
 __all__ = ["Limits", "TooLargeError"]
 
+MOST_PARTS = 4
+"""Characters that stand for one, at most, where accents and the like stand by themselves."""
+
+JOINERS = "\u200c\u200d"
+"""Characters without a shape that names need: emoji are joined by them, and letters of some scripts
+are joined or kept apart."""
+
 
 class TooLargeError(UserError):
     """More was sent than the server takes."""
@@ -41,22 +48,37 @@ class Limits:
         Raises:
             UserError: it is empty, too long, or has characters that no name has.
         """
-        normal = normal_name(" ".join(name.split()))
+        spaced = " ".join(name.split())
+        # To compose millions of accents takes hours.
+        if len(spaced) > MOST_PARTS * self.name_length:
+            raise self._too_long(spaced)
+        normal = normal_name(spaced)
         if not any(unicodedata.category(character)[0] in "LNPS" for character in normal):
             raise UserError("A class needs a name.")
         if len(normal) > self.name_length:
-            raise UserError(
-                f"A name may have {self.name_length} characters; this one has {len(normal)}."
-            )
-        strange = [
-            character
-            for character in normal
-            if character in "/\\" or unicodedata.category(character) in ("Cc", "Cs", "Co", "Cn")
-        ]
+            raise self._too_long(normal)
+        strange = [character for character in normal if _is_strange(character)]
         if strange or normal in (".", ".."):
             shown = ascii(strange[0]) if strange else f'"{normal}"'
             raise UserError(f"A name cannot have {shown} in it. Use letters, digits and spaces.")
         return normal
+
+    def _too_long(self, name: str) -> UserError:
+        return UserError(
+            f"A name may have {self.name_length} characters; this one has {len(name):,}. Choose a "
+            "shorter one."
+        )
+
+    def check_classes(self, classes: int) -> None:
+        """Refuse another class than so many that wait.
+
+        Raises:
+            TooLargeError: these are the most.
+        """
+        if classes >= self.waiting_classes:
+            raise TooLargeError(
+                f"{classes:,} classes wait already, which is the most. Let them be learnt first."
+            )
 
     def check_room(self, pictures: int, waiting_bytes: int) -> None:
         """Refuse more pictures than may wait.
@@ -69,3 +91,11 @@ class Limits:
                 f"{pictures:,} pictures wait already ({waiting_bytes / 1e6:,.0f} MB), which is the "
                 "most. Let them be learnt first."
             )
+
+
+def _is_strange(character: str) -> bool:
+    """Whether no name has it: what separates folders, and what has no shape, with which a name
+    could look like another or turn the text around it."""
+    return character in "/\\" or (
+        unicodedata.category(character)[0] == "C" and character not in JOINERS
+    )

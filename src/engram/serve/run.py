@@ -27,6 +27,8 @@ NAMES_OF_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 ELSEWHERE = {"0.0.0.0": "192.0.2.1", "::": "2001:db8::1"}
 """Hosts that stand for all addresses of this computer, and an address that nobody has."""
 
+HIGHEST_PORT = 65535
+
 TOKEN_VARIABLE = "ENGRAM_TOKEN"
 
 
@@ -120,6 +122,11 @@ def _kept_token(folder: Path) -> str:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= HIGHEST_PORT:
+        raise UserError(
+            f"There is no port {port}. Choose a --port up to {HIGHEST_PORT}, or 0 for one that is "
+            "free."
+        )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Only where a socket says that it is TCP does asyncio send what there is at once; else the
     # second part of an answer waits forty milliseconds for the first to be acknowledged.
@@ -130,7 +137,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.bind((host, port))
         listening.listen()
         return listening
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         listening.close()
         raise UserError(
             f"Nothing can be served at {host}, port {port}: {error}. Choose another --port, or "

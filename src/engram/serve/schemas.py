@@ -102,13 +102,14 @@ class ExemplarMemory(BaseModel):
 
 
 class ModelState(BaseModel):
-    """Everything that the page shows at once."""
+    """Everything that the page shows at once; `verdict` is on what the last lesson cost."""
 
     name: str
     version: int | None
     method: str
     image_size: int
     classes: list[KnownClass]
+    verdict: str
     memory: ExemplarMemory
     waiting: list[WaitingClass]
     job: JobState | None
@@ -118,7 +119,8 @@ class Version(BaseModel):
     """A version of the model; `learnt` names its new classes.
 
     `bytes` are those of the pictures that it keeps, `disk_bytes` those of all its files.
-    `forgotten` is in points of accuracy, on average over the classes known before.
+    `forgotten` is in points of accuracy, on average over the classes known before of which it was
+    measured; null where there are none.
     """
 
     number: int
@@ -131,4 +133,4 @@ class Version(BaseModel):
     exemplars: int
     bytes: int
     disk_bytes: int
-    forgotten: float
+    forgotten: float | None

@@ -16,11 +16,12 @@ from engram.api import Change, Learner, mean_forgetting
 from engram.data.images import checksums
 from engram.data.pictures import as_png, picture
 from engram.memory import Budget
+from engram.results.verdict import forgetting_verdict
 from engram.serve import schemas
 from engram.serve.current import CurrentModel
 from engram.serve.jobs import Jobs
 from engram.serve.journal import Journal, NotThereError
-from engram.serve.limits import Limits, TooLargeError
+from engram.serve.limits import Limits
 from engram.versions import ModelFolder
 
 __all__ = ["Server"]
@@ -92,6 +93,7 @@ class Server:
             method=learner.method_name,
             image_size=learner.image_size,
             classes=_known_classes(learner),
+            verdict=forgetting_verdict(learner.changes_),
             memory=_memory(learner),
             waiting=[
                 schemas.WaitingClass(
@@ -109,15 +111,10 @@ class Server:
         """Make a class that waits, or find it.
 
         Raises:
-            TooLargeError: so many wait that there is no room.
+            TooLargeError: so many others wait that there is no room.
             UserError: it is no name.
         """
-        if self.journal.count_classes() >= self.limits.waiting_classes:
-            raise TooLargeError(
-                f"{self.limits.waiting_classes:,} classes wait already, which is the most. Let "
-                "them be learnt first."
-            )
-        return self.journal.add_class(self.limits.class_name(name))
+        return self.journal.add_class(self.limits.class_name(name), self.limits)
 
     def add_picture(self, number: int, content: bytes) -> int:
         """Let a picture wait, brought to the size at which it will be learnt.

@@ -21,7 +21,7 @@ from PIL import Image, features
 from torch import Tensor
 
 from engram.data.codecs.base import Codec
-from engram.errors import UserError
+from engram.errors import UserError, install_command
 
 __all__ = ["Avif", "Jpeg", "JpegXL", "Png", "Resized", "Webp"]
 
@@ -235,7 +235,10 @@ class JpegXL(ImageFile):
 
     def require(self) -> None:
         if importlib.util.find_spec("pillow_jxl") is None:
-            raise UserError("JPEG XL needs a plugin of Pillow: pip install pillow-jxl-plugin.")
+            raise UserError(
+                "JPEG XL needs a plugin of Pillow. Install it: "
+                f"{install_command('pillow-jxl-plugin')}."
+            )
         importlib.import_module("pillow_jxl")
 
     @property

@@ -5,9 +5,6 @@ import { server } from "/page/server.js";
 
 const SHOWN = 12;
 
-// Pictures of a class below which a loss of ten points may go unseen.
-const SURE = 30;
-
 // Replaces what is shown only where it changed, so that nothing loses the focus meanwhile.
 function unless(place, stamp, parts) {
   const key = JSON.stringify(stamp);
@@ -62,9 +59,8 @@ function keptRow(version, one, label) {
     make("h3", {}, one.name, make("small", {}, `${several(one.exemplars, "picture")}, ${bytes(one.bytes)}`)), thumbs);
 }
 
-export function showChanges(place, { version, classes }) {
-  unless(place, [version, classes], () => {
-    const known = classes.filter((one) => one.before !== null && one.after !== null);
+export function showChanges(place, { version, classes, verdict }) {
+  unless(place, [version, classes, verdict], () => {
     const rows = classes.map((one) => make("tr", {},
       make("th", { scope: "row" }, one.name),
       make("td", { className: "number" }, one.new ? "new" : percent(one.before)),
@@ -74,40 +70,11 @@ export function showChanges(place, { version, classes }) {
     const header = ["Class", "Before", "After", "Change", "Pictures"].map((text, index) =>
       make("th", { scope: "col", className: index ? "number" : "" }, text));
     return [
-      make("p", {}, verdict(known, classes)),
+      make("p", {}, verdict),
       make("p", { className: "note" }, "Right answers on pictures of each class that were set aside as they came, and never learnt from. Classes of fewer than five pictures have none."),
       make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Accuracy by class" }, make("table", {}, make("thead", {}, make("tr", {}, header)), make("tbody", {}, rows))),
     ];
   });
-}
-
-function verdict(known, classes) {
-  if (classes.every((one) => one.new)) return "These are its first classes: there was nothing to forget.";
-  if (!known.length) return "That cannot be told: no class that it knew before has pictures to measure it on.";
-  const lost = known.filter((one) => one.before - one.after > 0.5).sort((a, b) => b.before - b.after - (a.before - a.after));
-  const measured = measuredOn(known, classes.filter((one) => !one.new).length);
-  if (!lost.length) return `No loss was seen on ${measured}.`;
-  const points = several(Math.round(lost[0].before - lost[0].after), "point");
-  const worst = lost.length === 1 ? `One class lost something, ${lost[0].name} ${points}` : `${lost.length} classes lost something, most of all ${lost[0].name} with ${points}`;
-  return `${worst}, on ${measured}.`;
-}
-
-// On how much a verdict stands: "the 2 pictures set aside of both classes that it knew before (1 a
-// class; too few to be sure)".
-function measuredOn(known, before) {
-  const counts = known.map((one) => one.measured_on);
-  const [least, most] = [Math.min(...counts), Math.max(...counts)];
-  const sum = counts.reduce((all, one) => all + one, 0);
-  const each = known.length > 1 ? `${least === most ? least : `${least} to ${most}`} a class` : "";
-  const note = [each, least < SURE ? "too few to be sure" : ""].filter(Boolean).join("; ");
-  const pictures = sum === 1 ? "the one picture" : `the ${sum.toLocaleString("en")} pictures`;
-  return `${pictures} set aside of ${ofClasses(known.length, before)} that it knew before${note ? ` (${note})` : ""}`;
-}
-
-function ofClasses(count, all) {
-  if (count < all) return `${count} of the ${all} classes`;
-  if (all === 1) return "the one class";
-  return all === 2 ? "both classes" : `all ${all} classes`;
 }
 
 function changeCell(one) {

@@ -1,0 +1,86 @@
+"""What is said of a model, and the doubt that belongs to few pictures."""
+
+from __future__ import annotations
+
+import pytest
+
+from engram.api import Change, ClassAccuracy, Evaluation
+from engram.results.model_page import changes_page, evaluation_page
+from engram.results.verdict import evaluation_verdict, forgetting_verdict
+
+Counts = tuple[float | None, float | None, int]
+
+
+def changes(counts: list[Counts]) -> list[Change]:
+    """Of classes known before, and a new one."""
+    known = [
+        Change(f"class {index}", before, after, images)
+        for index, (before, after, images) in enumerate(counts)
+    ]
+    return [*known, Change("new", None, 100, 1, new=True)]
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        (
+            [(100, 100, 1)],
+            "No loss was seen on the one picture set aside of the one class that it knew before "
+            "(too few to be sure).",
+        ),
+        (
+            [(100, 100, 1), (50, 100, 4)],
+            "No loss was seen on the 5 pictures set aside of both classes that it knew before (1 "
+            "to 4 a class; too few to be sure).",
+        ),
+        (
+            [(100, 100, 400), (100, 100, 800), (98, 98, 800)],
+            "No loss was seen on the 2,000 pictures set aside of all 3 classes that it knew before "
+            "(400 to 800 a class).",
+        ),
+        (
+            [(100, 50, 2), (100, 100, 2), (None, None, 0)],
+            "One class lost something, class 0 50 points, on the 4 pictures set aside of 2 of the "
+            "3 classes that it knew before (2 a class; too few to be sure).",
+        ),
+        (
+            [(100, 98, 50), (100, 99, 50)],
+            "2 classes lost something, most of all class 0 with 2 points, on the 100 pictures set "
+            "aside of both classes that it knew before (50 a class).",
+        ),
+        (
+            [(None, None, 0), (None, 40, 9)],
+            "That cannot be told: no class that it knew before has pictures to measure it on.",
+        ),
+        ([], "These are its first classes: there was nothing to forget."),
+    ],
+)
+def test_what_was_forgotten_is_said_with_what_it_stands_on(counts: list[Counts], said: str) -> None:
+    assert forgetting_verdict(changes(counts)) == said
+    assert said in changes_page("Version 2", changes(counts), [])
+
+
+def test_of_a_model_that_has_learnt_nothing_nothing_is_said() -> None:
+    assert forgetting_verdict([]) == "Nothing has been learnt yet."
+
+
+@pytest.mark.parametrize(
+    ("correct", "said"),
+    [
+        ({"a": (1, 1)}, "100.0 % of the one picture was recognised (too few to be sure)."),
+        ({"a": (30, 40)}, "75.0 % of all 40 pictures were recognised."),
+        (
+            {"a": (500, 1000), "b": (2, 2)},
+            "50.1 % of all 1,002 pictures were recognised (2 to 1,000 a class; too few to be "
+            "sure).",
+        ),
+    ],
+)
+def test_what_was_recognised_is_said_with_what_it_stands_on(
+    correct: dict[str, tuple[int, int]], said: str
+) -> None:
+    found = Evaluation({name: ClassAccuracy(of, right) for name, (right, of) in correct.items()})
+    assert evaluation_verdict(found) == said
+    page = evaluation_page("model on photos", found)
+    assert said in page
+    assert "Measured on" in page
