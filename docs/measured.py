@@ -56,8 +56,12 @@ def mean_curve(row: ComparisonRow) -> list[float]:
 
 
 def processors(summaries: Summaries) -> str:
-    """Where the runs were done: times compare on one processor alone."""
-    return " and ".join(sorted({run["environment"].get("processor", "?") for run in summaries}))
+    """Where the runs were done, and in which precision: times compare on one processor alone."""
+    found = {
+        f"{run['environment'].get('processor', '?')} in {run['config']['precision']}"
+        for run in summaries
+    }
+    return " and ".join(sorted(found))
 
 
 def tests_in_ten_tasks(summaries: Summaries) -> Summaries:

@@ -146,7 +146,7 @@ def _cells(runs: Summaries | None) -> list[str]:
 def best_runs(summaries: Summaries) -> str:
     """What a memory counted in bytes is worth to iCaRL, beside what it has to be compared with."""
     header = ["Method, preset", "Budget, codec", "Seeds", "Exemplars at the end"]
-    header += ["Exemplars and parameters", "Updates", "Time, processor", "Average"]
+    header += ["Exemplars and parameters", "Updates", "Time, processor and precision", "Average"]
     header += ["Without first task", "Last"]
     rows = [
         [
