@@ -6,6 +6,8 @@ import io
 import os
 import pickle
 import shutil
+import threading
+import time
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from engram.data import benchmarks
@@ -138,6 +141,21 @@ def test_imagenet_is_prepared_once(imagenet100: Path) -> None:
         load_dataset("imagenet100", image_size=16)
 
 
+def test_who_waits_for_another_s_preparation_says_so(imagenet100: Path) -> None:
+    lock, held = FileLock(imagenet100 / "prepared-16px.lock"), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            time.sleep(0.2)
+
+    with ThreadPoolExecutor() as pool:
+        pool.submit(hold)
+        held.wait()
+        with pytest.warns(UserWarning, match="Another process makes .*prepared-16px: waiting for"):
+            assert len(load_dataset("imagenet100", image_size=16).test) == 100
+
+
 def test_a_folder_whose_name_looks_like_markup_is_prepared(
     imagenet100: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +178,7 @@ def test_a_preparation_that_fails_leaves_nothing_to_be_taken_for_one(imagenet100
     assert len(load_dataset("imagenet100", image_size=16).test) == 100
 
 
+@pytest.mark.filterwarnings("ignore:Another process makes")
 def test_two_processes_may_prepare_imagenet_at_once(imagenet100: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda size: load_dataset("imagenet100", size), (16, 16))

@@ -546,6 +546,8 @@ def test_an_unfinished_run_is_no_run(tmp_path: Path) -> None:
         ({"config": {}}, r"config\.settings"),
         ({"classifier": "other"}, "lacks other"),
         ({"parameters": [1]}, "parameters is not a list of 2 numbers"),
+        ({"latency_ms": ["fast", "slow"]}, "latency_ms is not a list of 2 numbers"),
+        ({"measures": [{}, {"extractors": "two"}]}, "measures is not a list of 2 mappings"),
     ],
 )
 def test_a_damaged_summary_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:

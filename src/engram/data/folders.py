@@ -9,13 +9,14 @@ import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from rich.markup import escape
 from rich.progress import track
 from torch import Tensor
@@ -65,12 +66,27 @@ def imagenet(folder: Path, classes: int, image_size: int) -> Dataset:
         )
     prepared = folder / f"prepared-{image_size}px"
     if not prepared.exists():
-        with FileLock(prepared.with_suffix(".lock")):
+        with _alone(prepared):
             # Whoever had the lock before may have prepared it.
             if not prepared.exists():
                 _prepare(splits, prepared, image_size)
     train, test = (split.mapped(prepared, image_size) for split in splits)
     return Dataset(folder.name, train, test, splits[0].names)
+
+
+@contextmanager
+def _alone(prepared: Path) -> Iterator[None]:
+    """While nobody else prepares the same; says so where that has to be waited for."""
+    lock = FileLock(prepared.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        warnings.warn(f"Another process makes {prepared}: waiting for it.", stacklevel=2)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @dataclass(frozen=True, slots=True)

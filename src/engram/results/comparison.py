@@ -60,6 +60,7 @@ NUMBERS_OR_NONE = (
     "backward_transfer",
     "memory_budget_bytes",
 )
+OF_TASKS_OR_ABSENT = ("multiply_adds", "latency_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +194,12 @@ def _check(path: Path, summary: Mapping[str, Any]) -> None:
         raise _damaged(path, "task_sizes is not a list of numbers")
     if not _numbers(summary.get("parameters"), tasks):
         raise _damaged(path, f"parameters is not a list of {tasks} numbers")
+    for key in OF_TASKS_OR_ABSENT:
+        if key in summary and not _numbers(summary[key], tasks):
+            raise _damaged(path, f"{key} is not a list of {tasks} numbers")
+    measures = summary.get("measures", [{}] * tasks)
+    if not (isinstance(measures, list) and len(measures) == tasks and all(map(_named, measures))):
+        raise _damaged(path, f"measures is not a list of {tasks} mappings from names to numbers")
     matrix = summary[SIGN]
     if not isinstance(matrix, list) or len(matrix) != tasks:
         raise _damaged(path, f"{SIGN} does not have {tasks} rows")
@@ -212,6 +219,10 @@ def _numbers(value: Any, count: int) -> bool:
         and len(value) == count
         and all(isinstance(item, (int, float)) for item in value)
     )
+
+
+def _named(value: Any) -> bool:
+    return isinstance(value, dict) and _numbers(list(value.values()), len(value))
 
 
 def _damaged(path: Path, reason: str) -> UserError:
