@@ -92,7 +92,6 @@ def test_every_task_adds_an_extractor_that_starts_from_the_last() -> None:
     der.expand(2)
     assert all(torch.equal(t, last[name]) for name, t in der.dense.state_dict().items())
     assert der.head.weight.shape == (4, 128)
-    assert der.head.bias is None
     assert der.auxiliary.weight.shape == (3, 64)
 
 

@@ -34,6 +34,10 @@ Kind = Literal["adapter", "conv-adapter", "lora", "prefix"]
 Place = Literal["msa", "mlp", "both"]
 ClassToken = Literal["centre", "identity", "mean"]
 
+SPARE = 8
+"""Channels that attention with a prefix has beside a head's own. One would do; fused kernels are
+made for multiples of eight, and with one more than these torch takes the slow way round."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModuleConfig:
@@ -185,11 +189,20 @@ class Prefix(nn.Module):
         parts = scaled.unflatten(2, (heads, width)).transpose(1, 2).to(keys.dtype)
         own_keys, own_values = parts[:, None].expand(2, batch, -1, -1, -1)
         # A channel of ones for prefix tokens: what attention makes of it is the share they have.
-        own_values = F.pad(own_values, (0, 1), value=1.0)
-        values = torch.cat([own_values, F.pad(values, (0, 1))], dim=2)
-        both = attend(queries, torch.cat([own_keys, keys], dim=2), values)
-        alone = attend(queries, own_keys, own_values)
-        return both[..., :-1] + (1 - both[..., -1:]) * alone[..., :-1]
+        own_values = F.pad(F.pad(own_values, (0, 1), value=1.0), (0, SPARE - 1))
+        queries, keys, own_keys, values = (
+            F.pad(part, (0, SPARE)) for part in (queries, keys, own_keys, values)
+        )
+        scale = width**-0.5
+        both = attend(
+            queries,
+            torch.cat([own_keys, keys], dim=2),
+            torch.cat([own_values, values], dim=2),
+            scale,
+        )
+        alone = attend(queries, own_keys, own_values, scale)
+        share = both[..., width : width + 1]
+        return both[..., :width] + (1 - share) * alone[..., :width]
 
 
 class ParallelBranch(nn.Module):

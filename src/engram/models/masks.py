@@ -161,10 +161,10 @@ class ChannelMasks(nn.Module):
         """The channels that stay: those whose logit is above 0, or the highest of these that fit.
         A logit of exactly 0 is closed. What the floor asks for stays in any case.
         """
-        return allowance.largest(self._ranks(), self._open_ones())
+        return allowance.largest(self._ranks(), int(self._open_ones()))
 
-    def _open_ones(self) -> int:
-        return sum(int((logits > 0).sum()) for logits in self.logits.values())
+    def _open_ones(self) -> Tensor:
+        return torch.stack([(logits > 0).sum() for logits in self.logits.values()]).sum()
 
     def _ranks(self) -> dict[str, Tensor]:
         return ranks({group: logits.detach() for group, logits in self.logits.items()})
@@ -197,18 +197,19 @@ class Floor:
     interior: int = 1
     multiple: int = 1
 
-    def open(self, places: Mapping[str, Tensor], count: int) -> Kept:
-        """Of every group, the channels whose rank is below `count`; more, the best, if too few."""
+    def open(self, places: Mapping[str, Tensor], count: int | Tensor) -> Kept:
+        """Of every group, the channels whose rank is below `count`; more, the best, if too few.
+
+        Nothing here waits for the device: it is asked after every step.
+        """
         return {group: self.raised(of_group, count, group) for group, of_group in places.items()}
 
-    def raised(self, ranks: Tensor, count: int, group: str) -> Tensor:
+    def raised(self, ranks: Tensor, count: int | Tensor, group: str) -> Tensor:
         """Of one group, the channels whose rank is below `count`; more, the best, if too few."""
         least = self.stream if group.startswith("stream") else self.interior
-        wanted = max(int((ranks < count).sum()), least)
-        wanted = min(-(-wanted // self.multiple) * self.multiple, len(ranks))
-        kept = torch.zeros_like(ranks, dtype=torch.bool)
-        kept[ranks.argsort()[:wanted]] = True
-        return kept
+        wanted = (ranks < count).sum().clamp_min(least)
+        rounded = (wanted + self.multiple - 1) // self.multiple * self.multiple
+        return ranks.argsort().argsort() < rounded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -94,16 +94,19 @@ class Attention(nn.Module):
         return out
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def attend(queries: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
     """Scaled dot-product attention: (B, heads, N, d) queries to (B, heads, N, width of values).
 
     Fused, but for bfloat16 on a processor: there torch's fused kernel takes two to four times as
     long as the two products with a softmax between them (`benchmarks/vit.py`).
+
+    Args:
+        scale: factor of the products; 1 / sqrt d where None.
     """
     if not _fused_is_slow(queries, keys):
-        return F.scaled_dot_product_attention(queries, keys, values)
-    scaled = queries / math.sqrt(queries.shape[-1])
-    return (scaled @ keys.mT).softmax(dim=-1) @ values
+        return F.scaled_dot_product_attention(queries, keys, values, scale=scale)
+    factor = queries.shape[-1] ** -0.5 if scale is None else scale
+    return ((queries * factor) @ keys.mT).softmax(dim=-1) @ values
 
 
 def _fused_is_slow(queries: Tensor, keys: Tensor) -> bool:
