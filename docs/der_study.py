@@ -47,13 +47,8 @@ def pruning(summaries: Summaries) -> str:
         and not summary["config"]["budget"].endswith("B")
     ]
     header = ["Stream, preset", "Size", "Seeds", "Average", "Last", "Parameters at the end"]
-    header += [
-        "On average",
-        "Multiply-adds",
-        "One image, ms",
-        "Time a run",
-        "Processor and precision",
-    ]
+    header += ["On average", "Multiply-adds", "One image, ms", "Time a run"]
+    header += ["Processor and precision"]
     rows = []
     for row, runs in pooled(found):
         end = [statistics.fmean(run[name][-1] for run in runs) for name in COSTS]

@@ -73,7 +73,7 @@ def short_table(summaries: Summaries) -> str:
     measured = {row[0] for row in rows}
     others = ", ".join(f"`{name}`" for name in METHODS if name not in measured)
     note = f"\nNot measured on test images yet: {others}.\n" if others else ""
-    return markdown(header, sorted(rows, key=lambda row: row[2]), texts=4) + note
+    return markdown(header, rows, texts=4) + note
 
 
 def _of_readme(summaries: Summaries) -> Summaries:

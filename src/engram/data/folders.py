@@ -79,14 +79,12 @@ def _alone(prepared: Path) -> Iterator[None]:
     """While nobody else prepares the same; says so where that has to be waited for."""
     lock = FileLock(prepared.with_suffix(".lock"))
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         warnings.warn(f"Another process makes {prepared}: waiting for it.", stacklevel=2)
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,7 @@ def _labels(rows: Sequence[ComparisonRow]) -> list[str]:
             parts.append(row.codec)
         if len({other.changed for other in rivals}) > 1:
             parts += row.differences
-        if len({other.start for other in rivals}) > 1:
+        if starts_differ(rivals):
             parts.append(f"from {row.start}")
         if len({other.orders for other in rivals}) > 1:
             parts.append(f"order {_orders(row)}")
