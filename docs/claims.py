@@ -47,7 +47,8 @@ def judged(claims: Sequence[Claim], summaries: Summaries) -> str:
     rows = [_row(claim, summaries) for claim in claims]
     if all(row[1] == ABSENT for row in rows):
         return NOTHING
-    header = ["What", "Gain in average accuracy", "Gain in last accuracy", "Seeds", "Verdict"]
+    header = ["What", "Gain in average accuracy", "Gain in last accuracy", "Seeds"]
+    header.append("Verdict, by average accuracy")
     return markdown(header, rows)
 
 
@@ -62,15 +63,16 @@ def _row(claim: Claim, summaries: Summaries) -> list[str]:
 
 
 def _verdict(claim: Claim, gains: Sequence[float]) -> str:
-    """Whether what is asked is met on average; where nothing is asked, whether all seeds agree."""
+    """Whether what is asked is met on average; else whether several seeds agree."""
     if claim.least is not None:
         met = statistics.fmean(gains) >= claim.least
         found = f"{'met' if met else 'missed'}: {claim.least:+g} is asked"
-    elif min(gains) > 0:
-        found = "gains"
-    else:
-        found = "loses" if max(gains) < 0 else "undecided"
-    return found if len(gains) > 1 else f"{found}, one run"
+        return found if len(gains) > 1 else f"{found}, one run"
+    if len(gains) == 1:
+        return "one run, no verdict"
+    if min(gains) > 0:
+        return "gains"
+    return "loses" if max(gains) < 0 else "undecided"
 
 
 def _found(summaries: Summaries, side: Side) -> dict[tuple[int, str], Mapping[str, Any]]:

@@ -206,7 +206,8 @@ def _note(groups: Groups) -> str:
     runs = groups[PUBLISHED_MODULES]
     count = len({run["order"] for run in runs})
     orders = "one class order" if count == 1 else f"means over {count} class orders"
-    return f"Preset {runs[0]['preset']}, {runs[0]['evaluate_on']} images, {orders}."
+    chance = " With one order, differences below a point may be chance." if count == 1 else ""
+    return f"Preset {runs[0]['preset']}, {runs[0]['evaluate_on']} images, {orders}.{chance}"
 
 
 def no_note(summaries: Summaries) -> str:
@@ -262,7 +263,7 @@ FIGURES = {
         _by_classes,
     ),
     "bytes": Drawing(
-        "Average accuracy of the better decision rule by bytes, a line a codec.",
+        "Average accuracy of the better decision rule by memory, a line a codec, one run each.",
         byte_curves,
         _draw_bytes,
     ),
@@ -278,7 +279,8 @@ FIGURES = {
         modules_note,
     ),
     "merging": Drawing(
-        "What merges of LAE gain over the published moving average, by classes seen.",
+        "What merges of LAE's modules gain over the published moving average, ema, by classes seen."
+        " ties:D keeps the share D of the largest differences.",
         merging_curves,
         _gains_by_classes("ema"),
         merging_note,

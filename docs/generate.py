@@ -39,7 +39,6 @@ from engram.results.comparison import (
     comparison_table,
     find_runs,
     format_bytes,
-    format_seconds,
     markdown,
     markdown_table,
     start_of,
@@ -57,7 +56,7 @@ CLASSES_SEEN = tuple(str(count) for count in range(10, 101, 10))
 def short_table(summaries: Summaries) -> str:
     """What the README shows: the runs of its grid; those that start alike stand together."""
     header = ["Method", "Preset and class order", "Starts from", "Decides by", "Average", "Last"]
-    header += ["Forgetting", "Seeds", "Exemplars", "All that is kept to learn on", "Time a run"]
+    header += ["Forgetting", "Seeds", "Kept for further learning"]
     rows = [
         [
             row.method,
@@ -65,14 +64,13 @@ def short_table(summaries: Summaries) -> str:
             row.start,
             row.classifier,
             *map(str, (row.average, row.last, row.forgetting or ABSENT, len(row.seeds))),
-            *map(format_bytes, (row.memory_bytes, row.kept_bytes)),
-            format_seconds(row.seconds),
+            format_bytes(row.kept_bytes),
         ]
         for row in comparison_table(_of_readme(summaries))
     ]
     measured = {row[0] for row in rows}
     others = ", ".join(f"`{name}`" for name in METHODS if name not in measured)
-    note = f"\nNot measured on test images yet: {others}.\n" if others else ""
+    note = f"\nNot yet measured on the test images of CIFAR-100: {others}.\n" if others else ""
     return markdown(header, rows, texts=4) + note
 
 
@@ -90,12 +88,23 @@ def _setting(summary: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def table(summaries: Summaries) -> str:
+    """The runs that the README shows."""
+    return _by_start(_of_readme(summaries))
+
+
+def table_of_studies(summaries: Summaries) -> str:
+    """All other runs."""
+    shown = _of_readme(summaries)
+    return _by_start([summary for summary in summaries if summary not in shown])
+
+
+def _by_start(summaries: Summaries) -> str:
     """Every run; those that start alike stand together."""
     starts: dict[str, list[dict[str, Any]]] = {}
     for summary in summaries:
         starts.setdefault(start_of(summary), []).append(summary)
-    parts = [f"## From {start}\n\n{markdown_table(starts[start])}" for start in sorted(starts)]
-    return "\n".join(parts)
+    parts = [f"### From {start}\n\n{markdown_table(starts[start])}" for start in sorted(starts)]
+    return "\n".join(parts) or NOTHING
 
 
 def curves(summaries: Summaries) -> str:
@@ -222,6 +231,7 @@ GRIDS = {
 TABLES: dict[str, Callable[[Summaries], str]] = {
     "short table": short_table,
     "table": table,
+    "table of studies": table_of_studies,
     "curves": curves,
     "icarl paper": icarl_paper,
     "codecs": codecs,

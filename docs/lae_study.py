@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from measured import (
-    AVERAGE_AND_LAST,
     NOTHING,
     TEN_TASKS,
     Summaries,
@@ -30,7 +29,7 @@ NOT_CHOSEN = "TIES"
 
 
 def lae_votes(summaries: Summaries) -> str:
-    """Last / average accuracy by modules and merge: a part for each preset and its images."""
+    """Average / last accuracy by modules and merge: a part for each preset and its images."""
     parts: dict[str, list[dict[str, Any]]] = {}
     for summary in summaries:
         streams = {"lae": (TEN_TASKS, ALL_AT_ONCE), "ranpac": (TEN_TASKS,)}
@@ -74,7 +73,7 @@ def _part(summaries: Summaries) -> str:
     header = ["Modules", "Parameters", "Orders", "Who decides", *merges]
     tables = [markdown(header, votes, texts=1)] if votes else []
     if beside := _beside(summaries):
-        tables.append(markdown(["Without a vote", "Orders", "Last / average"], beside))
+        tables.append(markdown(["Without a vote", "Orders", "Average / last"], beside))
     return "\n".join(tables)
 
 
@@ -108,7 +107,7 @@ def _parameters(summary: Mapping[str, Any]) -> str:
 
 
 def _cell(runs: Summaries, rule: str) -> str:
-    return by_rule(runs, rule, tuple(reversed(AVERAGE_AND_LAST)))
+    return by_rule(runs, rule)
 
 
 @dataclass(frozen=True)

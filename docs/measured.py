@@ -41,13 +41,13 @@ def pooled(summaries: Summaries) -> list[tuple[ComparisonRow, Summaries]]:
     return [(row, [summaries[run] for run in row.runs]) for row in comparison_table(summaries)]
 
 
-def by_rule(runs: Summaries, rule: str, measures: Sequence[str] = AVERAGE_AND_LAST) -> str:
-    """Accuracies of a decision rule, means over runs with their spread; absent where one of the
-    runs lacks the rule."""
+def by_rule(runs: Summaries, rule: str) -> str:
+    """Average and last accuracy of a decision rule, means over runs with their spread; absent where
+    one of the runs lacks the rule."""
     if any(rule not in run["accuracy_by_classifier"] for run in runs):
         return ABSENT
     found = [run["accuracy_by_classifier"][rule] for run in runs]
-    return " / ".join(str(Estimate.of([each[name] for each in found])) for name in measures)
+    return " / ".join(str(Estimate.of([each[name] for each in found])) for name in AVERAGE_AND_LAST)
 
 
 def mean_curve(row: ComparisonRow) -> list[float]:

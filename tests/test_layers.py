@@ -132,7 +132,7 @@ def test_each_other_package_is_known_in_few_places() -> None:
     assert places["PIL"] <= {"data.pictures", "data.codecs.files", "results.figures"}
     assert places["safetensors"] == {"files"}
     assert places["timm"] == places["huggingface_hub"] == {"models.pretrained"}
-    assert places["tyro"] == {"commands", "model_commands"}
+    assert places["tyro"] == {"commands", "console", "model_commands"}
     assert places["yaml"] == {"config"}
     assert {name.split(".")[0] for name in places["fastapi"]} == {"serve"}
     assert places["rich"] == {"console", "model_commands", "data.benchmarks", "data.folders"}

@@ -36,8 +36,8 @@ engram learns new image classes as they arrive, in a memory bounded in bytes.
 For folders of images:
 
   engram learn FOLDER --into MODEL            learn its classes; again with more, whenever they come
-  engram predict MODEL PICTURE...             what pictures show
-  engram evaluate MODEL FOLDER                how many labelled pictures it recognises
+  engram predict MODEL PICTURE...             classify pictures
+  engram evaluate MODEL FOLDER                its accuracy on labelled pictures
   engram history MODEL                        the versions of a model
   engram rollback MODEL VERSION               back to an earlier one
   engram export MODEL --to FILE               one ONNX file, which runs without engram
@@ -48,7 +48,7 @@ For comparing methods:
   engram demo                                 watch it learn handwritten digits; a minute
   engram bench METHOD STREAM [options]        one method on one stream of classes
   engram bench --grid FILE                    a list of such runs; finished ones are skipped
-  engram report FOLDER                        one HTML report over a run, or over many
+  engram report FOLDER                        one HTML report on a run, or on several
   engram methods                              the methods, their presets and what these reach
   engram doctor                               versions, device, data; what is missing
 

@@ -12,7 +12,15 @@ import tyro
 
 from engram.bench import Execution, check, run
 from engram.config import Precision, difference, load_preset
-from engram.console import RunProgress, print_comparison, print_diagnosis, print_methods
+from engram.console import (
+    OptionalInteger,
+    OptionalPath,
+    OptionalText,
+    RunProgress,
+    print_comparison,
+    print_diagnosis,
+    print_methods,
+)
 from engram.engine.fit import DivergedError
 from engram.errors import UserError
 from engram.files import write_atomically
@@ -29,9 +37,9 @@ BENCH_HELP = f"""\
 engram bench METHOD STREAM [options]    one method on one stream, once for each seed
 engram bench --grid FILE [--out runs]   all runs that a YAML file lists
 
-METHOD is one of {", ".join(sorted(METHODS))}; engram bench METHOD --help lists the options and the
-knobs of the method. STREAM is <data set>/b<base classes>-inc<classes a task>, as in
-cifar100/b0-inc10, or a list of task sizes, as in digits/4,3,3.
+METHOD is one of {", ".join(sorted(METHODS))}; engram bench METHOD --help lists its
+options. STREAM is <data set>/b<base classes>-inc<classes a task>, as in cifar100/b0-inc10, or a
+list of task sizes, as in digits/4,3,3.
 """
 
 
@@ -58,11 +66,10 @@ class ExecutionOptions:
     out: Path = Path("runs")
     """Folder for run folders. A run that is finished is skipped, an interrupted one goes on."""
     strict_memory: bool = False
-    """Decode exemplars a batch at a time instead of once a task: less memory, more time, the same
-    result."""
+    """Decode exemplars batch by batch, not once a task: less memory, more time, same result."""
     strict: bool = False
     """Stop at a damaged exemplar instead of going on without it."""
-    publish: Path | None = None
+    publish: OptionalPath = None
     """Folder for copies of the summaries, <method>/<run>.json; a run that has one is skipped."""
 
 
@@ -77,7 +84,7 @@ class BenchOptions(ExecutionOptions, Generic[S]):
     """Settings from experiments/<method>/<preset>.yaml; the options below change single ones."""
     seed: tuple[int, ...] = (0,)
     """One or several; each is a run."""
-    order: str | None = None
+    order: OptionalText = None
     """Class order: icarl_run0, seed1993, seed<number> or given. Default: seed<the run's seed>."""
     evaluate_on: Literal["validation", "test"] = "test"
     """Choose settings on validation (cut out of training); test is for published figures."""
@@ -89,15 +96,15 @@ class BenchOptions(ExecutionOptions, Generic[S]):
     """Classify images as the codec would give them back."""
     input_mean: Literal["dataset", "first-task"] = "dataset"
     """Whose mean image is subtracted from every input; the paper takes the whole data set's."""
-    image_size: int | None = None
+    image_size: OptionalInteger = None
     """Side in pixels that a folder's photographs are brought to. Default: 64, of ImageNet 224."""
-    images_per_class: int | None = None
+    images_per_class: OptionalInteger = None
     """Training images of a class that are used, the first ones. Default: the preset's, or all."""
     device: str = "auto"
     precision: Precision = "auto"
     """Of training. auto takes bf16 where the hardware has instructions for it."""
     settings: S
-    """Knobs of the method."""
+    """Settings of the method."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,14 +297,14 @@ def _publish(folder: Path, copy: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """One HTML report over a run, or over many, compared."""
+    """One HTML report on a run, or on several, compared."""
 
     folder: tyro.conf.Positional[Path]
     """A run's folder, or one that holds several."""
 
 
 def report(words: Sequence[str]) -> None:
-    """One report over a run, or over many."""
+    """One report on a run, or on several."""
     options = tyro.cli(ReportOptions, args=words, prog="engram report")
     print(f"Report: {write_report(options.folder).resolve().as_uri()}")
 

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import tyro
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -43,6 +45,10 @@ from engram.results.record import environment
 
 __all__ = [
     "LOOK",
+    "OptionalFloat",
+    "OptionalInteger",
+    "OptionalPath",
+    "OptionalText",
     "RunProgress",
     "plain_console",
     "print_comparison",
@@ -50,6 +56,12 @@ __all__ = [
     "print_methods",
     "shown_progress",
 ]
+
+OptionalText = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
+OptionalInteger = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
+OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+"""Options that may be left out; their description says what happens then."""
 
 LOOK: dict[str, Any] = {
     "box": None,

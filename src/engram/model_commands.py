@@ -13,7 +13,15 @@ import tyro
 from rich.table import Table
 
 from engram.api import Change, Learner, load, mean_forgetting
-from engram.console import LOOK, plain_console, shown_progress
+from engram.console import (
+    LOOK,
+    OptionalFloat,
+    OptionalInteger,
+    OptionalPath,
+    OptionalText,
+    plain_console,
+    shown_progress,
+)
 from engram.data.pictures import readable
 from engram.errors import UserError, install_command
 from engram.files import check_place, write_atomically
@@ -30,21 +38,20 @@ __all__ = ["evaluate", "export", "history", "learn", "predict", "rollback", "ser
 class NewModelOptions:
     """What a model is made with; fixed from then on, but for the budget."""
 
-    method: str | None = None
-    """ranpac (the default), lae, icarl, der, ..."""
-    preset: str | None = None
+    method: OptionalText = None
+    """What learns: ranpac (the default), lae, icarl, der, ... See engram methods."""
+    preset: OptionalText = None
     """Settings of the method. Default: photos."""
-    budget: str | None = None
-    """Of the memory for images: 20MB (the default), 2000 images, 20/class, or 0. The one option
-    that may differ later: the memory grows or shrinks to it with the next version."""
-    codec: str | None = None
-    """How these are stored. Default: jpeg:75."""
-    image_size: int | None = None
-    """Side in pixels that pictures are brought to. Default: 224."""
-    holdout: float | None = None
+    budget: OptionalText = None
+    """Room for stored images: 20MB (the default), 2000 images, 20/class, or 0. May change later."""
+    codec: OptionalText = None
+    """How stored images are compressed. Default: jpeg:75."""
+    image_size: OptionalInteger = None
+    """Side in pixels to which pictures are scaled. Default: 224."""
+    holdout: OptionalFloat = None
     """Share of the images, and of the budget, set aside to measure forgetting. Default: 0.1."""
-    seed: int | None = None
-    """Of everything random. Default: 0."""
+    seed: OptionalInteger = None
+    """Of all random numbers. Default: 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +59,18 @@ class LearnOptions(NewModelOptions):
     """Learn the classes of a folder of images, into a model folder."""
 
     folder: tyro.conf.Positional[Path]
-    """With a folder for each class: photos/cat/1.jpg. Images may lie at any depth below."""
+    """A folder with one folder for each class: photos/cat/1.jpg, or deeper below."""
     into: Path
     """The model folder; it is made where there is none."""
     update: bool = False
     """Learn known classes further from new images of theirs."""
-    test: Path | None = None
-    """Images to measure forgetting on, laid out alike, instead of those set aside."""
-    weights: Path | None = None
+    test: OptionalPath = None
+    """Images to measure forgetting on, in the same layout, instead of those set aside."""
+    weights: OptionalPath = None
     """A file with the weights of the pretrained backbone that a new model stands on."""
-    keep_versions: int | None = None
+    keep_versions: OptionalInteger = None
     """The most versions that stay on disk. Default: all."""
-    refuse_if_forgetting_above: float | None = None
+    refuse_if_forgetting_above: OptionalFloat = None
     """Points of accuracy; if known classes lose more on average, the model stays as it was."""
     strict: bool = False
     """Stop at an image that cannot be read, or a damaged exemplar, instead of leaving it out."""
@@ -226,7 +233,7 @@ def _address(path: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
-    """What pictures show."""
+    """Classify pictures."""
 
     model: tyro.conf.Positional[Path]
     """The model folder."""
@@ -240,7 +247,7 @@ class PredictOptions:
 
 
 def predict(words: Sequence[str]) -> None:
-    """Name what pictures show."""
+    """Classify pictures."""
     options = tyro.cli(PredictOptions, args=words, prog="engram predict")
     if not options.pictures:
         raise UserError(
@@ -269,13 +276,13 @@ def predict(words: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """How many labelled pictures a model recognises."""
+    """A model's accuracy on labelled pictures."""
 
     model: tyro.conf.Positional[Path]
     """The model folder."""
     folder: tyro.conf.Positional[Path]
-    """With a folder for each class."""
-    report: Path | None = None
+    """A folder with one folder for each class."""
+    report: OptionalPath = None
     """An HTML page to write."""
     device: str = "auto"
 
@@ -324,9 +331,8 @@ def export(words: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryOptions:
-    """The versions of a model: after which one each was learnt and from what, how many exemplars it
-    keeps in how many bytes, what all its files take on disk, and how many points of accuracy the
-    classes known before lost on average, where that was measured."""
+    """List the versions of a model: the one before each, what it learnt from, its classes, the
+    images it keeps, its size on disk, and the points of accuracy that known classes lost."""
 
     model: tyro.conf.Positional[Path]
     """The model folder."""
@@ -393,16 +399,14 @@ class ServeOptions(NewModelOptions):
     """Where to listen. 0.0.0.0 lets other machines in, which then need the token."""
     port: int = 8000
     """0 takes one that is free."""
-    token: str | None = None
-    """What requests must carry. Others on this computer see it in the list of processes, but not
-    if it stands in the environment variable ENGRAM_TOKEN instead. Default: none for this computer
-    alone, else one that is made and kept in the model folder."""
+    token: OptionalText = None
+    """What requests must carry; better given in ENGRAM_TOKEN, which other accounts cannot see.
+    Default: none for this computer alone, else one is made and kept in the model folder."""
     allow_host: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A name that a reverse proxy on this computer has, such as engram.example.org; may be given
-    several times. Everybody needs the token then."""
+    """The name of a reverse proxy on this computer, such as engram.example.org.
+    Everybody needs the token then."""
     allow_origin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A page elsewhere that may use the model, such as https://example.org; may be given several
-    times."""
+    """A page elsewhere that may use the model, such as https://example.org."""
     keep_versions: int | None = 20
     """The most versions that stay on disk when another one is learnt. None keeps all."""
     device: str = "auto"

@@ -257,15 +257,15 @@ def test_changed_settings_of_an_unknown_preset_are_those_that_vary() -> None:
 def test_markdown_has_as_many_cells_in_every_line() -> None:
     table = markdown_table([make_summary(), make_summary(budget="a|b"), make_summary([50.0])])
     title, _, *lines = table.splitlines()
-    assert title == "### toys/b0-inc2, test images"
+    assert title == "#### toys/b0-inc2, test images"
     cells = [len(re.findall(r"(?<!\\)\|", line)) for line in lines]
     assert cells == [11] * 5 + [0] + [9] * 5
 
 
 def test_markdown_parts_streams_and_images() -> None:
     runs = [make_summary(), make_summary(evaluate_on="validation")]
-    titles = re.findall(r"^### .*", markdown_table(runs), re.MULTILINE)
-    assert titles == [f"### toys/b0-inc2, {images} images" for images in ("test", "validation")]
+    titles = re.findall(r"^#### .*", markdown_table(runs), re.MULTILINE)
+    assert titles == [f"#### toys/b0-inc2, {images} images" for images in ("test", "validation")]
 
 
 @pytest.mark.parametrize(

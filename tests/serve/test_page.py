@@ -293,7 +293,7 @@ def test_a_name_that_is_taken_and_a_picture_that_is_none(
         # Another browser has to be told the token.
         stranger = browser.new_context().new_page()
         stranger.goto(served.address.partition("#")[0])
-        expect(stranger.get_by_role("heading", name="wants its token")).to_be_visible()
+        expect(stranger.get_by_role("heading", name="needs a token")).to_be_visible()
         stranger.get_by_role("textbox", name="Token").fill("wrong")
         stranger.get_by_role("button", name="Open").click()
         expect(stranger.get_by_text("That is not the token")).to_be_visible()
@@ -304,10 +304,10 @@ def test_a_name_that_is_taken_and_a_picture_that_is_none(
         # An address with the token opens a page that is there already.
         another = browser.new_context().new_page()
         another.goto(served.address.partition("#")[0])
-        expect(another.get_by_role("heading", name="wants its token")).to_be_visible()
+        expect(another.get_by_role("heading", name="needs a token")).to_be_visible()
         another.goto(served.address)
         expect(another.get_by_role("article", name="mug")).to_be_visible()
-        expect(another.get_by_role("heading", name="wants its token")).to_be_hidden()
+        expect(another.get_by_role("heading", name="needs a token")).to_be_hidden()
         another.context.close()
 
 

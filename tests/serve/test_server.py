@@ -417,7 +417,7 @@ def test_the_token_opens_and_nothing_else_does(model: ModelFolder) -> None:
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Cookie": "engram-token=wröng"}):
             answer = client.get("/api/state", headers={k: v.encode() for k, v in headers.items()})
             assert answer.status_code == 401
-            assert "wants its token" in answer.json()["message"]
+            assert "needs its token" in answer.json()["message"]
         assert client.post("/api/session").status_code == 401
         # Nothing of what a stranger sends is looked at.
         assert client.post("/api/classes", content=b"nonsense").status_code == 401

@@ -528,7 +528,7 @@ def markdown_table(summaries: Sequence[Summary]) -> str:
             [cells + _cost_cells(row) for cells, row in zip(told, rows, strict=True)],
             texts=len(header),
         )
-        parts.append(f"### {title}\n\n{accuracies}\n{costs}")
+        parts.append(f"#### {title}\n\n{accuracies}\n{costs}")
     return "\n".join(parts)
 
 

@@ -64,7 +64,7 @@ class Access:
             # A page elsewhere that shows what is here, as a picture for example.
             return 403, "Requests from other pages are not allowed."
         if not self._has_token(headers):
-            return 401, "This server wants its token, which is missing or wrong."
+            return 401, "This server needs its token, which is missing or wrong."
         return None
 
     def _from_here(self, origin: str, headers: Headers) -> bool:

@@ -38,9 +38,9 @@ export class Ask {
     const changed = this.version !== state.version;
     this.version = state.version;
     const note = state.version
-      ? "It knows the classes below and no others: anything else is called by one of their names."
+      ? "It knows only the classes it was taught. Anything else gets one of their names too: the percentages rank its classes, and do not say how likely it is to be right."
       : "Nothing has been learnt yet. Make two classes below, then ask.";
-    const camera = hasCamera ? "" : ' Browsers allow the camera over https or on the computer itself only; on a phone, "Choose a picture" can take one too.';
+    const camera = hasCamera ? "" : ' Browsers allow the camera only over https or on this computer; on a phone, "Choose a picture" can take one too.';
     setText(find("ask-note"), note + camera);
     if (!state.version) this.answer([]);
     else if (changed && this.picture && !this.camera.open) this.predict(this.picture);

@@ -45,7 +45,7 @@ const isHidden = (file) => /^(\.|Thumbs\.db$|desktop\.ini$)/i.test(file.name);
 const countOthers = (files) => [...files].filter((file) => !isPicture(file) && !isHidden(file)).length;
 
 export const leftOut = (others) =>
-  others ? `${several(others, "file is", "files are")} left out, being no JPEG, PNG, WebP, GIF, BMP or TIFF.` : "";
+  others ? `${several(others, "file is", "files are")} left out: not JPEG, PNG, WebP, GIF, BMP or TIFF.` : "";
 
 // Of folders, each a list of pictures with the words of their paths: a Map from class to files, and
 // those that lie beside the classes.

@@ -16,8 +16,8 @@ function unless(place, stamp, parts) {
 // What is kept of pictures that are taught.
 export function keeping(memory) {
   if (parseFloat(memory.budget) === 0) return "It keeps no copies of your pictures.";
-  const until = memory.budget_bytes === null ? atMost(memory.budget) : `of all of them until ${bytes(memory.budget_bytes)} are full`;
-  return `It keeps small copies of your pictures, ${until}; they are part of the file that Download gives.`;
+  const until = memory.budget_bytes === null ? atMost(memory.budget) : `all of them until they fill ${bytes(memory.budget_bytes)}, then fewer of each class`;
+  return `It keeps small copies of your pictures, ${until}; downloaded versions contain them.`;
 }
 
 // A budget that counts pictures, as --budget takes it: 2000, 20/class or all.
