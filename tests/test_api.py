@@ -144,6 +144,21 @@ def test_what_is_given_again_is_left_out_and_counted() -> None:
     assert learner.memory.counts[2] == 12
 
 
+def test_what_is_given_twice_is_learnt_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks: list[int] = []
+    learn = TaskLearner.learn
+
+    def spied(self: TaskLearner, task: Task) -> Any:
+        tasks.append(len(task.train))
+        return learn(self, task)
+
+    monkeypatch.setattr(TaskLearner, "learn", spied)
+    red, blue = coloured("red", 6), coloured("blue", 6)
+    learner = small_learner(holdout=0).learn({"red": red * 3, "blue": blue + red[:1]})
+    assert tasks == [13]
+    assert learner.repeated_ == 12
+
+
 def test_what_is_set_aside_is_nothing_to_learn_from(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = learnt_from(monkeypatch)
     pictures = coloured("red", 20)
@@ -255,8 +270,24 @@ def test_there_is_always_something_to_learn_from(holdout: float, kept: int, asid
 def test_no_more_is_set_aside_than_there_is_room_for() -> None:
     learner = taught("red", "blue", count=100, budget="40", holdout=0.1)
     assert [change.images for change in learner.changes_] == [2, 2]
-    with pytest.raises(UserError, match="budget of 2, less 10 % for images that are set aside"):
-        taught("red", "blue", budget="2")
+    with pytest.raises(UserError, match="budget of 1, less 10 % for images that are set aside"):
+        taught("red", "blue", budget="1")
+
+
+def test_an_image_too_large_to_set_aside_does_not_end_learning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engram.memory.PROBED", 2)
+    flat = [np.full((16, 16, 3), value, np.uint8) for value in range(60, 100)]
+    noise = list(np.random.default_rng(0).integers(0, 256, (19, 16, 16, 3), dtype=np.uint8))
+    learner = small_learner(budget="3kB", codec="png", holdout=0.2)
+    learner.learn({"red": [flat[0], *noise, flat[1]], "blue": flat[2:]})
+    assert [change.images for change in learner.changes_] == [0, 0]
+    assert len(learner.memory) > 0
+
+
+def test_a_budget_that_cannot_be_parted_is_for_what_is_learnt() -> None:
+    assert taught("red", "blue", budget="1/class").memory.counts == {0: 1, 1: 1}
 
 
 def test_a_codec_that_learns_needs_no_image_set_aside() -> None:
@@ -264,8 +295,13 @@ def test_a_codec_that_learns_needs_no_image_set_aside() -> None:
     assert learner.changes_[0].images == 0
 
 
-def test_without_a_memory_nothing_is_set_aside() -> None:
-    learner = taught("red", "blue", budget="0")
+@pytest.mark.parametrize("budget", ["0", "0B", "0MB", "0/class"])
+def test_without_a_memory_nothing_is_set_aside(
+    budget: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = learnt_from(monkeypatch)
+    learner = taught("red", "blue", budget=budget, codec="jpeg:75", count=20)
+    assert len(seen[0]) == 40
     assert learner.nbytes == 0
     assert [change.images for change in learner.changes_] == [0, 0]
 

@@ -15,7 +15,6 @@ SOURCE = Path(engram.__file__).parent
 LAYERS: dict[str, int] = {
     "errors": 0,
     "seeding": 0,
-    "seen": 0,
     "config": 0,
     "files": 0,
     "data.images": 0,
@@ -34,6 +33,7 @@ LAYERS: dict[str, int] = {
     "methods": 3,
     "results.record": 3,
     "learner": 4,
+    "holdout": 4,
     "runs": 4,
     "export": 4,
     "api": 5,

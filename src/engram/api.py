@@ -16,34 +16,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from engram.config import Precision, as_mapping, from_mapping
-from engram.data.codecs import create_codec
-from engram.data.images import ImageSet, checksums
+from engram.data.images import ImageSet
 from engram.data.pictures import Labelled, NamedImages, Picture, pixels_of, read_labelled
 from engram.data.stream import Task
 from engram.errors import UserError, unknown
 from engram.export import export_onnx
-from engram.files import load_tensors, save_tensors
+from engram.holdout import Holdout
 from engram.learner import TaskLearner
 from engram.memory import Budget, ExemplarMemory
 from engram.methods import METHODS, method_class
 from engram.models.pretrained import without_weights
 from engram.runs import preset_settings
-from engram.seen import SeenImages
 from engram.versions import ModelFolder
 
 __all__ = ["Change", "ClassAccuracy", "Evaluation", "Learner", "load", "mean_forgetting"]
 
-HOLDOUT = "holdout.safetensors"
-SEEN = "seen.safetensors"
 LASTING = ("method", "preset", "codec", "image_size", "seed")
 """What stays as it was when the first classes were learnt."""
 LEAST_SIZE = 8
 """Side in pixels that pictures may be brought to."""
-LEAST_TO_SET_ASIDE = 5
-"""Images that a class must have for some to be set aside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +119,8 @@ class Learner:
         classes_: names of the classes learnt, in the order in which they came.
         changes_: accuracy on each class before and after the last `learn`.
         skipped_: pictures that the last `learn` could not read, a line each.
-        repeated_: pictures that the last `learn` left out because they were learnt before.
+        repeated_: pictures that the last `learn` left out because they were learnt before, or were
+            given twice.
         seconds_: that the last `learn` took.
         on_progress: called while `learn` goes on, with what it does and the share of it that is
             done; for those who show progress.
@@ -160,7 +154,6 @@ class Learner:
         self.skipped_: tuple[str, ...] = ()
         self.repeated_ = 0
         self.seconds_ = 0.0
-        self._seen = SeenImages()
         self._begun_with: dict[str, Any] = {}
         self._version: tuple[Path, int] | None = None
 
@@ -228,45 +221,33 @@ class Learner:
         names = self._names_with(given.names, update=update)
         new = range(len(self.classes_), len(names))
         probe = None if test is None else self._read_test(test, names, strict=strict)
-        lesson = self._lesson(_relabelled(given, names), holdout, len(names))
+        lesson = holdout.lesson(_relabelled(given, names), new, len(names))
         lesson.check(names, new)
         self._check_room(tasks.memory, len(names), lesson.learnt)
-        probed = holdout.images()[:] + lesson.aside if probe is None else _relabelled(probe, names)
+        probed = lesson.probe if probe is None else _relabelled(probe, names)
         before = _measured(tasks, probed[probed.labels < new.start])
         tasks.learn(Task(tasks.tasks, lesson.learnt, new, range(len(names))))
-        if len(lesson.aside):
-            holdout.update(Task(0, lesson.aside, new, range(len(names))))
         self.on_progress("measuring", 0.0)
         after = _measured(tasks, probed)
         self.changes_ = tuple(
             _change(name, before.get(label), after.get(label), new=label in new)
             for label, name in enumerate(names)
         )
-        self._tasks, self._holdout, self._seen = tasks, holdout, lesson.seen
+        self._tasks, self._holdout = tasks, holdout
         self._begun_with = self._lasting()
         self.classes_, self.repeated_ = names, lesson.repeated
         self.skipped_ = given.skipped + (() if probe is None else probe.skipped)
         self.seconds_ = time.perf_counter() - started
         return self
 
-    def _copied(self) -> tuple[TaskLearner, ExemplarMemory]:
-        """Copies of what learnt and of the memory set aside, under the budget as it is now."""
+    def _copied(self) -> tuple[TaskLearner, Holdout]:
+        """Copies of what learnt and of what was set aside, under the budget as it is now."""
         tasks, holdout = copy.deepcopy((self._tasks, self._holdout))
         tasks.memory.budget, aside = self._budgets()
         tasks.method.check(tasks.memory.budget)
-        return tasks, holdout if holdout.budget == aside else self._within(aside, holdout)
-
-    def _within(self, budget: Budget, holdout: ExemplarMemory) -> ExemplarMemory:
-        """The memory set aside under another budget; empty if that cannot hold all its classes."""
-        holdout.budget = budget
-        try:
-            holdout.update(Task(0, ImageSet.empty((self.image_size,) * 2), range(0), range(0)))
-        except UserError:
-            return self._empty_holdout(budget)
-        return holdout
-
-    def _empty_holdout(self, budget: Budget) -> ExemplarMemory:
-        return ExemplarMemory(budget, create_codec(self.codec, (self.image_size,) * 2))
+        holdout.share = self.holdout
+        holdout.resize(aside)
+        return tasks, holdout
 
     def _names_with(self, given: Sequence[str], *, update: bool) -> tuple[str, ...]:
         """The names of all classes, new ones last.
@@ -282,41 +263,6 @@ class Learner:
             )
         return (*self.classes_, *(name for name in given if name not in self.classes_))
 
-    def _lesson(self, images: ImageSet, holdout: ExemplarMemory, classes: int) -> _Lesson:
-        """What there is to learn from images, of which some are set aside.
-
-        An image is known by what it shows, so that one that is given again is on the same side as
-        it was the first time.
-        """
-        sums = torch.tensor(checksums(images.pixels), dtype=torch.int64)
-        repeated = self._seen.were_learnt(images.labels, sums)
-        images, sums = images[~repeated], sums[~repeated]
-        chosen = self._chosen_aside(images, sums, holdout, classes)
-        aside = torch.isin(sums, chosen)
-        learnt = ~aside & ~self._seen.are_aside(sums)
-        return _Lesson(
-            learnt=images[learnt],
-            aside=images[aside],
-            repeated=int(repeated.sum()),
-            seen=self._seen.after(images.labels[learnt], sums[learnt], chosen),
-        )
-
-    def _chosen_aside(
-        self, images: ImageSet, sums: Tensor, holdout: ExemplarMemory, classes: int
-    ) -> Tensor:
-        """Checksums of the images to set aside: some of every class of which there are none yet, if
-        there is room for all `classes`."""
-        if not self.holdout or not len(images) or not holdout.fits(classes, images):
-            return sums[:0]
-        room = int(min(len(images), holdout.capacity(classes, images) // classes))
-        chosen = [sums[:0]]
-        for label in images.labels.unique().tolist():
-            of_class = sums[images.labels == label].unique()
-            if len(of_class) >= LEAST_TO_SET_ASIDE and not holdout.counts.get(label):
-                count = max(1, round(self.holdout * len(of_class)))
-                chosen.append(of_class[: min(count, len(of_class) - 1, room)])
-        return torch.cat(chosen)
-
     def _check_room(self, memory: ExemplarMemory, classes: int, images: ImageSet) -> None:
         """Refuse classes that the budget cannot hold, before anything is learnt."""
         try:
@@ -327,15 +273,16 @@ class Learner:
                 f"set aside, is too small. {error}"
             ) from error
 
-    def _made(self, settings: Any) -> tuple[TaskLearner, ExemplarMemory]:
-        """What learns with a method's settings, and the memory of images set aside."""
+    def _made(self, settings: Any) -> tuple[TaskLearner, Holdout]:
+        """What learns with a method's settings, and what is set aside, both empty."""
         if self.image_size < LEAST_SIZE:
             raise UserError(f"image_size must be {LEAST_SIZE} or more, not {self.image_size}.")
         budget, aside = self._budgets()
+        image_size = (self.image_size,) * 2
         tasks = TaskLearner(
             self.method_name,
             settings,
-            image_size=(self.image_size,) * 2,
+            image_size=image_size,
             budget=str(budget),
             codec=self.codec,
             seed=self.seed,
@@ -343,14 +290,13 @@ class Learner:
             precision=self.precision,
             on_progress=lambda stage, share: self.on_progress(stage, share),
         )
-        return tasks, self._empty_holdout(aside)
+        return tasks, Holdout(self.holdout, aside, self.codec, image_size)
 
     def _budgets(self) -> tuple[Budget, Budget]:
         """Of what is learnt from again, and of what is set aside."""
         if not 0 <= self.holdout < 1:
             raise UserError(f"holdout must be in [0, 1), not {self.holdout}.")
-        budget = Budget.parse(self.budget)
-        return budget.share(1 - self.holdout), budget.share(self.holdout)
+        return Budget.parse(self.budget).parted(self.holdout)
 
     def _read_test(
         self, test: Labelled, names: Sequence[str], *, strict: bool = False
@@ -435,7 +381,7 @@ class Learner:
     @property
     def nbytes(self) -> int:
         """Of all images that are kept, exemplars and those set aside; never over the budget."""
-        return self.memory.nbytes + self._holdout.nbytes
+        return self.memory.nbytes + self._holdout.memory.nbytes
 
     @property
     def forgetting(self) -> float | None:
@@ -485,8 +431,7 @@ class Learner:
 
     def _write(self, folder: Path) -> None:
         self._tasks.save(folder / "learner")
-        save_tensors(folder / HOLDOUT, *self._holdout.state())
-        save_tensors(folder / SEEN, self._seen.state(), {})
+        self._holdout.save(folder)
 
     def _facts(self) -> dict[str, Any]:
         """What a version tells of itself; `learner` is what `load` needs."""
@@ -514,11 +459,7 @@ class Learner:
         """Take over what `_write` and `_facts` gave."""
         self._tasks.restore(folder / "learner", strict=strict, class_names=classes)
         self._tasks.config = self._tasks.method.config = self.settings
-        tensors, table = load_tensors(folder / HOLDOUT, intact=False)
-        self._holdout.load_state(
-            tensors, table, strict=strict, where=str(folder), class_names=classes
-        )
-        self._seen = SeenImages.of(load_tensors(folder / SEEN)[0])
+        self._holdout.restore(folder, strict=strict, class_names=classes)
         self.classes_ = tuple(classes)
         self._begun_with = self._lasting()
         self.changes_ = tuple(Change(**change) for change in facts["changes"])
@@ -552,40 +493,6 @@ def load(
         learner._restore(model.path(number), facts, classes, strict=strict)
     learner._version = model.folder.resolve(), number
     return learner
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Lesson:
-    """Images that are given, by what becomes of them.
-
-    Attributes:
-        aside: those newly set aside.
-        repeated: how many were learnt before and are left out.
-        seen: what will have been seen.
-    """
-
-    learnt: ImageSet
-    aside: ImageSet
-    repeated: int
-    seen: SeenImages
-
-    def check(self, names: Sequence[str], new: range) -> None:
-        """Refuse to learn from nothing.
-
-        Raises:
-            UserError: nothing is left to learn from, or nothing of a class that is new.
-        """
-        lacking = [names[label] for label in new if not (self.learnt.labels == label).any()]
-        if lacking:
-            raise UserError(
-                f"All pictures of {lacking[0]} are set aside, as another class, to measure what is "
-                "forgotten. Add others."
-            )
-        if not len(self.learnt):
-            raise UserError(
-                f"There is nothing new: {self.repeated} of the pictures were learnt before, and "
-                "others are set aside to measure what is forgotten. Add more."
-            )
 
 
 def mean_forgetting(changes: Sequence[Change]) -> float | None:

@@ -75,9 +75,10 @@ class Budget:
         suffix = {"images": "", "images a class": "/class", "bytes": "B"}
         return "all" if self.kind == "all" else f"{self.amount}{suffix[self.kind]}"
 
-    def share(self, part: float) -> Budget:
-        """A part of it, rounded down."""
-        return Budget(self.kind, math.floor(self.amount * part))
+    def parted(self, share: float) -> tuple[Budget, Budget]:
+        """What is left of it, and a share, rounded down."""
+        part = math.floor(self.amount * share)
+        return Budget(self.kind, self.amount - part), Budget(self.kind, part)
 
     def images_each(self, classes: int) -> float:
         """The most images that one of `classes` may keep."""
@@ -91,7 +92,7 @@ class Budget:
 
     def bytes_each(self, classes: int, shared: int) -> float:
         """The most bytes that one of `classes` may take, beside what all share."""
-        return (self.amount - shared) // classes if self.kind == "bytes" else math.inf
+        return max(0, self.amount - shared) // classes if self.kind == "bytes" else math.inf
 
     @property
     def none(self) -> bool:

@@ -195,7 +195,9 @@ def _sentences(learner: Learner) -> list[str]:
         f"{learner.nbytes:,} bytes of a budget of {learner.budget}."
     )
     left_out = f"{len(learner.skipped_)} could not be read and are left out:"
-    repeated = f"{learner.repeated_} images were learnt before and are left out."
+    repeated = (
+        f"{learner.repeated_} images were learnt before, or are given twice, and are left out."
+    )
     return [
         learnt,
         kept,
