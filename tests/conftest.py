@@ -43,6 +43,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "lae",
         {"merge": ("ties", "ema", "mean"), "experts": ("offline", "ridge")},
     ),
+    "icarl, by the network": ("icarl", {"classifier": "network", "distillation": "none"}),
     "icarl, on a transformer": ("icarl", {"backbone": "vit_micro_patch4_16"}),
     "der, on transformers": ("der", {"backbone": "vit_micro_patch4_16"}),
     "ranpac, adapted": ("ranpac", {"adapt": True, "projected": 100}),

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from filelock import FileLock
 from conftest import Command
 from engram import console
 from engram.cli import COMMANDS, main
+from engram.engine.fit import EpochReport
 from engram.errors import UserError
+from engram.runs import configured, folder_name, preset_settings
 
 DEMO = ("bench", "icarl", "digits/3,2", "--preset", "demo", "--updates", "5", "--device", "cpu")
 RIDGE = ("bench", "ranpac", "digits/3,2", "--preset", "demo", "--device", "cpu")
@@ -199,9 +202,54 @@ def test_a_run_that_diverges_does_not_keep_others_from_being_done(
         code, text = engram("bench", "--grid", "grid.yaml", "--out", "grid")
         assert code == 2
         assert "Choose a learning rate below 1e+30" in " ".join(text.split())
-        assert "1 of 2 runs diverged and are not in the report: finetune-digits" in text
+        assert "1 of 2 runs failed and are not in the report: finetune-digits" in text
     assert "finished already" in text
     assert (tmp_path / "grid" / "report.html").exists()
+
+
+def test_a_run_that_cannot_go_on_does_not_keep_others_from_being_done(
+    engram: Command, tmp_path: Path
+) -> None:
+    Path("grid.yaml").write_text(
+        """
+        runs:
+          - {method: finetune, stream: "digits/2,2", preset: demo, updates: 3, seed: [0, 1]}
+        """
+    )
+    assert engram("bench", "--grid", "grid.yaml", "--out", "grid")[0] == 0
+    (first, second) = sorted(path.parent for path in (tmp_path / "grid").glob("*/summary.json"))
+    for folder in (first, second):
+        (folder / "summary.json").unlink()
+    (learner,) = (first / "model").glob("task-*/learner.json")
+    learner.write_text("{")
+    code, text = engram("bench", "--grid", "grid.yaml", "--out", "grid")
+    assert code == 2
+    assert "To begin this run anew, remove" in " ".join(text.split())
+    assert f"1 of 2 runs failed and are not in the report: {first.name}" in " ".join(text.split())
+    assert (second / "summary.json").exists()
+
+
+def test_a_run_is_named_as_one_folder() -> None:
+    settings = preset_settings("ranpac", "demo")
+    pretrained = replace(settings.pretrained, backbone="timm/resnet50", weights="/data/w.pth")
+    config = configured("ranpac", "digits/2,2", "demo")
+    named = folder_name(replace(config, settings=replace(settings, pretrained=pretrained)))
+    assert "/" not in named
+    assert "backbone=timm-resnet50" in named
+
+
+def test_progress_counts_what_began_and_what_did_not(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.RunProgress(3) as progress:
+        (line,) = progress._bar.tasks
+        progress.begin("diverges", tasks=2, share=0.0)
+        progress.skip("It diverged.")
+        assert (line.completed, line.total) == (1, 3)
+        progress.skip("It is done elsewhere.")
+        assert (line.completed, line.total) == (1, 2)
+        progress.begin("has two stages", tasks=1, share=0.0)
+        for epoch, share in ((1, 0.5), (2, 1.0), (0, 0.1)):
+            progress.epoch(EpochReport(0, "any", epoch, 2, {}, 0.1, 1, 1.0), share)
+        assert line.completed == 2
 
 
 def test_a_grid_that_is_no_text_is_refused(engram: Command) -> None:

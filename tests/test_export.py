@@ -21,7 +21,13 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 @pytest.mark.parametrize(
     "method",
-    [*sorted(METHODS), "der, pruned", "icarl, on a transformer", "der, on transformers"],
+    [
+        *sorted(METHODS),
+        "icarl, by the network",
+        "der, pruned",
+        "icarl, on a transformer",
+        "der, on transformers",
+    ],
 )
 def test_every_method_gives_the_same_scores(method: str, tmp_path: Path) -> None:
     learner = learner_of(tiny(method))

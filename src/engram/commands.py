@@ -21,7 +21,6 @@ from engram.console import (
     print_diagnosis,
     print_methods,
 )
-from engram.engine.fit import DivergedError
 from engram.errors import UserError
 from engram.files import write_atomically
 from engram.methods import METHODS, method_class
@@ -211,7 +210,7 @@ def _run_all(
     """Check all runs, do them under one progress bar, print their table, and write reports.
 
     Raises:
-        UserError: none can be done, or, at the end, some have diverged.
+        UserError: none can be done, or, at the end, some could not.
     """
     if not configs:
         raise UserError("There is no run to do: name at least one --seed.")
@@ -224,14 +223,14 @@ def _run_all(
             return
     for config in configs:
         check(config, out)
-    done, diverged = _each_done(configs, out, execution, publish)
+    done, failed = _each_done(configs, out, execution, publish)
     print_comparison(list(done.values()))
     report_path = write_report(out) if len(configs) > 1 else next(iter(done))
     print(f"Report: {report_path.resolve().as_uri()}")
-    if diverged:
+    if failed:
         raise UserError(
-            f"{len(diverged)} of {len(configs)} runs diverged and are not in the report: "
-            f"{', '.join(diverged)}. Choose lower learning rates for them."
+            f"{len(failed)} of {len(configs)} runs failed and are not in the report: "
+            f"{', '.join(failed)}. What went wrong stands above."
         )
 
 
@@ -239,28 +238,27 @@ def _each_done(
     configs: Sequence[RunConfig], out: Path, execution: Execution | None, publish: Path | None
 ) -> tuple[dict[Path, dict[str, Any]], list[str]]:
     """The summaries of runs that are done now, by their reports, and the names of those that have
-    diverged. One that cannot be done does not keep the others from it.
+    failed. One that cannot be done does not keep the others from it.
 
     Raises:
         UserError: why the last one cannot be done, where none could.
     """
     done: dict[Path, dict[str, Any]] = {}
-    diverged: list[str] = []
+    failed: list[str] = []
     with RunProgress(len(configs)) as progress:
         for config in configs:
             try:
                 folder, summary = run(config, out, progress, execution)
-            except (OccupiedError, DivergedError) as error:
+                if publish is not None:
+                    _publish(folder, _copy_of(config, publish))
+                done[write_report(folder)] = summary
+            except UserError as error:
                 if config is configs[-1] and not done:
                     raise
-                if isinstance(error, DivergedError):
-                    diverged.append(folder_name(config))
+                if not isinstance(error, OccupiedError):
+                    failed.append(folder_name(config))
                 progress.skip(str(error))
-                continue
-            done[write_report(folder)] = summary
-            if publish is not None:
-                _publish(folder, _copy_of(config, publish))
-    return done, diverged
+    return done, failed
 
 
 def _copy_of(config: RunConfig, publish: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 import platform
@@ -105,6 +106,7 @@ class RunProgress:
         self._runs = runs
         self._begun = 0
         self._tasks = 0
+        self._share = 1.0
         self._found_done = 0.0
         self._started = time.perf_counter()
         self._bar = Progress(
@@ -133,17 +135,21 @@ class RunProgress:
         self._bar.start()
         self._begun += 1
         self._tasks = tasks
+        self._share = share
         self._found_done += share
         state = "" if share == 0 else " finished already" if share == 1 else " goes on"
         self._bar.console.print(Text.assemble((name, "bold"), state))
         self._show("", share)
 
     def skip(self, reason: str) -> None:
-        """The next run is not done here."""
-        self._runs -= 1
+        """The next run is not done here, or not to the end."""
         self._bar.start()
-        self._bar.update(self._line, total=self._runs)
         self._bar.console.print(reason)
+        if self._share < 1:
+            self._show("", 1.0)
+        else:
+            self._runs -= 1
+            self._bar.update(self._line, total=self._runs)
 
     def epoch(self, report: EpochReport, share: float) -> None:
         """An epoch has ended."""
@@ -163,7 +169,9 @@ class RunProgress:
         self._show(f"task {index + 1}/{self._tasks}", share)
 
     def _show(self, text: str, share: float) -> None:
-        done = self._begun - 1 + share
+        # A method that trains in several stages begins each anew.
+        self._share = max(self._share, share)
+        done = self._begun - 1 + self._share
         self._bar.update(self._line, description=text, completed=done, left=self._left(done))
 
     def _left(self, done: float) -> str:
@@ -306,7 +314,7 @@ def _torchvision() -> str:
     except PackageNotFoundError:
         return "not installed (not needed)"
     try:
-        torch.ops.torchvision.nms  # noqa: B018
-    except AttributeError:
+        importlib.import_module("torchvision")
+    except (ImportError, RuntimeError):
         return f"{found}, does not fit torch {torch.__version__} (engram does not need it)"
     return found

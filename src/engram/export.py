@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from engram.errors import UserError, install_command
+from engram.files import replacing
 from engram.methods import Method
 
 __all__ = ["export_onnx"]
@@ -71,9 +72,8 @@ def export_onnx(method: Method, class_names: Sequence[str], path: Path) -> None:
         raise RuntimeError("the exporter gave nothing")
     names = json.dumps(list(class_names), ensure_ascii=False)
     program.model.metadata_props.update(classes=names, image_size=f"{height}x{width}")
-    partial = path.with_name(f"{path.name}.partial")
-    program.save(str(partial))
-    partial.replace(path)
+    with replacing(path) as partial:
+        program.save(str(partial))
 
 
 @contextmanager

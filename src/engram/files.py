@@ -7,7 +7,8 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ __all__ = [
     "data_folder",
     "load_tensors",
     "read_weights",
+    "replacing",
     "save_tensors",
     "sha256",
     "write_atomically",
@@ -55,18 +57,16 @@ def check_place(path: Path) -> None:
         raise UserError(f"There is no folder {path.parent} for {path}. Make it, or name another.")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` in one step: after a crash it is the old file or the new one.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of `path` when it is whole, or goes if it never is.
 
     Raises:
         OSError: it cannot be written; the error names `path`.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield partial
         partial.replace(path)
     except BaseException as error:
         # A full disk would get fuller with every attempt.
@@ -74,6 +74,18 @@ def write_atomically(path: Path, content: bytes) -> None:
         if isinstance(error, OSError) and error.errno is not None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` in one step: after a crash it is the old file or the new one.
+
+    Raises:
+        OSError: it cannot be written; the error names `path`.
+    """
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +151,7 @@ def folder_name(config: RunConfig) -> str:
     usual = leaves(as_mapping(preset_settings(config.method, config.preset)))
     changed = {name: value for name, value in chosen.items() if value != usual[name]}
     parts += [setting(name, value) for name, value in changed.items()]
-    name = "-".join(parts)
+    name = re.sub(r"[/\\]", "-", "-".join(parts))
     if len(name) > LONGEST_NAME:
         digest = hashlib.sha256(name.encode()).hexdigest()[:12]
         return f"{name[:LONGEST_NAME]}-{digest}"

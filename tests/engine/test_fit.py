@@ -86,6 +86,12 @@ def test_one_cycle_rises_and_falls_to_zero() -> None:
     assert cycle[-1] == pytest.approx(0)
 
 
+def test_after_a_warm_up_of_whole_epochs_the_rate_falls_from_its_peak() -> None:
+    schedule = replace(SCHEDULE, epochs=4, decay="cosine", warmup=0.4, warmup_by="epoch")
+    by_epoch = rates(schedule, samples=SCHEDULE.batch_size)
+    assert by_epoch == pytest.approx([0.05, 0.1, 0.05, 0.0])
+
+
 @pytest.mark.parametrize(
     ("samples", "drop_last", "batches"),
     [(10, True, 2), (10, False, 3), (3, True, 1), (8, False, 2), (9, False, 2)],

@@ -154,6 +154,10 @@ def test_any_network_of_timm_s(timm: Any) -> None:
     assert found.dim == 192
     assert found.network(torch.zeros(2, 3, 32, 32)).shape == (2, 192)
     assert found.normalise.mean.tolist() == [0.5, 0.5, 0.5]
+    assert (found.network.blocks[0].norm1.weight == 1).all()
+    again = load(backbone="timm/vit_tiny_patch16_224", weights="random", input_size=32)
+    x = torch.randn(1, 3, 32, 32, generator=generator(0))
+    assert torch.equal(found.network(x), again.network(x))
 
 
 def test_a_file_of_weights_for_a_network_of_timm_s(timm: Any, tmp_path: Path) -> None:

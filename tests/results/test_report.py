@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,7 +27,7 @@ from engram.errors import UserError
 from engram.files import save_tensors
 from engram.memory import Budget, ExemplarMemory
 from engram.methods import method_class
-from engram.results import metrics, run_report
+from engram.results import metrics, record, run_report
 from engram.results.comparison import in_words, start_of
 from engram.results.record import RunRecord, environment
 from engram.results.report import comparison_table, find_runs, markdown_table, write_report
@@ -628,3 +629,18 @@ def test_what_a_method_tells_of_its_tasks_has_columns(tmp_path: Path, silent: Si
     assert f"{first['share kept']:.3f}" in page.texts
     other, _ = bench.run(tiny("icarl"), tmp_path, silent)
     assert "Extractors" not in Page(write_report(other)).texts
+
+
+def test_a_checkout_of_something_else_is_no_commit_of_this_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "lib" / "engram" / "results"
+    package.mkdir(parents=True)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    subprocess.run([*git[:3], "init", "--quiet"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "theirs"], check=True)
+    monkeypatch.setattr(record, "__file__", str(package / "record.py"))
+    assert environment()["commit"] is None
+    (tmp_path / "src" / "engram" / "results").mkdir(parents=True)
+    monkeypatch.setattr(record, "__file__", str(tmp_path / "src/engram/results/record.py"))
+    assert environment()["commit"]

@@ -23,6 +23,7 @@ from engram.api import load
 from engram.errors import UserError
 from engram.serve import worker
 from engram.serve.app import create_app
+from engram.serve.jobs import settle
 from engram.serve.journal import Journal
 from engram.serve.limits import Limits, TooLargeError
 from engram.serve.server import Server
@@ -121,6 +122,17 @@ def test_a_class_is_taught_and_asked_for(client: TestClient, model: ModelFolder)
     assert client.post("/api/predict", content=png("grün")).json()["version"] == 1
     jobs = client.get("/api/jobs").json()
     assert [(job["kind"], job["version"]) for job in jobs] == [("rollback", 1), ("learn", 2)]
+
+
+def test_who_goes_back_while_the_process_ends_stays_there(
+    client: TestClient, model: ModelFolder
+) -> None:
+    give(client, "grün")
+    job = ended(client, client.post("/api/jobs").json()["id"])
+    assert client.post("/api/versions/1/restore").status_code == 204
+    settle(model, Journal(model.folder), job["id"], "failed")
+    assert model.current == 1
+    assert client.get(f"/api/jobs/{job['id']}").json()["state"] == "done"
 
 
 def test_a_version_is_downloaded_and_loaded_elsewhere(

@@ -27,13 +27,9 @@ from engram.engine.optimizer import create_optimizer, optimizer_state, restore_o
 from engram.errors import UserError
 from engram.files import load_tensors, save_tensors
 
-__all__ = ["DivergedError", "Effort", "EpochReport", "Plan", "Trainer", "learning_rate", "plan_of"]
+__all__ = ["Effort", "EpochReport", "Plan", "Trainer", "learning_rate", "plan_of"]
 
 Part = TypeVar("Part")
-
-
-class DivergedError(UserError):
-    """The loss of a training run is no longer a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +222,7 @@ class Trainer:
         # One wait for the device, and not one for every batch.
         losses = {name: float(total) / batches for name, total in sums.items()}
         if not all(map(math.isfinite, losses.values())):
-            raise DivergedError(
+            raise UserError(
                 f"The loss of stage {run.name} is no longer finite in epoch {epoch + 1} of task "
                 f"{self._task + 1}. Choose a learning rate below {run.schedule.learning_rate:g}."
             )
@@ -363,5 +359,7 @@ def learning_rate(schedule: Schedule, plan: Plan, epoch: int, batch: int) -> flo
             passed = sum(epoch >= milestone for milestone in epochs)
             return schedule.learning_rate * schedule.factor**passed
         case "cosine":
-            falling = (progress - schedule.warmup) / (1 - schedule.warmup)
+            by_epoch = schedule.warmup_by == "epoch"
+            rising = plan.warmup / plan.updates if by_epoch else schedule.warmup
+            falling = (progress - rising) / (1 - rising)
             return schedule.learning_rate * (1 + math.cos(math.pi * falling)) / 2

@@ -203,13 +203,19 @@ class ICaRL(RehearsalMethod):
         """Squared distances of unit vectors are in [0, 4]: a tenth of one tells classes apart."""
         return (scores / 0.1 if self.classifier == "nme" else scores).softmax(dim=1)
 
+    def scores(self, pixels: Tensor) -> Tensor:
+        features = self.network.backbone(self.normalise(pixels))
+        return self.network.head(features) if self.classifier == "network" else self.nme(features)
+
     def scores_by_classifier(self, pixels: Tensor) -> dict[str, Tensor]:
-        """`nme`: minus the squared distance to the class means (Alg. 1); `network`: logits."""
+        """`nme`: nearest mean of exemplars, where there are any; `network`: logits."""
         features = self.network.backbone(self.normalise(pixels))
         scores = {"network": self.network.head(features)}
-        has_mean = self.means.any(dim=1)
-        # Whether there are any must not be asked while the method is exported as one graph.
-        if self.classifier == "nme" or has_mean.any():
-            similarities = F.normalize(features) @ self.means.T
-            scores["nme"] = (2 * similarities - 2).where(has_mean, -torch.inf)
+        if self.classifier == "nme" or self.means.any():
+            scores["nme"] = self.nme(features)
         return scores
+
+    def nme(self, features: Tensor) -> Tensor:
+        """Minus the squared distances (B, seen) of directions to the class means (Algorithm 1)."""
+        similarities = F.normalize(features) @ self.means.T
+        return (2 * similarities - 2).where(self.means.any(dim=1), -torch.inf)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from engram.errors import UserError, install_command, nearest
-from engram.files import data_folder, read_weights, sha256
+from engram.files import data_folder, read_weights, replacing, sha256
 from engram.models.normalise import Standardise
 from engram.models.vit import (
     MEAN_AND_DEVIATION,
@@ -196,9 +196,8 @@ def _from_hub(name: str, path: Path) -> Path:
             f"What the hub gave as {name} has checksum {found}, not {promised}. Try again."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    shutil.copyfile(fetched, partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        shutil.copyfile(fetched, partial)
     return path
 
 
@@ -259,15 +258,23 @@ def _from_timm(config: BackboneConfig, generator: torch.Generator) -> Pretrained
     if path is not None:
         _load_for_timm(network, read_weights(path), f"{path} does not fit {config.backbone}")
     if config.weights == RANDOM:
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+        _draw(network, generator)
     given = network.pretrained_cfg
     features = _TimmFeatures(network).eval()
     with torch.no_grad():
         dim = features(torch.zeros(1, 3, config.input_size, config.input_size)).shape[1]
     checksum = None if config.weights == RANDOM else _checksum(network, path)
     return _frozen(features, dim, config, given["mean"], given["std"], checksum)
+
+
+@torch.no_grad()
+def _draw(network: nn.Module, generator: torch.Generator) -> None:
+    """Random weights for a network of timm's, whose scales start as they are."""
+    for name, parameter in network.named_parameters():
+        if parameter.dim() > 1:
+            parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+        elif name.endswith("bias"):
+            parameter.zero_()
 
 
 def _load_for_timm(network: Any, weights: dict[str, Tensor], misfit: str) -> None:

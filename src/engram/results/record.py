@@ -210,15 +210,17 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, marked where files have changed since; None when installed."""
+    """The checkout's commit, marked where files have changed since; None when installed, be it in
+    a folder that is a checkout of something else."""
+    package = Path(__file__).resolve().parents[1]
     try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        if Path(_git(package, "rev-parse", "--show-toplevel")) / "src" / "engram" != package:
+            return None
+        return _git(package, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _git(folder: Path, *words: str) -> str:
+    answer = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True)
     return answer.stdout.strip()

@@ -29,10 +29,14 @@ DIED = (
 def settle(
     model: ModelFolder, journal: Journal, job: int, otherwise: Ending, message: str = ""
 ) -> None:
-    """Record how a job ended: it is done if its version is there, whatever happened then.
+    """Record how a job ended, unless it did so itself: it is done if its version is there, whatever
+    happened then.
 
     Nobody may be working on it any more.
     """
+    # Whoever heard that it is done may have gone back to another version meanwhile.
+    if journal.job(job).state != "running":
+        return
     made = model.made_from(journal.job(job).source)
     if made is not None:
         journal.end(job, "done", version=made)
