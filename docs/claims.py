@@ -9,7 +9,8 @@ from typing import Any
 
 from measured import AVERAGE_AND_LAST, NOTHING, Summaries
 
-from engram.results.comparison import ABSENT, Estimate, changed_settings, markdown
+from engram.results.comparison import Estimate, changed_settings
+from engram.results.formats import ABSENT, markdown
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,8 @@ from measured import (
     tests_in_ten_tasks,
 )
 
-from engram.results.comparison import (
-    ABSENT,
-    ComparisonRow,
-    changed_settings,
-    format_count,
-    format_seconds,
-    markdown,
-)
+from engram.results.comparison import ComparisonRow, changed_settings
+from engram.results.formats import ABSENT, format_count, format_seconds, markdown
 
 COSTS = ("parameters", "multiply_adds", "latency_ms")
 

@@ -33,16 +33,9 @@ from measured import (
 from engram.config import as_mapping
 from engram.errors import UserError
 from engram.methods import METHODS
-from engram.results.comparison import (
-    ABSENT,
-    changed_settings,
-    comparison_table,
-    find_runs,
-    format_bytes,
-    markdown,
-    markdown_table,
-    start_of,
-)
+from engram.results.comparison import changed_settings, comparison_table, markdown_table, start_of
+from engram.results.formats import ABSENT, format_bytes, markdown
+from engram.results.found import find_runs
 from engram.runs import read_grid
 
 FIGURES = ROOT / "docs" / "figures"

@@ -17,7 +17,8 @@ from measured import (
     pooled,
 )
 
-from engram.results.comparison import ABSENT, Estimate, changed_settings, markdown
+from engram.results.comparison import Estimate, changed_settings
+from engram.results.formats import ABSENT, markdown
 
 ALL_AT_ONCE = "cifar100/100"
 CLAIMED_ON = ("laptop", "paper-tiny", "paper")

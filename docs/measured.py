@@ -12,13 +12,13 @@ from typing import Any
 from engram.config import as_mapping
 from engram.models.adapters import ModuleConfig
 from engram.results.comparison import (
-    ABSENT,
     ComparisonRow,
     Estimate,
     changed_settings,
     comparison_table,
     in_words,
 )
+from engram.results.formats import ABSENT
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,13 +9,8 @@ from claims import Claim, Side, judged
 from measured import NOTHING, Summaries, by_rule, pooled, processors, tests_in_ten_tasks
 
 from engram.memory import Budget
-from engram.results.comparison import (
-    ABSENT,
-    changed_settings,
-    format_bytes,
-    format_seconds,
-    markdown,
-)
+from engram.results.comparison import changed_settings
+from engram.results.formats import ABSENT, format_bytes, format_seconds, markdown
 
 BUDGETS = ("1536000B", "6144000B", "24576000B")
 RAW, FLOAT32 = BUDGETS[1:]

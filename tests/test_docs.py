@@ -22,7 +22,9 @@ from engram.cli import COMMANDS
 from engram.config import as_mapping, load_preset, presets_of
 from engram.methods import METHODS
 from engram.methods.icarl import ICaRL
-from engram.results.comparison import ABSENT, comparison_table, find_runs
+from engram.results.comparison import comparison_table
+from engram.results.formats import ABSENT
+from engram.results.found import find_runs
 from engram.runs import preset_settings
 
 ROOT = Path(__file__).parents[1]

@@ -36,12 +36,7 @@ from engram.errors import UserError, install_command
 from engram.files import data_folder
 from engram.methods import METHODS
 from engram.models.pretrained import WEIGHTS_SUFFIXES
-from engram.results.comparison import (
-    SHORT_COLUMNS,
-    comparison_table,
-    short_cells,
-    starts_differ,
-)
+from engram.results.comparison import SHORT_COLUMNS, comparison_table, short_cells, starts_differ
 from engram.results.record import environment
 
 __all__ = [

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from engram.results.comparison import ABSENT
 from engram.results.figures import Line, heat_level, swatch
+from engram.results.formats import ABSENT
 
 __all__ = [
     "MOST_CELLS_WITH_NUMBERS",

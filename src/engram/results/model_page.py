@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from engram.api import Change, Evaluation
-from engram.results.comparison import ABSENT
+from engram.results.formats import ABSENT
 from engram.results.markup import page, paragraph, percent, section, signed, table
 from engram.results.verdict import evaluation_verdict, forgetting_verdict
 

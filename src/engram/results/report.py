@@ -11,25 +11,19 @@ from urllib.parse import quote
 
 from engram.files import write_atomically
 from engram.results.comparison import (
-    ABSENT,
     ComparisonRow,
     Estimate,
-    Findings,
-    FoundRun,
     comparison_table,
-    find_runs,
-    format_bytes,
-    format_count,
-    format_seconds,
-    markdown_table,
     method_title,
     starts_differ,
 )
 from engram.results.figures import MARKERS, Line, accuracy_chart, line_style, swatch
+from engram.results.formats import ABSENT, format_bytes, format_count, format_seconds
+from engram.results.found import Findings, FoundRun, find_runs
 from engram.results.markup import figure, legend, page, paragraph, section, signed, table
 from engram.results.run_report import facts, run_parts, task_table
 
-__all__ = ["comparison_table", "find_runs", "markdown_table", "write_report"]
+__all__ = ["write_report"]
 
 EVALUATIONS = {"test": "test set", "validation": "validation images"}
 BOUNDS = {

@@ -19,17 +19,7 @@ from engram.errors import UserError
 from engram.files import load_tensors
 from engram.memory import Budget, ExemplarMemory
 from engram.results import metrics
-from engram.results.comparison import (
-    ABSENT,
-    FoundRun,
-    Summary,
-    changed_settings,
-    format_bytes,
-    format_count,
-    format_seconds,
-    in_words,
-    method_title,
-)
+from engram.results.comparison import changed_settings, in_words, method_title
 from engram.results.figures import (
     CONFUSION_STEPS,
     EVEN_STEPS,
@@ -41,6 +31,8 @@ from engram.results.figures import (
     image_uri,
     line_style,
 )
+from engram.results.formats import ABSENT, format_bytes, format_count, format_seconds
+from engram.results.found import FoundRun, Summary
 from engram.results.markup import (
     MOST_CELLS_WITH_NUMBERS,
     figure,

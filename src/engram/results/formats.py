@@ -1,0 +1,41 @@
+"""How values are written in tables of every kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["ABSENT", "format_bytes", "format_count", "format_seconds", "markdown"]
+
+ABSENT = "\N{EN DASH}"
+"""Stands for a measure that does not exist, such as the forgetting of a single task."""
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """A Markdown table: the first `texts` columns to the left, the others to the right."""
+    rule = ["---"] * texts + ["---:"] * (len(header) - texts)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [header, rule, *rows])
+
+
+def format_bytes(count: float) -> str:
+    """`6.14 MB`; units are powers of ten, as in budgets."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count:.0f} B"
+
+
+def format_count(count: float) -> str:
+    """`5.55 G`, `0.46 M`; below 10 000, all digits."""
+    if count >= 10**9:
+        return f"{count / 10**9:.2f} G"
+    return f"{count / 10**6:.2f} M" if count >= 10_000 else f"{count:.0f}"
+
+
+def format_seconds(seconds: float) -> str:
+    """`6.4 s`, `12 min 03 s` or `2 h 05 min`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
