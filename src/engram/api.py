@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from engram.learner import TaskLearner
 from engram.memory import Budget, ExemplarMemory
 from engram.methods import METHODS, method_class
 from engram.models.pretrained import without_weights
+from engram.results.outcomes import Change, ClassAccuracy, Evaluation, mean_forgetting
 from engram.runs import preset_settings
 from engram.versions import ModelFolder
 
@@ -37,63 +37,6 @@ LASTING = ("method", "preset", "codec", "image_size", "seed")
 """What stays as it was when the first classes were learnt."""
 LEAST_SIZE = 8
 """Side in pixels that pictures may be brought to."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClassAccuracy:
-    """How many of a class's images were recognised."""
-
-    images: int
-    correct: int
-
-    @property
-    def accuracy(self) -> float:
-        """In percent."""
-        return 100 * self.correct / self.images
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What came out of classifying labelled pictures.
-
-    Attributes:
-        classes: by name.
-        skipped: pictures that could not be read, a line each.
-    """
-
-    classes: dict[str, ClassAccuracy]
-    skipped: tuple[str, ...] = ()
-
-    @property
-    def accuracy(self) -> float:
-        """In percent, of all images together."""
-        images = sum(found.images for found in self.classes.values())
-        return 100 * sum(found.correct for found in self.classes.values()) / max(1, images)
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Accuracy on a class before and after something was learnt, in percent.
-
-    Attributes:
-        before: None of a class that is new, or of which there was nothing to measure it on.
-        after: None of a class of which there is nothing to measure it on.
-        images: that it was measured on afterwards.
-        new: whether the class was not known before.
-    """
-
-    name: str
-    before: float | None
-    after: float | None
-    images: int
-    new: bool = False
-
-    @property
-    def forgotten(self) -> float | None:
-        """Points lost; None where that is not known."""
-        if self.before is None or self.after is None:
-            return None
-        return self.before - self.after
 
 
 class Learner:
@@ -493,13 +436,6 @@ def load(
         learner._restore(model.path(number), facts, classes, strict=strict)
     learner._version = model.folder.resolve(), number
     return learner
-
-
-def mean_forgetting(changes: Sequence[Change]) -> float | None:
-    """Points of accuracy that known classes lost on average; None where that was measured of
-    none."""
-    lost = [change.forgotten for change in changes if change.forgotten is not None]
-    return sum(lost) / len(lost) if lost else None
 
 
 def _measured(tasks: TaskLearner, images: ImageSet) -> dict[int, ClassAccuracy]:

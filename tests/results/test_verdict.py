@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from engram.api import Change, ClassAccuracy, Evaluation
 from engram.results.model_page import changes_page, evaluation_page
+from engram.results.outcomes import Change, ClassAccuracy, Evaluation
 from engram.results.verdict import evaluation_verdict, forgetting_verdict
 
 Counts = tuple[float | None, float | None, int]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from engram.api import Change, Evaluation
 from engram.results.formats import ABSENT
 from engram.results.markup import page, paragraph, percent, section, signed, table
+from engram.results.outcomes import Change, Evaluation
 from engram.results.verdict import evaluation_verdict, forgetting_verdict
 
 __all__ = ["changes_page", "evaluation_page"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engram.api import Change, Evaluation
+from engram.results.outcomes import Change, Evaluation
 
 __all__ = ["evaluation_verdict", "forgetting_verdict"]
 
