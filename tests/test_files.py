@@ -1,4 +1,4 @@
-"""Snapshots: what is written comes back, whole or not at all."""
+"""Snapshots: what is written comes back, whole or not at all. Locks are held by one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from engram.errors import UserError
-from engram.files import load_tensors, save_tensors, write_atomically
+from engram.files import held, load_tensors, save_tensors, write_atomically
 
 
 def test_tensors_of_every_kind_come_back(tmp_path: Path) -> None:
@@ -93,3 +94,16 @@ def test_a_bit_of_what_a_file_says_of_itself_is_noticed(tmp_path: Path) -> None:
 def test_a_missing_snapshot_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing-here"):
         load_tensors(tmp_path / "nothing-here")
+
+
+def test_a_lock_is_held_by_one_and_free_once_it_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FileLock, "__del__", lambda lock: None)  # which frees what was forgotten
+    path, other = tmp_path / "lock", UserError("somebody else has it")
+    with held(path, other), pytest.raises(UserError, match="else has it"), held(path, other):
+        pass
+    with pytest.raises(OSError, match="disk full"), held(path, other):
+        raise OSError("disk full")
+    with FileLock(path).acquire(timeout=0):
+        pass

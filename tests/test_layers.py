@@ -59,7 +59,10 @@ LAYERS: dict[str, int] = {
 
 # Other packages, each known in as few modules as can be.
 OTHERS_WEIGHTS = {"timm", "huggingface_hub"}
-ONE_PLACE = {"sklearn", "yaml", "tyro", "safetensors", "rich", "PIL", "fastapi", *OTHERS_WEIGHTS}
+ONE_PLACE = {
+    *("sklearn", "yaml", "tyro", "safetensors", "filelock", "rich", "PIL", "fastapi"),
+    *OTHERS_WEIGHTS,
+}
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -133,7 +136,7 @@ def test_each_other_package_is_known_in_few_places() -> None:
                 places.setdefault(package, set()).add(module)
     assert places["sklearn"] == {"data.benchmarks"}
     assert places["PIL"] <= {"data.pictures", "data.codecs.files", "results.figures"}
-    assert places["safetensors"] == {"files"}
+    assert places["safetensors"] == places["filelock"] == {"files"}
     assert places["timm"] == places["huggingface_hub"] == {"models.pretrained"}
     assert places["tyro"] == {"commands", "console", "model_commands"}
     assert places["yaml"] == {"config"}

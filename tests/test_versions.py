@@ -195,6 +195,27 @@ def test_only_one_may_change_a_model(tmp_path: Path) -> None:
         learner.save(tmp_path)
 
 
+def test_a_model_is_free_again_where_tidying_up_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FileLock, "__del__", lambda lock: None)  # which frees what was forgotten
+    left = []
+
+    def fail(folder: Path) -> None:
+        raise OSError("disk error")
+
+    def leave(model: ModelFolder) -> None:
+        with FileLock(model.folder / ".lock").acquire(timeout=0):
+            left.append(model.folder)
+
+    monkeypatch.setattr(shutil, "rmtree", fail)
+    monkeypatch.setattr(ModelFolder, "_leave_nothing_behind", leave)
+    (tmp_path / "versions" / "0001.partial").mkdir(parents=True)
+    with pytest.raises(OSError, match="disk error"), ModelFolder(tmp_path).changing():
+        pass
+    assert left == [tmp_path]
+
+
 def test_a_version_that_fails_at_any_write_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

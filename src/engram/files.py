@@ -1,10 +1,11 @@
-"""Files that are written whole or not at all, tensors in them, and the folder with data."""
+"""Files that are written whole or not at all, tensors in them, locks, and the folder with data."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -23,6 +25,7 @@ from engram.errors import UserError
 __all__ = [
     "check_place",
     "data_folder",
+    "held",
     "load_tensors",
     "read_weights",
     "replacing",
@@ -55,6 +58,26 @@ def check_place(path: Path) -> None:
         raise UserError(f"{path} is a folder. Name a file in it.")
     if not path.parent.is_dir():
         raise UserError(f"There is no folder {path.parent} for {path}. Make it, or name another.")
+
+
+@contextmanager
+def held(path: Path, otherwise: UserError | UserWarning) -> Iterator[None]:
+    """Hold the lock that a file stands for: nobody else does meanwhile.
+
+    Args:
+        otherwise: what is said where somebody else holds it. An error is raised; after a warning,
+            the lock is waited for.
+    """
+    lock = FileLock(path)
+    try:
+        taken = lock.acquire(timeout=0)
+    except Timeout as error:
+        if isinstance(otherwise, UserError):
+            raise otherwise from error
+        warnings.warn(otherwise, stacklevel=3)
+        taken = lock.acquire()
+    with taken:
+        yield
 
 
 @contextmanager

@@ -16,15 +16,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from engram.errors import UserError
-from engram.files import write_atomically
+from engram.files import held, write_atomically
 
 __all__ = ["BusyError", "ModelFolder", "check_keep"]
 
@@ -97,22 +95,14 @@ class ModelFolder:
             BusyError: somebody else does.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise BusyError(
-                f"Another process is changing {self.folder}. Try again when it is done."
-            ) from error
-        try:
-            yield
-        finally:
-            nothing = not self.numbers()
-            if nothing:
-                self._sweep()
-            lock.release()
-            if nothing:
-                self._leave_nothing_behind()
+        busy = BusyError(f"Another process is changing {self.folder}. Try again when it is done.")
+        with ExitStack() as afterwards, held(self.folder / ".lock", busy):
+            try:
+                yield
+            finally:
+                if not self.numbers():
+                    afterwards.callback(self._leave_nothing_behind)
+                    self._sweep()
 
     def _leave_nothing_behind(self) -> None:
         """Remove the folder where nothing came of what should have been its first version."""

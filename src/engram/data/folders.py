@@ -9,14 +9,12 @@ import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from rich.markup import escape
 from rich.progress import track
 from torch import Tensor
@@ -24,6 +22,7 @@ from torch import Tensor
 from engram.data.images import Dataset, ImageSet
 from engram.data.pictures import class_folders, image_files, normal_name, picture, pixels_of
 from engram.errors import UserError
+from engram.files import held
 
 __all__ = ["imagenet", "photographs"]
 
@@ -66,25 +65,13 @@ def imagenet(folder: Path, classes: int, image_size: int) -> Dataset:
         )
     prepared = folder / f"prepared-{image_size}px"
     if not prepared.exists():
-        with _alone(prepared):
+        waiting = UserWarning(f"Another process makes {prepared}: waiting for it.")
+        with held(prepared.with_suffix(".lock"), waiting):
             # Whoever had the lock before may have prepared it.
             if not prepared.exists():
                 _prepare(splits, prepared, image_size)
     train, test = (split.mapped(prepared, image_size) for split in splits)
     return Dataset(folder.name, train, test, splits[0].names)
-
-
-@contextmanager
-def _alone(prepared: Path) -> Iterator[None]:
-    """While nobody else prepares the same; says so where that has to be waited for."""
-    lock = FileLock(prepared.with_suffix(".lock"))
-    try:
-        held = lock.acquire(timeout=0)
-    except Timeout:
-        warnings.warn(f"Another process makes {prepared}: waiting for it.", stacklevel=2)
-        held = lock.acquire()
-    with held:
-        yield
 
 
 @dataclass(frozen=True, slots=True)

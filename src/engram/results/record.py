@@ -28,12 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from engram.config import as_mapping, difference, read_yaml, to_yaml
 from engram.data.images import ImageSet
 from engram.errors import UserError
-from engram.files import load_tensors, save_tensors, write_atomically
+from engram.files import held, load_tensors, save_tensors, write_atomically
 
 __all__ = ["OccupiedError", "RunRecord", "environment"]
 
@@ -84,12 +83,8 @@ class RunRecord:
         """
         exists = self.matches(config)
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise OccupiedError(f"Another process is at work in {self.folder}.") from error
-        with lock:
+        occupied = OccupiedError(f"Another process is at work in {self.folder}.")
+        with held(self.folder / ".lock", occupied):
             if not exists:
                 self._write("config.yaml", to_yaml(as_mapping(config)))
             (self.folder / "tasks").mkdir(exist_ok=True)

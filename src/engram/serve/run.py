@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import uvicorn
-from filelock import FileLock, Timeout
 
 from engram.errors import UserError
+from engram.files import held
 from engram.serve.access import EVERY_NAME, checked_host
 from engram.serve.app import create_app
 
@@ -89,25 +89,15 @@ def serve_model(
             uvicorn.Server(config).run(sockets=[listening])
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path) -> AbstractContextManager[None]:
     """Be the only server of a model.
 
     Raises:
         UserError: there is another one.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = FileLock(folder / ".serve.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(
-            f"Another engram serve has {folder} open. Use that one, or end it."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+    served = UserError(f"Another engram serve has {folder} open. Use that one, or end it.")
+    return held(folder / ".serve.lock", served)
 
 
 def _kept_token(folder: Path) -> str:
