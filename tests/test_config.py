@@ -70,7 +70,7 @@ def test_values_are_converted() -> None:
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ({"name": "a", "rat": 1}, 'here: unknown key "rat". Perhaps you meant "rate"'),
+        ({"name": "a", "rat": 1}, 'Unknown key in here: "rat". Perhaps you meant "rate"'),
         ({}, "here: name missing"),
         ({"name": [3]}, "here: name must be of type str, not [3]"),
         ({"name": "a", "schedule": {"epochs": 0}}, "epochs must be above 0, not 0"),

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from engram.errors import UserError, nearest, unknown
+from engram.errors import UserError, unknown
 
 __all__ = [
     "Precision",
@@ -172,9 +172,7 @@ def from_mapping(kind: type[D], mapping: Mapping[str, Any], where: str) -> D:
     values: dict[str, Any] = {}
     for key, value in mapping.items():
         if key not in fields:
-            close = nearest(str(key), fields)
-            hint = f' Perhaps you meant "{close}".' if close else f" Known: {', '.join(fields)}."
-            raise UserError(f'{where}: unknown key "{key}".{hint}')
+            raise unknown(f"key in {where}:", str(key), fields)
         if isinstance(value, Mapping) and dataclasses.is_dataclass(hints[key]):
             value = {**_default_of(fields[key]), **value}
         values[key] = converted(hints[key], value, f"{where}: {key}")

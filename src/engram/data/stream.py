@@ -18,7 +18,7 @@ from torch import Tensor
 
 from engram.data.benchmarks import load_dataset
 from engram.data.images import Dataset, ImageSet
-from engram.errors import UserError, nearest
+from engram.errors import UserError, unknown
 from engram.seeding import generator
 
 __all__ = [
@@ -242,11 +242,7 @@ def class_order(name: str, classes: int) -> tuple[int, ...]:
         return SEED1993
     if match := re.fullmatch(r"seed(\d{1,9})", name):
         return tuple(np.random.RandomState(int(match[1])).permutation(classes).tolist())
-    close = nearest(name, ["icarl_run0", "seed1993", "given"])
-    hint = f' Perhaps you meant "{close}".' if close else ""
-    raise UserError(
-        f'Unknown class order "{name}".{hint} Known: icarl_run0, seed1993, seed<number>, given.'
-    )
+    raise unknown("class order", name, ["icarl_run0", "seed1993", "seed<number>", "given"])
 
 
 def increments(text: str, classes: int) -> tuple[int, ...]:
