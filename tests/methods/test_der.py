@@ -408,7 +408,7 @@ def test_the_sparsity_loss_is_the_weighted_share(batch: tuple[Tensor, Tensor]) -
     assert held.masks is not None
     control = copy.deepcopy(held.control)
     assert control is not None
-    weight = control(held.masks.left(held.prunable, held.floor), LATER.progress)
+    weight = control(held.masks.left(held.prunable, held.allowance.floor), LATER.progress)
     parts = held.loss(task_of(range(5)))(x, y, LATER)
     assert torch.allclose(parts["sparsity"], weight * share)
     assert "sparsity" not in fresh(new=5).loss(task_of(range(5)))(x, y, LATER)
@@ -457,7 +457,7 @@ def test_what_learns_further_without_room_for_itself_keeps_its_extractor() -> No
     (before,) = der.extractors
     der.grow(8)
     with pytest.warns(UserWarning, match="only the classifier learns"):
-        assert not der.may_expand(Task(1, task_of(range(2)).train, range(2, 2), range(2)))
+        assert not der.has_room(Task(1, task_of(range(2)).train, range(2, 2), range(2)))
     assert list(der.extractors) == [before]
 
 
@@ -466,7 +466,7 @@ def test_what_no_longer_fits_at_all_is_refused() -> None:
     der.freeze(der.dense)
     der.grow(50)
     with pytest.raises(UserError, match=r"With 52 classes the network has [\d,]+ parameters"):
-        der.has_room(der.allowance)
+        der.has_room(task_of(range(2, 52)))
 
 
 def test_the_parameters_of_ten_whole_extractors() -> None:

@@ -8,9 +8,7 @@ confused with Dark Experience Replay, which others call DER.
 from __future__ import annotations
 
 import math
-import re
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,12 +19,13 @@ from torch import Tensor, nn
 from engram import models
 from engram.config import Schedule
 from engram.data.augment import Augmentation
-from engram.data.batches import AugmentedImages, FeatureDraws, Loss, Step
+from engram.data.batches import AugmentedImages, Loss, Step
 from engram.data.images import Images
 from engram.data.stream import Task
 from engram.errors import UserError
 from engram.memory import Budget, ExemplarMemory, herding
 from engram.methods.base import Trainer
+from engram.methods.der_size import SizeLimit, parameters_of
 from engram.methods.rehearsal import RehearsalConfig, RehearsalMethod
 from engram.models.backbone import Backbone
 from engram.models.heads import UniformHead
@@ -52,10 +51,6 @@ LEAST_OF_A_CLASS = 20
 
 CHECKED = 16
 """Images on which a cut extractor is compared with the whole one."""
-
-SHARE_OF_ROOM = 1 / 8
-"""What an extractor may take of the parameters that `max_parameters` still allows: whatever the
-number of tasks, there is something left for the next."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,20 +133,13 @@ class DERConfig(RehearsalConfig):
         )
 
     @property
-    def parameter_limit(self) -> int | None:
-        """`max_parameters` as a number.
-
-        Raises:
-            UserError: it is none.
-        """
-        if self.max_parameters is None:
-            return None
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([kM]?)", self.max_parameters)
-        if match is None:
-            raise UserError(
-                f"max_parameters must be a number such as 6M or 500k, not {self.max_parameters}."
-            )
-        return int(float(match[1]) * {"": 1, "k": 1_000, "M": 1_000_000}[match[2]])
+    def size_limit(self) -> SizeLimit:
+        return SizeLimit(
+            keep=self.keep,
+            max_parameters=self.max_parameters,
+            floor=Floor(stream=self.least_channels, multiple=self.round_channels),
+            backbone=self.backbone,
+        )
 
     @property
     def head_schedule(self) -> Schedule:
@@ -196,21 +184,7 @@ class DER(RehearsalMethod):
         self.head = UniformHead(0, 0)
         self.auxiliary = UniformHead(0, 0)
         if config.prunes:
-            self.refuse_impossible_sizes(self.allowance)
-
-    @property
-    def prunable(self) -> ResNet:
-        """The newest extractor as one that can become smaller.
-
-        Raises:
-            UserError: it has no channels that could be cut.
-        """
-        if isinstance(self.dense, ResNet):
-            return self.dense
-        raise UserError(
-            f"keep, max_parameters and sparsity_weight cut channels of convolutions, of which "
-            f"{self.config.backbone} has none. Leave them out, or choose a ResNet."
-        )
+            config.size_limit.check(self.dense)
 
     @property
     def classifier(self) -> str:
@@ -228,7 +202,7 @@ class DER(RehearsalMethod):
         self.grow(len(task.new))
         self.shares = {}
         images = self.training_images(task, memory)
-        if self.may_expand(task):
+        if self.has_room(task):
             self.learn_representation(task, images, trainer)
         if task.index > 0:
             self.learn_classifier(images, trainer)
@@ -236,6 +210,8 @@ class DER(RehearsalMethod):
 
     def learn_representation(self, task: Task, images: AugmentedImages, trainer: Trainer) -> None:
         """The first stage (sections 3.2 to 3.4): an extractor that is trained, pruned, frozen."""
+        if not task.new:
+            self.reopen()
         self.expand(len(task.classes))
         trainer.fit(
             "representation",
@@ -251,9 +227,10 @@ class DER(RehearsalMethod):
         """The second stage (section 3.5): a new classifier on as many images of every class."""
         self.renew_head()
         subset = images[balanced(images.images.labels, trainer.generator("subset"))]
+        draws = min(self.config.draws, self.config.head_epochs)
         trainer.fit(
             "classifier",
-            self.feature_draws(subset, trainer),
+            self.kept_features(self.features, self.dim, subset, draws, trainer),
             self.balanced_loss,
             self.head.named_parameters(prefix="head"),
             self.config.head_schedule,
@@ -262,17 +239,15 @@ class DER(RehearsalMethod):
     def grow(self, new: int) -> None:
         self.seen += new
 
-    def may_expand(self, task: Task) -> bool:
-        """Whether there is room for an extractor to learn the task.
+    def has_room(self, task: Task) -> bool:
+        """Whether an extractor can learn the task; where no class is new, the last one once more.
 
-        Where no class is new that is the last one, which learns further and makes room for itself.
+        Raises:
+            UserError: the extractor is the first, or not even the classifier fits.
         """
-        beside = self.frozen_extractors()[: None if task.new else -1]
-        if self.config.prunes and not self.has_room(self.allowance_beside(beside)):
-            return False
-        if not task.new:
-            self.reopen()
-        return True
+        return not self.config.prunes or self.config.size_limit.has_room(
+            self.dense, self.frozen_extractors(), self.seen, again=not task.new
+        )
 
     def reopen(self) -> None:
         """Let the last extractor be the one that is trained; it goes on from what it was whole."""
@@ -300,143 +275,6 @@ class DER(RehearsalMethod):
         self.head.draw(generator(self.seed, "head", self.seen))
         self.auxiliary.draw(generator(self.seed, "auxiliary", self.seen))
 
-    def pruned(self, source: AugmentedImages, trainer: Trainer) -> Backbone:
-        """The new extractor without the channels whose masks are closed (section 3.4)."""
-        if self.masks is None:
-            return self.dense
-        allowance = self.allowance
-        kept = self.masks.kept(allowance)
-        self.shares = {
-            "share left by masks": float(self.masks.left(self.prunable, self.floor)),
-            "share kept": allowance.share_of(kept),
-        }
-        size = math.ceil(len(source) / math.ceil(len(source) / self.batch_size))
-        batches = (x for x, _ in source.batches(size, trainer.generator("norms")))
-        whole = self.prunable
-        reestimate_norms(whole, kept, batches)
-        smaller = shrunk(whole, kept)
-        check_cut(whole, kept, smaller, self.normalise(source.images[:CHECKED].pixels))
-        old = torch.ones(self.dim, dtype=torch.bool, device=self.device)
-        self.head.keep_features(torch.cat([old, kept[whole.features]]))
-        return smaller
-
-    def freeze(self, extractor: Backbone) -> None:
-        """Let the new extractor be one of the old ones; what only its training needed is gone."""
-        self.extractors.append(extractor.folded())
-        self.auxiliary = UniformHead(0, 0)
-        self.masks = self.control = None
-
-    def renew_head(self) -> None:
-        """A classifier with random weights, for the second stage."""
-        self.head = UniformHead(self.dim, self.seen).to(self.device)
-        self.head.draw(generator(self.seed, "classifier", self.seen))
-
-    @property
-    def measures(self) -> dict[str, float]:
-        return {"extractors": len(self.extractors), **self.shares}
-
-    @property
-    def parameter_count(self) -> int:
-        """Of the extractors and the classifier; the dense copy of the last one seeds the next."""
-        return self.extractor_parameters + self.head.weight.numel()
-
-    @property
-    def extractor_parameters(self) -> int:
-        """Of the extractors alone."""
-        return parameters_of(self.frozen_extractors())
-
-    @property
-    def allowance(self) -> Allowance:
-        """How large the next extractor may be."""
-        return self.allowance_beside(self.frozen_extractors())
-
-    def allowance_beside(self, extractors: Sequence[Backbone]) -> Allowance:
-        """How large an extractor may be beside these.
-
-        Of a bound for the whole network, as much as the classifier takes stays free for it, so that
-        as many classes again can come when no more extractors fit.
-        """
-        room = None
-        if (limit := self.config.parameter_limit) is not None:
-            classifier = sum(extractor.dim for extractor in extractors) * self.seen
-            taken = parameters_of(extractors) + 2 * classifier
-            room = max(0, int((limit - taken) * SHARE_OF_ROOM))
-        return Allowance(
-            network=self.prunable,
-            floor=self.floor,
-            share=self.config.keep or 1.0,
-            parameters=room,
-            classes=2 * self.seen,
-        )
-
-    @property
-    def floor(self) -> Floor:
-        """What is left of an extractor in any case."""
-        return Floor(stream=self.config.least_channels, multiple=self.config.round_channels)
-
-    def has_room(self, allowance: Allowance) -> bool:
-        """Whether a new extractor fits; where only the classifier can learn, says so.
-
-        Raises:
-            UserError: the extractor is the first, or not even the classifier fits.
-        """
-        smallest = allowance.smallest()
-        if allowance.fits(smallest):
-            return True
-        self.refuse_impossible_sizes(allowance)
-        limit = self.config.parameter_limit
-        needed = self.extractor_parameters + self.dim * self.seen
-        if limit is not None and needed > limit:
-            raise UserError(
-                f"With {self.seen} classes the network has {needed:,} parameters; max_parameters "
-                f"is {self.config.max_parameters}. Begin anew with more, or stop here."
-            )
-        warnings.warn(
-            f"Of max_parameters {self.config.max_parameters}, the next extractor may take "
-            f"{allowance.parameters:,}, and the smallest takes {allowance.size(smallest):,}: only "
-            "the classifier learns. To go on growing, begin anew with more.",
-            stacklevel=2,
-        )
-        return False
-
-    def refuse_impossible_sizes(self, allowance: Allowance) -> None:
-        """Refuse a size in which there is no first extractor.
-
-        Raises:
-            UserError: with the smallest size that there can be.
-        """
-        smallest = allowance.smallest()
-        if self.extractors or allowance.fits(smallest):
-            return
-        floor = (
-            f"with least_channels {self.config.least_channels} and round_channels "
-            f"{self.config.round_channels}, {self.config.backbone}"
-        )
-        if allowance.parameters is None:
-            least = math.ceil(allowance.share_of(smallest) * 10_000) / 10_000
-            raise UserError(
-                f"keep {self.config.keep} is too little: {floor} keeps {least:g} of its weights at "
-                "least. Keep more, or lower these two."
-            )
-        needed = math.ceil(allowance.size(smallest) / SHARE_OF_ROOM)
-        classifier = f"a classifier of {self.seen} classes" if self.seen else "no classes yet"
-        raise UserError(
-            f"max_parameters {self.config.max_parameters} is too little: {floor} and {classifier} "
-            f"need {needed:,} at least, and more with every class. Allow more, or lower these two."
-        )
-
-    @property
-    def dim(self) -> int:
-        """Length of the features of all frozen extractors together."""
-        return sum(extractor.dim for extractor in self.frozen_extractors())
-
-    def frozen_extractors(self) -> list[Backbone]:
-        return [extractor for extractor in self.extractors if isinstance(extractor, Backbone)]
-
-    @torch.no_grad()
-    def frozen_features(self, x: Tensor) -> list[Tensor]:
-        return [extractor(x) for extractor in self.frozen_extractors()]
-
     def loss(self, task: Task) -> Loss:
         """The loss of the first stage (section 3.3): classification by all features, and by the new
         ones alone, where all classes but the task's are one."""
@@ -445,7 +283,7 @@ class DER(RehearsalMethod):
         others = len(task.classes) < self.seen
 
         def both(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
-            gates = self.gates(step)
+            gates = None if self.masks is None else self.masks(step.batch, step.batches)
             new = self.dense(x) if gates is None else self.prunable(x, gates)
             logits = self.head(torch.cat([*self.frozen_features(x), new], dim=1)).float()
             parts = {"classification": F.cross_entropy(logits, y)}
@@ -458,20 +296,16 @@ class DER(RehearsalMethod):
 
         return both
 
-    def gates(self, step: Step) -> dict[str, Tensor] | None:
-        """Those of the new extractor, for a batch; None where it is not made smaller."""
-        if self.masks is None:
-            return None
-        gates: dict[str, Tensor] = self.masks(step.batch, step.batches)
-        return gates
-
     def sparsity_weight(self, step: Step) -> float | Tensor:
         """Of the sparsity loss, for a batch."""
         if self.control is None or self.masks is None:
             return self.config.sparsity_weight or 0.0
-        left = self.masks.left(self.prunable, self.floor)
-        weight: Tensor = self.control(left, step.progress)
+        weight: Tensor = self.control(self.share_left(self.masks), step.progress)
         return weight
+
+    def share_left(self, masks: ChannelMasks) -> Tensor:
+        """The share of the new extractor's weights that its masks would leave now."""
+        return masks.left(self.prunable, self.config.size_limit.floor)
 
     def after_step(self, step: Step) -> None:
         """Keep the masks within their limits; draw both classifiers anew when the warm-up is over,
@@ -481,15 +315,47 @@ class DER(RehearsalMethod):
         if self.config.head_init == "reset" and step.done + 1 == step.warmup:
             self.draw_heads()
 
-    def feature_draws(self, source: AugmentedImages, trainer: Trainer) -> FeatureDraws:
-        """Features of several augmented versions of the images."""
-        draws = min(self.config.draws, self.config.head_epochs)
-        return self.kept_features(self.features, self.dim, source, draws, trainer)
+    def pruned(self, source: AugmentedImages, trainer: Trainer) -> Backbone:
+        """The new extractor without the channels whose masks are closed (section 3.4)."""
+        if self.masks is None:
+            return self.dense
+        whole, allowance = self.prunable, self.allowance
+        kept = self.masks.kept(allowance)
+        self.shares = {
+            "share left by masks": float(self.share_left(self.masks)),
+            "share kept": allowance.share_of(kept),
+        }
+        reestimate_norms(whole, kept, self.even_batches(source, trainer))
+        smaller = shrunk(whole, kept)
+        check_cut(whole, kept, smaller, self.normalise(source.images[:CHECKED].pixels))
+        old = torch.ones(self.dim, dtype=torch.bool, device=self.device)
+        self.head.keep_features(torch.cat([old, kept[whole.features]]))
+        return smaller
+
+    def even_batches(self, source: AugmentedImages, trainer: Trainer) -> Iterator[Tensor]:
+        """Every image once, in as few batches as can be, of one size or nearly so."""
+        size = math.ceil(len(source) / math.ceil(len(source) / self.batch_size))
+        return (x for x, _ in source.batches(size, trainer.generator("norms")))
+
+    def freeze(self, extractor: Backbone) -> None:
+        """Let the new extractor be one of the old ones; what only its training needed is gone."""
+        self.extractors.append(extractor.folded())
+        self.auxiliary = UniformHead(0, 0)
+        self.masks = self.control = None
+
+    def renew_head(self) -> None:
+        """A classifier with random weights, for the second stage."""
+        self.head = UniformHead(self.dim, self.seen).to(self.device)
+        self.head.draw(generator(self.seed, "classifier", self.seen))
 
     def balanced_loss(self, features: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
         """The loss of the second stage (section 3.5)."""
         logits = self.head(features).float() / self.config.temperature
         return {"classification": F.cross_entropy(logits, y)}
+
+    @torch.no_grad()
+    def frozen_features(self, x: Tensor) -> list[Tensor]:
+        return [extractor(x) for extractor in self.frozen_extractors()]
 
     def features(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images to the features of all extractors (B, dim)."""
@@ -502,6 +368,33 @@ class DER(RehearsalMethod):
     def scores_by_classifier(self, pixels: Tensor) -> dict[str, Tensor]:
         return {"network": self.head(self.features(self.normalise(pixels)))}
 
+    def frozen_extractors(self) -> list[Backbone]:
+        return [extractor for extractor in self.extractors if isinstance(extractor, Backbone)]
+
+    @property
+    def dim(self) -> int:
+        """Length of the features of all frozen extractors together."""
+        return sum(extractor.dim for extractor in self.frozen_extractors())
+
+    @property
+    def prunable(self) -> ResNet:
+        """The newest extractor as one that can become smaller."""
+        return self.config.size_limit.prunable(self.dense)
+
+    @property
+    def allowance(self) -> Allowance:
+        """How large the next extractor may be."""
+        return self.config.size_limit.allowance(self.dense, self.frozen_extractors(), self.seen)
+
+    @property
+    def measures(self) -> dict[str, float]:
+        return {"extractors": len(self.extractors), **self.shares}
+
+    @property
+    def parameter_count(self) -> int:
+        """Of the extractors and the classifier; the dense copy of the last one seeds the next."""
+        return parameters_of(self.frozen_extractors()) + self.head.weight.numel()
+
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
@@ -511,10 +404,6 @@ class DER(RehearsalMethod):
             self.extractors.append(self.dense.folded())
         take_shapes(self, state_dict)
         return super().load_state_dict(state_dict, strict, assign)
-
-
-def parameters_of(extractors: Sequence[Backbone]) -> int:
-    return sum(weight.numel() for extractor in extractors for weight in extractor.parameters())
 
 
 def balanced(labels: Tensor, generator: torch.Generator) -> Tensor:
