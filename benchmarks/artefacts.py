@@ -28,10 +28,10 @@ from engram.data.encoded import recoded
 from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, create_stream
 from engram.errors import UserError
-from engram.learner import TaskLearner
 from engram.methods import method_class
 from engram.results.comparison import changed_settings
 from engram.results.record import environment
+from engram.task_learner import TaskLearner
 
 RIDGE = 1e-3
 

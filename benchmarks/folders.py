@@ -23,10 +23,10 @@ from typing import Any
 from PIL import Image
 
 import engram
-from engram.api import Learner
 from engram.config import Precision
 from engram.data.benchmarks import load_dataset
 from engram.files import data_folder
+from engram.learner import Learner
 from engram.results.record import environment
 from engram.versions import ModelFolder
 

@@ -17,10 +17,10 @@ import torch
 
 from engram.data.images import ImageSet
 from engram.data.stream import Task
-from engram.learner import TaskLearner
 from engram.methods.ranpac import RanPAC, RanPACConfig
 from engram.models.pretrained import BackboneConfig
 from engram.seeding import generator
+from engram.task_learner import TaskLearner
 from ratios import Ratio, add_option, publish
 
 TASKS, CLASSES = 10, 10

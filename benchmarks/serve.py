@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from engram.api import Learner
+from engram.learner import Learner
 from engram.methods.ranpac import RanPACConfig
 from engram.models.pretrained import BackboneConfig, load_backbone
 from engram.seeding import generator

@@ -15,15 +15,15 @@ import pytest
 import torch
 from hypothesis import settings
 
-from engram.api import Learner
 from engram.cli import main
 from engram.data.benchmarks import load_dataset
 from engram.data.images import ImageSet
 from engram.engine.fit import EpochReport
-from engram.learner import TaskLearner
+from engram.learner import Learner
 from engram.methods.ranpac import RanPACConfig
 from engram.models.pretrained import BackboneConfig
 from engram.runs import RunConfig, configured
+from engram.task_learner import TaskLearner
 
 # Small networks are slower on two threads than on one.
 torch.set_num_threads(1)

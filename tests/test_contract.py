@@ -17,9 +17,9 @@ from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, Task, create_stream
 from engram.errors import UserError
 from engram.files import load_tensors, save_tensors
-from engram.learner import TaskLearner
 from engram.memory import DamagedExemplar
 from engram.methods import METHODS
+from engram.task_learner import TaskLearner
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*only the classifier learns"),

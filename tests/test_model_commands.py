@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from conftest import Command, coloured
-from engram.api import load
 from engram.config import Preset
+from engram.learner import load
 from engram.versions import ModelFolder
 
 
@@ -150,7 +150,7 @@ def test_an_interruption_has_an_exit_code_of_its_own(
         raise KeyboardInterrupt
 
     pictures(tmp_path / "pictures", "red", "blue")
-    monkeypatch.setattr("engram.learner.TaskLearner.learn", interrupt)
+    monkeypatch.setattr("engram.task_learner.TaskLearner.learn", interrupt)
     code, text = engram("learn", "pictures", *LEARN, "--image-size", "16")
     assert code == 130
     assert "Traceback" not in text

@@ -18,8 +18,8 @@ from PIL import Image
 import engram
 from conftest import COLOURS, coloured, small_learner
 from engram import files, model_commands
-from engram.api import Learner
 from engram.errors import UserError
+from engram.learner import Learner
 from engram.memory import DamagedExemplar
 from engram.versions import BusyError, ModelFolder
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engram.api import Learner, load
+    from engram.learner import Learner, load
 
 __all__ = ["Learner", "load"]
 
@@ -13,7 +13,7 @@ __all__ = ["Learner", "load"]
 def __getattr__(name: str) -> Any:
     """What needs torch is imported when it is first asked for, so that the command answers fast."""
     if name in __all__:
-        from engram import api
+        from engram import learner
 
-        return getattr(api, name)
+        return getattr(learner, name)
     raise AttributeError(f"module engram has no attribute {name}")

@@ -17,12 +17,12 @@ from engram.data.stream import ClassStream, Task, create_stream
 from engram.engine.cost import latency, multiply_adds
 from engram.engine.fit import EpochReport
 from engram.errors import UserError
-from engram.learner import TaskEffort, TaskLearner
 from engram.memory import Budget, ExemplarMemory
 from engram.models.normalise import mean_image
 from engram.results import metrics
 from engram.results.record import RunRecord
 from engram.runs import RunConfig, folder_name
+from engram.task_learner import TaskEffort, TaskLearner
 
 __all__ = ["Execution", "Progress", "check", "run"]
 

@@ -269,7 +269,7 @@ def _data_sets() -> str:
 
 
 def _weights() -> str:
-    """What `lae`, `ranpac` and the learner for people stand on."""
+    """What `lae`, `ranpac` and `engram learn` stand on."""
     folder = data_folder() / "weights"
     found = sorted(path.stem for path in folder.glob("*") if path.suffix in WEIGHTS_SUFFIXES)
     return ", ".join(found) or (

@@ -1,232 +1,465 @@
-"""`TaskLearner`: a method with its memory and what it has learnt; saved to a folder, loaded."""
+"""`Learner`: learns named classes from pictures, and says what a picture shows.
+
+For those who have folders of images; it is built on `engram.task_learner`, which is what researchers
+compare.
+"""
 
 from __future__ import annotations
 
-import json
-import shutil
+import copy
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from engram.config import Precision, as_mapping, to_yaml
-from engram.data.batches import apply
-from engram.data.codecs import create_codec
+from engram.config import Precision, as_mapping, from_mapping
 from engram.data.images import ImageSet
+from engram.data.pictures import Labelled, NamedImages, Picture, pixels_of, read_labelled
 from engram.data.stream import Task
-from engram.engine.device import move, resolve_device, resolve_precision
-from engram.engine.fit import Effort, EpochReport, Trainer
-from engram.errors import UserError
-from engram.files import load_tensors, save_tensors, write_atomically
+from engram.errors import UserError, unknown
+from engram.export import export_onnx
+from engram.holdout import Holdout
 from engram.memory import Budget, ExemplarMemory
-from engram.methods import method_class
-from engram.models.normalise import mean_image
+from engram.methods import METHODS, method_class
+from engram.models.pretrained import without_weights
+from engram.results.outcomes import Change, ClassAccuracy, Evaluation, mean_forgetting
+from engram.runs import preset_settings
+from engram.task_learner import TaskLearner
+from engram.versions import ModelFolder
 
-__all__ = ["TaskEffort", "TaskLearner"]
+__all__ = ["Change", "ClassAccuracy", "Evaluation", "Learner", "load", "mean_forgetting"]
 
-FORMAT = 3
-
-CHUNK = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class TaskEffort:
-    """What learning a task took.
-
-    Attributes:
-        training: in the training loop.
-        memory_seconds: outside it: choosing exemplars above all; of a method that trains nothing,
-            its passes over the images.
-    """
-
-    training: Effort
-    memory_seconds: float
+LASTING = ("method", "preset", "codec", "image_size", "seed")
+"""What stays as it was when the first classes were learnt."""
+LEAST_SIZE = 8
+"""Side in pixels that pictures may be brought to."""
 
 
-class TaskLearner:
-    """Learns classes task by task with one method, under one memory budget.
+class Learner:
+    """Learns classes of images a few at a time, in a bounded memory, and recognises all of them.
+
+    Nothing happens before the first `learn`. After it, method, preset, codec, image_size and seed
+    have to stay what they are.
 
     Args:
-        method: a method's name.
-        config: its settings; the paper's where None.
-        image_size: height and width of the images.
-        budget: of the exemplar memory: `2000`, `20/class`, `6MB` or `all`.
-        codec: how exemplars are stored: see `engram.data.codecs`.
-        strict_memory: decode exemplars a batch at a time instead of once a task.
-        infer_through_codec: classify images as the codec would give them back.
+        method: a method's name, or its settings, such as `RanPACConfig(projected=500)`.
+        preset: settings for the purpose; without effect where settings are given.
+        budget: of the memory for images: `20MB`, `2000` images, `20/class`, `all`, or `0`.
+        codec: how these are stored; see `engram.data.codecs`.
+        image_size: side in pixels that pictures are brought to.
+        holdout: share of the images, and of the budget, that is set aside to find out what was
+            forgotten. Classes of fewer than five images give none.
         seed: of everything random.
-        input_mean: gives what is subtracted from every image, (H, W, 3) in [0, 1], when the first
-            task is learnt; the mean of that task's images where None.
         device: `auto`, `cpu`, `cuda`, ...
-        precision: of training, and of pretrained networks; everything else is float32.
-        snapshots: folder for snapshots during training, so that it can go on after an
-            interruption; None keeps none.
-        snapshot_every: least seconds between two of them; a stage's end is always saved.
-        on_epoch: called with a report after every epoch.
-        on_progress: called with the name of what is done and the share of it that is.
+        precision: of training and of pretrained networks. In float32 an exported model gives the
+            same scores; `auto` is faster where the hardware has bfloat16.
 
-    Raises:
-        UserError: a name or value that does not exist or does not fit.
+    Attributes:
+        classes_: names of the classes learnt, in the order in which they came.
+        changes_: accuracy on each class before and after the last `learn`.
+        skipped_: pictures that the last `learn` could not read, a line each.
+        repeated_: pictures that the last `learn` left out because they were learnt before, or were
+            given twice.
+        seconds_: that the last `learn` took.
+        on_progress: called while `learn` goes on, with what it does and the share of it that is
+            done; for those who show progress.
     """
 
     def __init__(
         self,
-        method: str,
-        config: Any = None,
+        method: str | Any = "ranpac",
         *,
-        image_size: tuple[int, int],
-        budget: str = "2000",
-        codec: str = "raw",
-        strict_memory: bool = False,
-        infer_through_codec: bool = False,
+        preset: str = "photos",
+        budget: str = "20MB",
+        codec: str = "jpeg:75",
+        image_size: int = 224,
+        holdout: float = 0.1,
         seed: int = 0,
-        input_mean: Callable[[], Tensor] | None = None,
         device: str = "auto",
-        precision: Precision = "auto",
-        snapshots: Path | None = None,
-        snapshot_every: float = 20.0,
-        on_epoch: Callable[[EpochReport], None] = lambda report: None,
-        on_progress: Callable[[str, float], None] = lambda stage, share: None,
+        precision: Precision = "fp32",
     ) -> None:
-        kind = method_class(method)
-        self.name = method
-        self.config = kind.Config() if config is None else config
+        self.method = method
+        self.preset = preset
+        self.budget = budget
+        self.codec = codec
+        self.image_size = image_size
+        self.holdout = holdout
         self.seed = seed
-        self.memory = ExemplarMemory(
-            Budget.parse(budget), create_codec(codec, image_size), batchwise=strict_memory
-        )
-        self.infer_through_codec = infer_through_codec
-        self.task_sizes: list[int] = []
-        place = resolve_device(device)
-        self.method = kind(self.config, image_size, seed)
-        self.method.check(self.memory.budget)
-        self.method.eval().to(place)
-        self._input_mean = input_mean
-        self.method.precision = resolve_precision(precision, place)
-        self._trainer = Trainer(
-            seed=seed,
-            device=place,
-            precision=self.method.precision,
-            folder=snapshots,
-            snapshot_every=snapshot_every,
-            on_epoch=on_epoch,
-            on_progress=on_progress,
-        )
+        self.device = device
+        self.precision: Precision = precision
+        self.on_progress: Callable[[str, float], None] = lambda stage, share: None
+        self.classes_: tuple[str, ...] = ()
+        self.changes_: tuple[Change, ...] = ()
+        self.skipped_: tuple[str, ...] = ()
+        self.repeated_ = 0
+        self.seconds_ = 0.0
+        self._begun_with: dict[str, Any] = {}
+        self._version: tuple[Path, int] | None = None
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The arguments that this learner was made with, as scikit-learn asks for them."""
+        names = ("method", "preset", "budget", "codec", "image_size", "holdout", "seed")
+        return {name: getattr(self, name) for name in (*names, "device", "precision")}
 
     @property
-    def tasks(self) -> int:
-        """Tasks learnt so far."""
-        return len(self.task_sizes)
+    def settings(self) -> Any:
+        """The method's configuration."""
+        if isinstance(self.method, str):
+            return preset_settings(self.method, self.preset)
+        return self.method
 
-    def learn(self, task: Task) -> TaskEffort:
-        """Learn the next task, from its last snapshot where there is one.
-
-        Raises:
-            UserError: training diverged, or the budget cannot hold the classes.
-        """
-        started = time.perf_counter()
-        if not self.task_sizes:
-            of_task = partial(mean_image, task.train.pixels.split(CHUNK))
-            self.method.normalise.adopt(self._input_mean or of_task)
-        self._trainer.begin(task.index, self.method, self.method.resting)
-        self.method.learn(task, self.memory, self._trainer)
-        self.task_sizes.append(len(task.new))
-        training = self._trainer.effort
-        here = training.seconds - self._trainer.restored_seconds
-        return TaskEffort(training, time.perf_counter() - started - here)
-
-    @torch.no_grad()
-    def predict(self, images: ImageSet) -> dict[str, Tensor]:
-        """Predicted labels (N,) of every decision rule that the method has, in one pass."""
-        parts: dict[str, list[Tensor]] = {}
-        for pixels in self._as_seen(images).pixels.split(self.method.batch_size):
-            scores = self.method.scores_by_classifier(pixels.to(self.method.device))
-            for name, values in scores.items():
-                parts.setdefault(name, []).append(values.argmax(dim=1).cpu())
-        return {name: torch.cat(labels) for name, labels in parts.items()}
-
-    def scores(self, images: ImageSet) -> Tensor:
-        """Scores (N, seen) of the decision rule that counts."""
-        return apply(
-            self.method.scores,
-            self._as_seen(images),
-            device=self.method.device,
-            batch_size=self.method.batch_size,
-        )
-
-    def _as_seen(self, images: ImageSet) -> ImageSet:
-        return self.memory.recode(images) if self.infer_through_codec else images
-
-    def save(self, folder: Path) -> None:
-        """Write everything learnt into a new folder, which appears whole or not at all.
+    @property
+    def method_name(self) -> str:
+        """The method's name.
 
         Raises:
-            UserError: the folder exists.
+            UserError: `method` is neither a name nor a method's settings.
         """
-        if folder.exists():
-            raise UserError(f"{folder} exists. Choose another folder, or remove it.")
-        unfinished = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        state = {
-            "format": FORMAT,
-            "method": self.name,
-            "image_size": self.method.image_size,
-            "seed": self.seed,
-            "task_sizes": self.task_sizes,
-        }
-        save_tensors(unfinished / "weights.safetensors", self.method.state_dict(), {})
-        save_tensors(unfinished / "memory.safetensors", *self.memory.state())
-        write_atomically(unfinished / "learner.json", json.dumps(state, indent=2).encode())
-        settings = to_yaml(as_mapping(self.config))
-        write_atomically(unfinished / "config.yaml", settings.encode())
-        unfinished.rename(folder)
+        if isinstance(self.method, str):
+            method_class(self.method)
+            return self.method
+        for name, kind in METHODS.items():
+            if type(self.method) is kind.Config:
+                return name
+        raise UserError(f"method must be a name or the settings of a method, not {self.method!r}.")
 
-    def restore(
-        self, folder: Path, *, strict: bool = False, class_names: Sequence[str] = ()
-    ) -> None:
-        """Take over what `save` wrote, by a learner of the same method and settings.
+    def check(self) -> None:
+        """Refuse settings with which nothing could be learnt.
+
+        Raises:
+            UserError: something is unknown or does not fit, or pretrained weights are not there.
+        """
+        self._made(self.settings)
+
+    def learn(
+        self,
+        source: Labelled,
+        *,
+        update: bool = False,
+        test: Labelled | None = None,
+        strict: bool = False,
+    ) -> Learner:
+        """Learn the classes of a folder, or of pictures that are given.
 
         Args:
-            strict: refuse a memory with a damaged exemplar, instead of leaving that one out.
-            class_names: by which messages call classes, in order of arrival; see `ExemplarMemory`.
-
-        Warns:
-            DamagedExemplar: one is not what was written.
+            update: learn known classes further from new images of theirs; those that were learnt
+                before are left out.
+            test: pictures to measure on what is forgotten, instead of those set aside.
+            strict: refuse what cannot be read, instead of leaving it out.
 
         Raises:
-            UserError: the folder is incomplete, or from another method.
+            UserError: nothing new to learn from, known classes without `update`, or a budget that
+                cannot hold the classes. Nothing has changed then.
         """
-        try:
-            state = json.loads((folder / "learner.json").read_text())
-            task_sizes = state["task_sizes"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{folder} is not a saved learner ({error}).") from error
-        expected = {
-            "format": FORMAT,
-            "method": self.name,
-            "image_size": list(self.method.image_size),
-            "seed": self.seed,
-        }
-        for key, value in expected.items():
-            if state.get(key) != value:
-                raise UserError(f"{folder} has {key} {state.get(key)}, this learner has {value}.")
-        tensors, _ = load_tensors(folder / "weights.safetensors")
-        for size in task_sizes:
-            self.method.grow(size)
-        try:
-            self.method.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise UserError(f"The weights in {folder} are of another network.") from error
-        # As in training: weights would else be laid out anew in every forward pass.
-        move(self.method.eval(), self.method.device)
-        tensors, table = load_tensors(folder / "memory.safetensors", intact=False)
-        self.memory.load_state(
-            tensors, table, strict=strict, where=str(folder), class_names=class_names
+        started = time.perf_counter()
+        self._check_as_begun()
+        # Learning happens on copies, so that nothing is lost if it fails or is interrupted.
+        tasks, holdout = self._copied() if self.classes_ else self._made(self.settings)
+        self.on_progress("reading", 0.0)
+        given = read_labelled(source, self.image_size, strict=strict)
+        names = self._names_with(given.names, update=update)
+        new = range(len(self.classes_), len(names))
+        probe = None if test is None else self._read_test(test, names, strict=strict)
+        lesson = holdout.lesson(_relabelled(given, names), new, len(names))
+        lesson.check(names, new)
+        self._check_room(tasks.memory, len(names), lesson.learnt)
+        probed = lesson.probe if probe is None else _relabelled(probe, names)
+        before = _measured(tasks, probed[probed.labels < new.start])
+        tasks.learn(Task(tasks.tasks, lesson.learnt, new, range(len(names))))
+        self.on_progress("measuring", 0.0)
+        after = _measured(tasks, probed)
+        self.changes_ = tuple(
+            _change(name, before.get(label), after.get(label), new=label in new)
+            for label, name in enumerate(names)
         )
-        self.task_sizes = task_sizes
+        self._tasks, self._holdout = tasks, holdout
+        self._begun_with = self._lasting()
+        self.classes_, self.repeated_ = names, lesson.repeated
+        self.skipped_ = given.skipped + (() if probe is None else probe.skipped)
+        self.seconds_ = time.perf_counter() - started
+        return self
+
+    def _copied(self) -> tuple[TaskLearner, Holdout]:
+        """Copies of what learnt and of what was set aside, under the budget as it is now."""
+        tasks, holdout = copy.deepcopy((self._tasks, self._holdout))
+        tasks.memory.budget, aside = self._budgets()
+        tasks.method.check(tasks.memory.budget)
+        holdout.share = self.holdout
+        holdout.resize(aside)
+        return tasks, holdout
+
+    def _names_with(self, given: Sequence[str], *, update: bool) -> tuple[str, ...]:
+        """The names of all classes, new ones last.
+
+        Raises:
+            UserError: there are known ones among those given, without `update`.
+        """
+        known = [name for name in given if name in self.classes_]
+        if known and not update:
+            raise UserError(
+                f"Known already: {', '.join(known)}. To learn from their new images too, say "
+                "update (on the command line --update), or leave them out."
+            )
+        return (*self.classes_, *(name for name in given if name not in self.classes_))
+
+    def _check_room(self, memory: ExemplarMemory, classes: int, images: ImageSet) -> None:
+        """Refuse classes that the budget cannot hold, before anything is learnt."""
+        try:
+            memory.check(classes, images)
+        except UserError as error:
+            raise UserError(
+                f"The budget of {self.budget}, less {100 * self.holdout:.0f} % for images that are "
+                f"set aside, is too small. {error}"
+            ) from error
+
+    def _made(self, settings: Any) -> tuple[TaskLearner, Holdout]:
+        """What learns with a method's settings, and what is set aside, both empty."""
+        if self.image_size < LEAST_SIZE:
+            raise UserError(f"image_size must be {LEAST_SIZE} or more, not {self.image_size}.")
+        budget, aside = self._budgets()
+        image_size = (self.image_size,) * 2
+        tasks = TaskLearner(
+            self.method_name,
+            settings,
+            image_size=image_size,
+            budget=str(budget),
+            codec=self.codec,
+            seed=self.seed,
+            device=self.device,
+            precision=self.precision,
+            on_progress=lambda stage, share: self.on_progress(stage, share),
+        )
+        return tasks, Holdout(self.holdout, aside, self.codec, image_size)
+
+    def _budgets(self) -> tuple[Budget, Budget]:
+        """Of what is learnt from again, and of what is set aside."""
+        if not 0 <= self.holdout < 1:
+            raise UserError(f"holdout must be in [0, 1), not {self.holdout}.")
+        return Budget.parse(self.budget).parted(self.holdout)
+
+    def _read_test(
+        self, test: Labelled, names: Sequence[str], *, strict: bool = False
+    ) -> NamedImages:
+        """Labelled pictures to measure on.
+
+        Raises:
+            UserError: they are of a class that is not known, or, if `strict`, one cannot be read.
+        """
+        given = read_labelled(test, self.image_size, strict=strict)
+        if strange := [name for name in given.names if name not in names]:
+            raise unknown("class", strange[0], names)
+        return given
+
+    def evaluate(self, test: Labelled) -> Evaluation:
+        """Classify labelled pictures, and count how many are recognised.
+
+        Raises:
+            UserError: nothing was learnt yet, or a class is not known.
+        """
+        self._check_learnt()
+        given = self._read_test(test, self.classes_)
+        found = _measured(self._tasks, _relabelled(given, self.classes_))
+        by_name = {self.classes_[label]: accuracy for label, accuracy in found.items()}
+        return Evaluation(by_name, given.skipped)
+
+    def score(self, pictures: Sequence[Picture], labels: Sequence[Any]) -> float:
+        """The share of pictures that are recognised, in [0, 1], as scikit-learn has it."""
+        return self.evaluate((pictures, labels)).accuracy / 100
+
+    def predict_proba(self, pictures: Sequence[Picture]) -> np.ndarray:
+        """(N, classes) probabilities, in the order of `classes_`.
+
+        Raises:
+            UserError: nothing was learnt yet, or a picture cannot be read.
+        """
+        self._check_learnt()
+        pixels = pixels_of(pictures, self.image_size)
+        scores = self._tasks.scores(ImageSet(pixels, torch.zeros(len(pixels), dtype=torch.int64)))
+        return self._tasks.method.probabilities(scores).numpy()
+
+    def predict(self, pictures: Picture | Sequence[Picture], top: int | None = None) -> list[Any]:
+        """What a picture shows: `[{"label": "cat", "score": 0.97}, ...]`, the likeliest first.
+
+        Args:
+            pictures: one, or several, and then a list for each.
+            top: how many labels; all where None.
+
+        Raises:
+            UserError: nothing was learnt yet, or a picture cannot be read.
+        """
+        if isinstance(pictures, Picture):
+            return self.predict([pictures], top)[0]  # type: ignore[no-any-return]
+        return [
+            [{"label": self.classes_[n], "score": float(row[n])} for n in np.argsort(-row)[:top]]
+            for row in self.predict_proba(pictures)
+        ]
+
+    def _check_learnt(self) -> None:
+        if not self.classes_:
+            raise UserError("Nothing has been learnt yet. Learn a folder of images first.")
+        self._check_as_begun()
+
+    def _check_as_begun(self) -> None:
+        """Refuse settings that do not go with what was learnt under others."""
+        for name, begun in self._begun_with.items():
+            if (now := getattr(self, name)) != begun:
+                raise UserError(
+                    f"{name} was {begun} when the first classes were learnt, and is {now} now. Set "
+                    "it back, or begin another model."
+                )
+
+    def _lasting(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in LASTING}
+
+    @property
+    def memory(self) -> ExemplarMemory:
+        """The exemplars, best first, by position in `classes_`."""
+        self._check_learnt()
+        return self._tasks.memory
+
+    @property
+    def nbytes(self) -> int:
+        """Of all images that are kept, exemplars and those set aside; never over the budget."""
+        return self.memory.nbytes + self._holdout.memory.nbytes
+
+    @property
+    def forgetting(self) -> float | None:
+        """Points of accuracy that classes known before the last `learn` lost by it, on average;
+        None where that was not measured of any."""
+        return mean_forgetting(self.changes_)
+
+    def export(self, path: str | Path) -> None:
+        """Write everything learnt as one ONNX file; see `engram.export`.
+
+        Raises:
+            UserError: nothing was learnt yet, or a package is missing.
+        """
+        self._check_learnt()
+        export_onnx(self._tasks.method, self.classes_, Path(path))
+
+    def save(self, folder: str | Path, *, keep: int | None = None) -> int:
+        """Make what was learnt the next version of the model in a folder; see `engram.versions`.
+
+        Args:
+            keep: the most versions that stay.
+
+        Returns:
+            The version's number.
+
+        Raises:
+            BusyError: another process is changing the model.
+            UserError: nothing was learnt yet.
+        """
+        model = ModelFolder(Path(folder))
+        self._check_learnt()
+        with model.changing():
+            return self.add_to(model, keep=keep)
+
+    def add_to(self, model: ModelFolder, *, keep: int | None = None, source: str = "") -> int:
+        """`save` for those who are changing the model already.
+
+        Args:
+            source: where the images came from, for the history.
+        """
+        place = model.folder.resolve()
+        parent = self._version[1] if self._version and self._version[0] == place else None
+        facts = {"source": source, **self._facts()}
+        number = model.add(self._write, facts, parent=parent, keep=keep)
+        self._version = place, number
+        return number
+
+    def _write(self, folder: Path) -> None:
+        self._tasks.save(folder / "learner")
+        self._holdout.save(folder)
+
+    def _facts(self) -> dict[str, Any]:
+        """What a version tells of itself; `learner` is what `load` needs."""
+        return {
+            "seconds": round(self.seconds_, 1),
+            "exemplars": len(self.memory),
+            "bytes": self.nbytes,
+            "changes": [dataclasses.asdict(change) for change in self.changes_],
+            "skipped": list(self.skipped_),
+            "learner": {
+                **self.get_params(),
+                "method": self.method_name,
+                "settings": as_mapping(self.settings),
+                "classes": list(self.classes_),
+            },
+        }
+
+    def _begin_without_weights(self) -> None:
+        """Make what `_restore` fills; weights that are about to be restored are not looked for."""
+        self._tasks, self._holdout = self._made(without_weights(self.settings))
+
+    def _restore(
+        self, folder: Path, facts: dict[str, Any], classes: Sequence[str], *, strict: bool
+    ) -> None:
+        """Take over what `_write` and `_facts` gave."""
+        self._tasks.restore(folder / "learner", strict=strict, class_names=classes)
+        self._tasks.config = self._tasks.method.config = self.settings
+        self._holdout.restore(folder, strict=strict, class_names=classes)
+        self.classes_ = tuple(classes)
+        self._begun_with = self._lasting()
+        self.changes_ = tuple(Change(**change) for change in facts["changes"])
+        self.skipped_, self.seconds_ = tuple(facts["skipped"]), facts["seconds"]
+
+
+def load(
+    folder: str | Path, version: int | None = None, *, device: str = "auto", strict: bool = False
+) -> Learner:
+    """The model in a folder, as it is now or was at a version.
+
+    Args:
+        strict: refuse a model with a damaged exemplar, instead of leaving that one out.
+
+    Warns:
+        DamagedExemplar: one is not what was written.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    model = ModelFolder(Path(folder))
+    number = model.chosen(version)
+    facts = model.facts(number)
+    params = dict(facts["learner"])
+    classes, settings = params.pop("classes"), params.pop("settings")
+    kind = method_class(params["method"]).Config
+    params["method"] = from_mapping(kind, settings, str(model.path(number)))
+    learner = Learner(**{**params, "device": device})
+    learner._begin_without_weights()
+    with model.reading(number):
+        learner._restore(model.path(number), facts, classes, strict=strict)
+    learner._version = model.folder.resolve(), number
+    return learner
+
+
+def _measured(tasks: TaskLearner, images: ImageSet) -> dict[int, ClassAccuracy]:
+    """Of the classes, by label, that there are images of."""
+    if not len(images):
+        return {}
+    right = tasks.scores(images).argmax(dim=1) == images.labels
+    of_class = {label: right[images.labels == label] for label in images.labels.unique().tolist()}
+    return {label: ClassAccuracy(len(found), int(found.sum())) for label, found in of_class.items()}
+
+
+def _relabelled(given: NamedImages, names: Sequence[str]) -> ImageSet:
+    """Images with labels that are positions in `names`."""
+    positions = torch.tensor([names.index(name) for name in given.names])
+    return ImageSet(given.images.pixels, positions[given.images.labels])
+
+
+def _change(
+    name: str, before: ClassAccuracy | None, after: ClassAccuracy | None, *, new: bool
+) -> Change:
+    return Change(
+        name,
+        None if before is None else before.accuracy,
+        None if after is None else after.accuracy,
+        0 if after is None else after.images,
+        new,
+    )

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import tyro
 from rich.table import Table
 
-from engram.api import Change, Learner, load, mean_forgetting
 from engram.console import (
     LOOK,
     OptionalFloat,
@@ -25,6 +24,7 @@ from engram.console import (
 from engram.data.pictures import readable
 from engram.errors import UserError, install_command
 from engram.files import check_place, write_atomically
+from engram.learner import Change, Learner, load, mean_forgetting
 from engram.memory import Budget
 from engram.results.formats import ABSENT, format_bytes
 from engram.results.model_page import changes_page, evaluation_page

@@ -23,8 +23,8 @@ from engram.data import benchmarks
 from engram.data.benchmarks import load_dataset
 from engram.data.stream import create_stream
 from engram.errors import UserError
-from engram.learner import TaskLearner
 from engram.runs import preset_settings
+from engram.task_learner import TaskLearner
 
 
 def photograph(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (40, 30)) -> None:

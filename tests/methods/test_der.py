@@ -20,12 +20,12 @@ from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, Task, create_stream
 from engram.engine.fit import EpochReport, Trainer, learning_rate, plan_of
 from engram.errors import UserError
-from engram.learner import TaskLearner
 from engram.memory import Budget
 from engram.methods.der import DER, DERConfig, balanced
 from engram.models.masks import weight_share, widths
 from engram.runs import preset_settings
 from engram.seeding import generator
+from engram.task_learner import TaskLearner
 
 
 def learnt(tasks: int) -> tuple[TaskLearner, ClassStream]:

@@ -19,12 +19,12 @@ from engram.data.images import ImageSet
 from engram.data.stream import Task, create_stream
 from engram.errors import UserError
 from engram.files import load_tensors
-from engram.learner import TaskLearner
 from engram.memory import Budget
 from engram.methods.icarl import ICaRL, ICaRLConfig
 from engram.models.network import Network, frozen
 from engram.models.normalise import mean_image
 from engram.seeding import generator
+from engram.task_learner import TaskLearner
 
 
 def method(seen: int = 0, **settings: Any) -> ICaRL:

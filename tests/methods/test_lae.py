@@ -23,12 +23,12 @@ from engram.data.batches import Step
 from engram.data.stream import ClassStream, Task, create_stream
 from engram.engine.fit import EpochReport
 from engram.errors import UserError
-from engram.learner import TaskLearner
 from engram.methods.lae import LAE, LAEConfig, flat
 from engram.models.merging import Ties
 from engram.models.pretrained import load_backbone
 from engram.models.vit import create_vit
 from engram.seeding import generator
+from engram.task_learner import TaskLearner
 
 ALL_MERGES = ("ema", "ema-per-task", "mean", "ties", "ties:0.2", "dare", "magnitude", "max-abs")
 

@@ -14,11 +14,11 @@ from conftest import tiny
 from engram.data.images import hashed_share
 from engram.data.stream import ClassStream, create_stream
 from engram.errors import UserError
-from engram.learner import TaskLearner
 from engram.methods.pretrained import SET_ASIDE
 from engram.methods.ranpac import RanPAC, RanPACConfig
 from engram.models.pretrained import load_backbone
 from engram.seeding import generator
+from engram.task_learner import TaskLearner
 
 
 def learnt(steps: str, order: str = "given", **knobs: Any) -> tuple[TaskLearner, ClassStream]:

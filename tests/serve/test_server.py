@@ -19,8 +19,8 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from conftest import Command, coloured, small_learner
-from engram.api import load
 from engram.errors import UserError
+from engram.learner import load
 from engram.serve import worker
 from engram.serve.app import create_app
 from engram.serve.jobs import settle
@@ -259,7 +259,7 @@ def test_a_job_that_fails_says_why(model: ModelFolder, monkeypatch: pytest.Monke
     def breaks(*arguments: object, **named: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("engram.api.Learner.learn", breaks)
+    monkeypatch.setattr("engram.learner.Learner.learn", breaks)
     with pytest.raises(ZeroDivisionError):
         worker.learn(model, journal, job, {}, "cpu", None)
     assert journal.job(job).message.startswith("Something went wrong: ZeroDivisionError")

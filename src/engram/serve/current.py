@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from engram.api import Learner, load
+from engram.learner import Learner, load
 from engram.serve.journal import NotThereError
 from engram.versions import ModelFolder
 

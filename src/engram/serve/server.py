@@ -12,9 +12,9 @@ from typing import IO, Any, TypeVar
 import torch
 from anyio import CapacityLimiter, to_thread
 
-from engram.api import Change, Learner, mean_forgetting
 from engram.data.images import checksums
 from engram.data.pictures import as_png, picture
+from engram.learner import Change, Learner, mean_forgetting
 from engram.memory import Budget
 from engram.results.verdict import forgetting_verdict
 from engram.serve import schemas

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from engram.api import Learner, load
 from engram.errors import UserError
+from engram.learner import Learner, load
 from engram.serve.jobs import settle
 from engram.serve.journal import Journal, TakenAwayError
 from engram.versions import ModelFolder

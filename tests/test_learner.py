@@ -13,19 +13,19 @@ from PIL import Image
 
 import engram
 from conftest import COLOURS, coloured, small_learner, tiny
-from engram.api import Change, ClassAccuracy, Learner, mean_forgetting
 from engram.config import Schedule
 from engram.data.pictures import pixels_of
 from engram.data.stream import Task
 from engram.errors import UserError
 from engram.files import save_tensors
-from engram.learner import TaskLearner
+from engram.learner import Change, ClassAccuracy, Learner, mean_forgetting
 from engram.methods import METHODS
 from engram.methods.bounds import JointConfig
 from engram.methods.pretrained import PretrainedMethod
 from engram.models.heads import RidgeHead
 from engram.models.pretrained import BackboneConfig
 from engram.models.vit import create_vit
+from engram.task_learner import TaskLearner
 
 
 def taught(*names: str, count: int = 12, **options: object) -> Learner:

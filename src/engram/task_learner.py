@@ -1,0 +1,232 @@
+"""`TaskLearner`: a method with its memory and what it has learnt; saved to a folder, loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engram.config import Precision, as_mapping, to_yaml
+from engram.data.batches import apply
+from engram.data.codecs import create_codec
+from engram.data.images import ImageSet
+from engram.data.stream import Task
+from engram.engine.device import move, resolve_device, resolve_precision
+from engram.engine.fit import Effort, EpochReport, Trainer
+from engram.errors import UserError
+from engram.files import load_tensors, save_tensors, write_atomically
+from engram.memory import Budget, ExemplarMemory
+from engram.methods import method_class
+from engram.models.normalise import mean_image
+
+__all__ = ["TaskEffort", "TaskLearner"]
+
+FORMAT = 3
+
+CHUNK = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEffort:
+    """What learning a task took.
+
+    Attributes:
+        training: in the training loop.
+        memory_seconds: outside it: choosing exemplars above all; of a method that trains nothing,
+            its passes over the images.
+    """
+
+    training: Effort
+    memory_seconds: float
+
+
+class TaskLearner:
+    """Learns classes task by task with one method, under one memory budget.
+
+    Args:
+        method: a method's name.
+        config: its settings; the paper's where None.
+        image_size: height and width of the images.
+        budget: of the exemplar memory: `2000`, `20/class`, `6MB` or `all`.
+        codec: how exemplars are stored: see `engram.data.codecs`.
+        strict_memory: decode exemplars a batch at a time instead of once a task.
+        infer_through_codec: classify images as the codec would give them back.
+        seed: of everything random.
+        input_mean: gives what is subtracted from every image, (H, W, 3) in [0, 1], when the first
+            task is learnt; the mean of that task's images where None.
+        device: `auto`, `cpu`, `cuda`, ...
+        precision: of training, and of pretrained networks; everything else is float32.
+        snapshots: folder for snapshots during training, so that it can go on after an
+            interruption; None keeps none.
+        snapshot_every: least seconds between two of them; a stage's end is always saved.
+        on_epoch: called with a report after every epoch.
+        on_progress: called with the name of what is done and the share of it that is.
+
+    Raises:
+        UserError: a name or value that does not exist or does not fit.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        config: Any = None,
+        *,
+        image_size: tuple[int, int],
+        budget: str = "2000",
+        codec: str = "raw",
+        strict_memory: bool = False,
+        infer_through_codec: bool = False,
+        seed: int = 0,
+        input_mean: Callable[[], Tensor] | None = None,
+        device: str = "auto",
+        precision: Precision = "auto",
+        snapshots: Path | None = None,
+        snapshot_every: float = 20.0,
+        on_epoch: Callable[[EpochReport], None] = lambda report: None,
+        on_progress: Callable[[str, float], None] = lambda stage, share: None,
+    ) -> None:
+        kind = method_class(method)
+        self.name = method
+        self.config = kind.Config() if config is None else config
+        self.seed = seed
+        self.memory = ExemplarMemory(
+            Budget.parse(budget), create_codec(codec, image_size), batchwise=strict_memory
+        )
+        self.infer_through_codec = infer_through_codec
+        self.task_sizes: list[int] = []
+        place = resolve_device(device)
+        self.method = kind(self.config, image_size, seed)
+        self.method.check(self.memory.budget)
+        self.method.eval().to(place)
+        self._input_mean = input_mean
+        self.method.precision = resolve_precision(precision, place)
+        self._trainer = Trainer(
+            seed=seed,
+            device=place,
+            precision=self.method.precision,
+            folder=snapshots,
+            snapshot_every=snapshot_every,
+            on_epoch=on_epoch,
+            on_progress=on_progress,
+        )
+
+    @property
+    def tasks(self) -> int:
+        """Tasks learnt so far."""
+        return len(self.task_sizes)
+
+    def learn(self, task: Task) -> TaskEffort:
+        """Learn the next task, from its last snapshot where there is one.
+
+        Raises:
+            UserError: training diverged, or the budget cannot hold the classes.
+        """
+        started = time.perf_counter()
+        if not self.task_sizes:
+            of_task = partial(mean_image, task.train.pixels.split(CHUNK))
+            self.method.normalise.adopt(self._input_mean or of_task)
+        self._trainer.begin(task.index, self.method, self.method.resting)
+        self.method.learn(task, self.memory, self._trainer)
+        self.task_sizes.append(len(task.new))
+        training = self._trainer.effort
+        here = training.seconds - self._trainer.restored_seconds
+        return TaskEffort(training, time.perf_counter() - started - here)
+
+    @torch.no_grad()
+    def predict(self, images: ImageSet) -> dict[str, Tensor]:
+        """Predicted labels (N,) of every decision rule that the method has, in one pass."""
+        parts: dict[str, list[Tensor]] = {}
+        for pixels in self._as_seen(images).pixels.split(self.method.batch_size):
+            scores = self.method.scores_by_classifier(pixels.to(self.method.device))
+            for name, values in scores.items():
+                parts.setdefault(name, []).append(values.argmax(dim=1).cpu())
+        return {name: torch.cat(labels) for name, labels in parts.items()}
+
+    def scores(self, images: ImageSet) -> Tensor:
+        """Scores (N, seen) of the decision rule that counts."""
+        return apply(
+            self.method.scores,
+            self._as_seen(images),
+            device=self.method.device,
+            batch_size=self.method.batch_size,
+        )
+
+    def _as_seen(self, images: ImageSet) -> ImageSet:
+        return self.memory.recode(images) if self.infer_through_codec else images
+
+    def save(self, folder: Path) -> None:
+        """Write everything learnt into a new folder, which appears whole or not at all.
+
+        Raises:
+            UserError: the folder exists.
+        """
+        if folder.exists():
+            raise UserError(f"{folder} exists. Choose another folder, or remove it.")
+        unfinished = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        state = {
+            "format": FORMAT,
+            "method": self.name,
+            "image_size": self.method.image_size,
+            "seed": self.seed,
+            "task_sizes": self.task_sizes,
+        }
+        save_tensors(unfinished / "weights.safetensors", self.method.state_dict(), {})
+        save_tensors(unfinished / "memory.safetensors", *self.memory.state())
+        write_atomically(unfinished / "learner.json", json.dumps(state, indent=2).encode())
+        settings = to_yaml(as_mapping(self.config))
+        write_atomically(unfinished / "config.yaml", settings.encode())
+        unfinished.rename(folder)
+
+    def restore(
+        self, folder: Path, *, strict: bool = False, class_names: Sequence[str] = ()
+    ) -> None:
+        """Take over what `save` wrote, by a learner of the same method and settings.
+
+        Args:
+            strict: refuse a memory with a damaged exemplar, instead of leaving that one out.
+            class_names: by which messages call classes, in order of arrival; see `ExemplarMemory`.
+
+        Warns:
+            DamagedExemplar: one is not what was written.
+
+        Raises:
+            UserError: the folder is incomplete, or from another method.
+        """
+        try:
+            state = json.loads((folder / "learner.json").read_text())
+            task_sizes = state["task_sizes"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{folder} is not a saved learner ({error}).") from error
+        expected = {
+            "format": FORMAT,
+            "method": self.name,
+            "image_size": list(self.method.image_size),
+            "seed": self.seed,
+        }
+        for key, value in expected.items():
+            if state.get(key) != value:
+                raise UserError(f"{folder} has {key} {state.get(key)}, this learner has {value}.")
+        tensors, _ = load_tensors(folder / "weights.safetensors")
+        for size in task_sizes:
+            self.method.grow(size)
+        try:
+            self.method.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise UserError(f"The weights in {folder} are of another network.") from error
+        # As in training: weights would else be laid out anew in every forward pass.
+        move(self.method.eval(), self.method.device)
+        tensors, table = load_tensors(folder / "memory.safetensors", intact=False)
+        self.memory.load_state(
+            tensors, table, strict=strict, where=str(folder), class_names=class_names
+        )
+        self.task_sizes = task_sizes
