@@ -41,7 +41,7 @@ For folders of images:
   engram history MODEL                        the versions of a model
   engram rollback MODEL VERSION               back to an earlier one
   engram export MODEL --to FILE               one ONNX file, which runs without engram
-  engram serve MODEL                          most of it on a page in the browser, and by REST
+  engram serve MODEL                          most of this in the browser, and by REST
 
 For comparing methods:
 

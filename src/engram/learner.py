@@ -1,7 +1,6 @@
 """`Learner`: learns named classes from pictures, and says what a picture shows.
 
-For those who have folders of images; it is built on `engram.task_learner`, which is what researchers
-compare.
+For those who have folders of images. It is built on `engram.task_learner`, which is for research.
 """
 
 from __future__ import annotations

@@ -233,7 +233,7 @@ class ExemplarMemory:
                 Algorithms 4 and 5 of iCaRL with `herding` as rank.
 
         Raises:
-            UserError: a class's share would not hold one exemplar; then nothing has changed.
+            UserError: a class's share would not hold one exemplar; then no exemplar has changed.
         """
         self.prepare(task.train)
         if self.budget.none:

@@ -253,7 +253,7 @@ def predict(words: Sequence[str]) -> None:
     options = tyro.cli(PredictOptions, args=words, prog="engram predict")
     if not options.pictures:
         raise UserError(
-            "engram predict wants pictures behind the model: engram predict model cat.jpg"
+            "engram predict wants pictures after the model: engram predict model cat.jpg"
         )
     learner = load(options.model, device=options.device)
     unread = 0

@@ -46,7 +46,7 @@ UNREAD_BRANDS = {
     *(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"),
     *(b"mif1", b"msf1", b"avif", b"avis"),
 }
-"""By which HEIC, HEIF and AVIF are known, whatever the file is called: behind `ftyp`."""
+"""By which HEIC, HEIF and AVIF are known, whatever the file is called: what follows `ftyp`."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
 """What files are tried as. Pillow knows more, some of which start other programs."""
@@ -168,7 +168,7 @@ def _brand(file: Path | io.BytesIO) -> bytes:
 def _has_many_scans(file: Path | io.BytesIO) -> bool:
     """Whether a JPEG has more than `MOST_SCANS`.
 
-    Those of a thumbnail within a segment do not count, nor what stands behind the end, such as the
+    Those of a thumbnail within a segment do not count, nor what follows the end, such as the
     film that a telephone puts there.
     """
     content = file.read_bytes() if isinstance(file, Path) else file.getvalue()

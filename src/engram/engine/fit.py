@@ -148,7 +148,7 @@ class Trainer:
             data: drawn anew every epoch.
             loss: the named parts of the loss of a batch; their sum is minimised.
             parameters: with their names, which tell what has no weight decay.
-            after_step: called behind every step of the optimiser, without gradients; what it
+            after_step: called after every step of the optimiser, without gradients; what it
                 changes belongs to the method, and is saved with it.
 
         Raises:
@@ -259,7 +259,7 @@ class Trainer:
         }
 
     def _restore(self, run: _Stage) -> tuple[int, Effort]:
-        """Take over the stage's snapshot; the epochs it has behind it and what they took."""
+        """Take over the stage's snapshot; how many epochs are done, and what they took."""
         path = self._path(run)
         if path is None or not path.exists():
             return 0, Effort()

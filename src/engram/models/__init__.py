@@ -31,7 +31,7 @@ def create(
 
     Args:
         name: one of `BACKBONES`, or a vision transformer under timm's name. One that names weights
-            behind a dot, as vit_tiny_patch16_224.augreg_in21k_ft_in1k does, has these; else they
+            after a dot, as vit_tiny_patch16_224.augreg_in21k_ft_in1k does, has these; else they
             are drawn.
         generator: source of the initial weights.
         image_size: height and width of the images; what a vision transformer is made for.

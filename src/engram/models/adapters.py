@@ -129,7 +129,7 @@ class ConvAdapter(Adapter):
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
     def inner(self, hidden: Tensor) -> Tensor:
-        """(B, N, h) to (B, N, h), behind a second GELU."""
+        """(B, N, h) to (B, N, h), ending with a second GELU."""
         prefix, patches = hidden[:, : self.prefix_tokens], hidden[:, self.prefix_tokens :]
         rows = patches.transpose(1, 2).unflatten(2, self.grid)
         convolved: Tensor = self.conv(rows).flatten(2).transpose(1, 2)
@@ -250,7 +250,7 @@ def attach(vit: Any, config: ModuleConfig, generator: torch.Generator) -> nn.Mod
         generator: source of the initial values.
 
     Returns:
-        The modules alone, by block and place: what is trained, saved and merged.
+        The modules alone, by block and place. They alone need gradients from then on.
 
     Raises:
         UserError: the network is none, blocks do not exist, a kernel is larger than the grid, or

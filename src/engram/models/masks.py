@@ -4,7 +4,7 @@ DER (Yan et al., CVPR 2021, section 3.4) prunes every new extractor with masks l
 (Serra et al., ICML 2018): a gate sigmoid(s e) for every channel, where s grows within each epoch
 until gates are nearly binary, and a loss on the share of weights in use. The paper leaves open
 where the gates stand. Here each group of channels (see `engram.models.resnet`) has one gate vector,
-behind BatchNorm and ReLU: before BatchNorm a closed channel would still leak its shift. So the
+after BatchNorm and ReLU: before BatchNorm a closed channel would still leak its shift. So the
 network with binary gates and the network without the closed channels compute the same.
 """
 

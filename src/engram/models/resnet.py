@@ -32,7 +32,7 @@ Gates = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Convolution:
-    """A convolution, the BatchNorm behind it, and the groups of channels between which it stands.
+    """A convolution, the BatchNorm after it, and the groups of channels between which it stands.
 
     Attributes:
         name: of the convolution within its network; `norm` likewise.
@@ -192,7 +192,7 @@ class ResNet(Backbone):
         return module
 
     def norm(self, layer: Convolution) -> nn.BatchNorm2d:
-        """The BatchNorm behind it."""
+        """The BatchNorm after it."""
         module = self.get_submodule(layer.norm)
         assert isinstance(module, nn.BatchNorm2d)
         return module

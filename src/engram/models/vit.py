@@ -144,7 +144,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a LayerNorm and added to what came in."""
+    """Attention and MLP, each after a LayerNorm and added to what came in."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class VisionTransformer(Backbone):
         return self.cls_token.shape[-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised images to (B, D), the class token behind the last LayerNorm."""
+        """(B, 3, H, W) normalised images to (B, D), the class token after the last LayerNorm."""
         tokens = self.patch_embed(x)
         tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), tokens], dim=1)
         tokens = self.blocks(tokens + self.pos_embed)

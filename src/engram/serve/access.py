@@ -159,7 +159,7 @@ def _host_name(host: str) -> str:
 
 
 class Crowd:
-    """Middleware that answers so many requests at once, and asks all others to come again.
+    """Middleware that answers at most so many requests at a time, and asks others to come again.
 
     Each may hold a whole picture in memory.
     """

@@ -13,8 +13,8 @@ __all__ = ["CurrentModel"]
 
 
 class CurrentModel:
-    """Loads a version for the first who asks when it is the current one; meanwhile, the one before
-    answers all others.
+    """Serves the current version. The first request after a change loads it; until it is there, the
+    one before answers the others.
 
     Args:
         device: where it computes.

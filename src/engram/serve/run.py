@@ -153,6 +153,6 @@ def _own_address(host: str) -> list[str]:
 
 
 def _address(host: str, port: int, token: str | None) -> str:
-    """The page's; what stands behind # stays in the browser."""
+    """The page's; what follows # stays in the browser."""
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{port}/" + (f"#token={quote(token)}" if token else "")

@@ -17,7 +17,7 @@ from engram.versions import ModelFolder
 __all__ = ["learn"]
 
 POLITENESS = 5
-"""By how much the process stands back behind those that answer."""
+"""How nice the process is to those that answer."""
 
 
 def learn(

@@ -79,7 +79,7 @@ def _single(name: str, image_size: tuple[int, int]) -> Codec:
 
 
 def _value(name: str, values: range, example: str) -> int:
-    """The number behind the colon."""
+    """The number after the colon."""
     word, _, text = name.partition(":")
     if not re.fullmatch("0|[1-9][0-9]*", text) or int(text) not in values:
         raise UserError(

@@ -138,7 +138,7 @@ def _correct(levels: np.ndarray, corrections: bytes) -> None:
         ValueError: it gave something else.
     """
     if len(corrections) % CORRECTION.size:
-        raise ValueError("a message with something behind it")
+        raise ValueError("a message that something follows")
     for place, level in CORRECTION.iter_unpack(corrections):
         if place >= len(levels):
             raise ValueError("a correction outside the image")

@@ -83,7 +83,7 @@ def encode(symbols: np.ndarray, tables: Sequence[FrequencyTable]) -> list[bytes]
 def decode(
     payloads: Sequence[bytes], tables: Sequence[FrequencyTable]
 ) -> tuple[np.ndarray, list[bytes]]:
-    """The messages (N, T) that `encode` made these of, and the bytes behind each, in pairs.
+    """The messages (N, T) that `encode` made these of, and the bytes that follow each, in pairs.
 
     Raises:
         ValueError: a payload does not begin with one of `encode` with these tables.
