@@ -99,7 +99,7 @@ def test_from_the_first_class_to_a_rollback(engram: Command, tmp_path: Path) -> 
         (("learn", "other", "--into", "new", "--image-size", "0"), "image_size must be 8 or more"),
         (("learn", "other", "--into", "new", "--weights", "no.npz"), "no.npz cannot be read"),
         (("learn", "other", *LEARN, "--keep-versions", "0"), "At least one version must be kept"),
-        (("predict", "model"), "wants pictures behind the model"),
+        (("predict", "model"), "wants pictures after the model"),
         (("predict", "model", "nothing.jpg"), "There is no file nothing.jpg"),
         (("predict", "elsewhere", "nothing.jpg"), "There is no model in elsewhere"),
         (("evaluate", "model", "other"), 'Unknown class "blue"'),

@@ -250,7 +250,7 @@ def attach(vit: Any, config: ModuleConfig, generator: torch.Generator) -> nn.Mod
         generator: source of the initial values.
 
     Returns:
-        The modules alone, by block and place. They alone need gradients from then on.
+        The modules, by block and place.
 
     Raises:
         UserError: the network is none, blocks do not exist, a kernel is larger than the grid, or
