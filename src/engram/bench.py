@@ -17,7 +17,7 @@ from engram.data.stream import ClassStream, Task, create_stream
 from engram.engine.cost import latency, multiply_adds
 from engram.engine.fit import EpochReport
 from engram.errors import UserError
-from engram.memory import Budget, ExemplarMemory
+from engram.memory import PROBED, Budget, ExemplarMemory
 from engram.models.normalise import mean_image
 from engram.results import metrics
 from engram.results.record import RunRecord
@@ -122,7 +122,7 @@ def _stream(config: RunConfig) -> ClassStream:
         image_size=config.image_size,
         images_per_class=config.images_per_class,
     )
-    _memory(config, stream).check(len(stream.class_names), stream.task(0).train)
+    _memory(config, stream).check(len(stream.class_names), stream.examples(PROBED))
     return stream
 
 
@@ -206,7 +206,8 @@ class _Work:
         """New images, and as many old ones as the memory holds."""
         new = stream.images_per_task()
         old = itertools.accumulate([0, *new[:-1]])
-        room = _memory(config, stream).capacity(len(stream.class_names), stream.task(0).train)
+        examples = stream.examples(PROBED)
+        room = _memory(config, stream).capacity(len(stream.class_names), examples)
         kept = [int(min(seen, room)) for seen in old]
         return cls(tuple(a + b for a, b in zip(new, kept, strict=True)))
 

@@ -26,13 +26,13 @@ from engram.data.images import Images, ImageSet
 from engram.data.stream import Task
 from engram.errors import UserError
 
-__all__ = ["Budget", "DamagedExemplar", "ExemplarMemory", "herding"]
+__all__ = ["PROBED", "Budget", "DamagedExemplar", "ExemplarMemory", "herding"]
 
 Rank = Callable[[ImageSet], Sequence[int]]
 
 ENCODED_AT_ONCE = 64
 PROBED = 200
-"""Images by which is judged what an exemplar takes."""
+"""Images by which is judged what an exemplar takes; more are not looked at."""
 
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 

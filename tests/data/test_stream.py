@@ -101,6 +101,16 @@ def test_labels_are_dense_in_order_of_arrival(dataset: Dataset) -> None:
     assert stream.evaluation_images_per_task() == [14, 7, 14]
 
 
+def test_examples_come_from_all_over_the_first_task(dataset: Dataset) -> None:
+    stream = ClassStream(dataset, order=(2, 0, 3, 1), sizes=(2, 2))
+    first = stream.task(0).train
+    assert torch.equal(stream.examples(10**6).pixels, first.pixels)
+    some = stream.examples(5)
+    assert 5 <= len(some) < 10
+    assert set(some.labels.tolist()) == {0, 1}
+    assert torch.equal(some.pixels, first.pixels[:: len(first) // 5])
+
+
 def test_a_stream_may_stop_early(dataset: Dataset) -> None:
     stream = ClassStream(dataset, (3, 0, 4, 1, 2), (1, 1))
     assert stream.class_names == ("d", "a")

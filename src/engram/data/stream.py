@@ -142,12 +142,18 @@ class ClassStream:
     def task(self, index: int) -> Task:
         first = sum(self.sizes[:index])
         new = range(first, first + self.sizes[index])
-        train = self._train.select(new)
+        train = self._train.within(new).images()
         return Task(index, train, new, range(new.stop))
+
+    def examples(self, count: int) -> ImageSet:
+        """At least `count` training images of the first task, or all, from all over it: for those
+        who ask what its images are like, without a copy of them all."""
+        first = self._train.within(range(self.sizes[0]))
+        return first.every(max(1, len(first.labels) // count)).images()
 
     def evaluation(self, seen: range) -> ImageSet:
         """The images to evaluate on, of the classes seen."""
-        return self._test.select(seen)
+        return self._test.within(seen).images()
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -192,10 +198,18 @@ class _Part:
         positions = (chosen & (labels >= 0)).nonzero()[:, 0]
         return cls(source, positions, labels[positions])
 
-    def select(self, classes: range) -> ImageSet:
-        """The images of some classes."""
+    def images(self) -> ImageSet:
+        """A copy of them."""
+        return ImageSet(self.source.pixels[self.positions], self.labels)
+
+    def within(self, classes: range) -> _Part:
+        """Those of some classes."""
         chosen = (self.labels >= classes.start) & (self.labels < classes.stop)
-        return ImageSet(self.source.pixels[self.positions[chosen]], self.labels[chosen])
+        return _Part(self.source, self.positions[chosen], self.labels[chosen])
+
+    def every(self, step: int) -> _Part:
+        """The first of every `step` images."""
+        return _Part(self.source, self.positions[::step], self.labels[::step])
 
     def first(self, count: int) -> _Part:
         """The first `count` images of every class."""
