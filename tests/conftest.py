@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from torch import Tensor
 
 from engram.cli import main
 from engram.data.benchmarks import load_dataset
 from engram.data.images import ImageSet
 from engram.engine.fit import EpochReport
+from engram.files import load_tensors
 from engram.learner import Learner
 from engram.methods.ranpac import RanPACConfig
+from engram.models.adapters import ModuleConfig
 from engram.models.pretrained import BackboneConfig
 from engram.runs import RunConfig, configured
 from engram.task_learner import TaskLearner
@@ -36,7 +39,7 @@ settings.load_profile("engram")
 Command = Callable[..., tuple[int, str]]
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "der, pruned": ("der", {"keep": 0.5}),
+    "der, pruned": ("der", {"keep": 0.5, "mask_gradient": "none"}),
     "der, bounded": ("der", {"max_parameters": "120k"}),
     "der, bounded to one extractor": ("der", {"max_parameters": "2400", "least_channels": 3}),
     "lae, several merges": (
@@ -47,8 +50,23 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "icarl, on a transformer": ("icarl", {"backbone": "vit_micro_patch4_16"}),
     "der, on transformers": ("der", {"backbone": "vit_micro_patch4_16"}),
     "ranpac, adapted": ("ranpac", {"adapt": True, "projected": 100}),
+    "der, by a weight": (
+        "der",
+        {"sparsity_weight": 0.1, "mask_gradient": "paper", "round_channels": 4},
+    ),
+    "lae, with a prefix": ("lae", {"modules": ModuleConfig(module="prefix", blocks="all")}),
+    "lae, with convolutions": (
+        "lae",
+        {"modules": ModuleConfig(module="conv-adapter", place="both", blocks="all")},
+    ),
+    "lae, with lora in bfloat16": (
+        "lae",
+        {"modules": ModuleConfig(module="lora", blocks="all"), "precision": "bf16"},
+    ),
+    "icarl, in bfloat16": ("icarl", {"precision": "bf16"}),
 }
-"""Methods with settings under which they do something else: they promise the same."""
+"""Methods with settings, and a precision, under which they do something else: they promise the
+same."""
 
 
 class Silent:
@@ -116,9 +134,14 @@ def silent() -> Silent:
 
 
 def tiny(method: str, stream: str = "digits/3,2", updates: int = 8, **options: Any) -> RunConfig:
-    """A run of a fraction of a second: a small network, a few updates, float32."""
-    name, knobs = VARIANTS.get(method, (method, {}))
-    config = configured(name, stream, "demo", device="cpu", precision="fp32", **options)
+    """A run of a fraction of a second: a small network, a few updates, float32 if nothing else
+    is said."""
+    name, varied = VARIANTS.get(method, (method, {}))
+    # DER's second stage is as short as the first.
+    shortened = {"head_epochs": max(2, updates // 4)} if name == "der" else {}
+    knobs = {**shortened, **varied}
+    options = {"precision": knobs.pop("precision", "fp32"), **options}
+    config = configured(name, stream, "demo", device="cpu", **options)
     schedule = replace(config.settings.schedule, epochs=None, updates=updates, batch_size=128)
     return replace(config, settings=replace(config.settings, schedule=schedule, **knobs))
 
@@ -131,9 +154,23 @@ def learner_of(config: RunConfig, **options: Any) -> TaskLearner:
         image_size=(8, 8),
         seed=config.seed,
         device="cpu",
-        precision="fp32",
+        precision=config.precision,
         **{"budget": config.budget, **options},
     )
+
+
+def saved_state(run: Path) -> dict[str, Tensor]:
+    """All that a run's folder holds of the network and of the memory."""
+    (version,) = (run / "model").iterdir()
+    weights, memory = (
+        load_tensors(version / f"{name}.safetensors")[0] for name in ("weights", "memory")
+    )
+    return weights | memory
+
+
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether two states have the same names, and the same bits under each."""
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
 @pytest.fixture

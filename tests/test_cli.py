@@ -9,18 +9,22 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
 
 from conftest import Command
 from engram import console
+from engram.bench import Execution
 from engram.cli import COMMANDS, main
+from engram.config import as_mapping
 from engram.engine.fit import EpochReport
 from engram.errors import UserError
-from engram.runs import configured, folder_name, preset_settings
+from engram.results.record import OccupiedError
+from engram.runs import RunConfig, configured, folder_name, preset_settings
 
 DEMO = ("bench", "icarl", "digits/3,2", "--preset", "demo", "--updates", "5", "--device", "cpu")
 RIDGE = ("bench", "ranpac", "digits/3,2", "--preset", "demo", "--device", "cpu")
@@ -125,6 +129,82 @@ def test_bench_runs_skips_and_compares(engram: Command, tmp_path: Path) -> None:
     assert (runs[0] / "summary.json").read_text() == before
     assert (runs[0] / "report.html").exists()
     assert engram("report", "runs")[0] == 0
+
+
+class Received:
+    """Takes the runs that a command would do; each is said to be done by another process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.runs: list[dict[str, Any]] = []
+        monkeypatch.setattr("engram.commands.run", self)
+        monkeypatch.setattr("engram.commands.check", lambda config, out: None)
+
+    def __call__(
+        self, config: RunConfig, out: Path, progress: object, execution: Execution | None
+    ) -> None:
+        carried_out = asdict(execution or Execution())
+        self.runs.append({"out": str(out), **as_mapping(config), **carried_out})
+        raise OccupiedError("Another process is at work.")
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (["--strict"], "strict", True),
+        (["--strict-memory"], "strict_memory", True),
+        (["--input-mean", "first-task"], "input_mean", "first-task"),
+        (["--image-size", "48"], "image_size", 48),
+        (["--images-per-class", "7"], "images_per_class", 7),
+        (["--precision", "bf16"], "precision", "bf16"),
+        (["--precision", "fp32"], "precision", "fp32"),
+        (["--infer-through-codec"], "infer_through_codec", True),
+        (["--evaluate-on", "validation"], "evaluate_on", "validation"),
+        (["--order", "given"], "order", "given"),
+        (["--budget", "50"], "budget", "50"),
+        (["--codec", "png"], "codec", "png"),
+        (["--out", "elsewhere"], "out", "elsewhere"),
+    ],
+)
+def test_every_option_of_bench_reaches_the_run(
+    engram: Command, monkeypatch: pytest.MonkeyPatch, words: list[str], name: str, value: object
+) -> None:
+    received = Received(monkeypatch)
+    engram(*DEMO)
+    engram(*DEMO, *words)
+    usual, asked = received.runs
+    assert asked[name] == value
+    assert {key for key in usual if asked[key] != usual[key]} <= {name}
+
+
+def test_options_of_a_grid_reach_its_runs(engram: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("grid.yaml").write_text("runs: [{method: joint, stream: 'digits/2,2', preset: demo}]")
+    received = Received(monkeypatch)
+    engram("bench", "--grid", "grid.yaml", "--out", "elsewhere")
+    engram("bench", "--grid", "grid.yaml", "--strict", "--strict-memory")
+    usual, strict = received.runs
+    assert usual["out"] == "elsewhere"
+    assert (usual["strict"], usual["strict_memory"]) == (False, False)
+    assert (strict["strict"], strict["strict_memory"]) == (True, True)
+
+
+def test_the_demo_is_a_method_between_its_floor_and_its_ceiling(
+    engram: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received = Received(monkeypatch)
+    engram("demo", "--out", "here")
+    assert [(found["method"], found["budget"]) for found in received.runs] == [
+        ("finetune", "0"),
+        ("icarl", "100"),
+        ("joint", "all"),
+    ]
+    for found in received.runs:
+        assert (found["stream"], found["preset"], found["out"]) == (
+            "digits/b0-inc2",
+            "demo",
+            "here",
+        )
+        assert (found["seed"], found["order"], found["evaluate_on"]) == (0, "seed0", "test")
+        assert found["settings"] == as_mapping(preset_settings(found["method"], "demo"))
 
 
 def test_summary_says_what_was_asked_and_what_came_out(engram: Command, tmp_path: Path) -> None:

@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import VARIANTS, InterruptionError, Silent, StopAfter, StopAtTask, learner_of, tiny
+from conftest import (
+    VARIANTS,
+    InterruptionError,
+    Silent,
+    StopAfter,
+    StopAtTask,
+    learner_of,
+    same,
+    saved_state,
+    tiny,
+)
 from engram.bench import Execution, run
 from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, Task, create_stream
@@ -33,16 +43,6 @@ def digits(steps: str) -> ClassStream:
 
 def everything(learner: TaskLearner) -> dict[str, torch.Tensor]:
     return {**learner.method.state_dict(), **learner.memory.state()[0]}
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    (version,) = (folder / "model").iterdir()
-    tensors = load_tensors(version / "weights.safetensors")[0]
-    return tensors | load_tensors(version / "memory.safetensors")[0]
 
 
 @pytest.mark.parametrize("budget", ["10", "3/class", "2000B", "7kB"])
@@ -130,20 +130,20 @@ def test_an_interrupted_run_continues_bit_for_bit(
         with pytest.raises(InterruptionError):
             run(config, out, StopAfter(stop), Execution(snapshot_every=0))
         folder, summary = run(config, out, silent, Execution(snapshot_every=0))
-        assert same(weights(folder), weights(whole)), f"stopped after event {stop}"
+        assert same(saved_state(folder), saved_state(whole)), f"stopped after event {stop}"
         assert summary["accuracy_by_classifier"] == expected["accuracy_by_classifier"]
         assert summary["updates"] == expected["updates"]
 
 
-@pytest.mark.parametrize("codec", ["jpeg:60", "klt:16", "resize:6"])
 def test_exemplars_decoded_batch_by_batch_give_the_same_bits(
-    method: str, tmp_path: Path, silent: Silent, codec: str
+    method: str, tmp_path: Path, silent: Silent
 ) -> None:
-    config = replace(tiny(method), codec=codec)
-    once, expected = run(config, tmp_path / "once", silent)
-    again, found = run(config, tmp_path / "again", silent, Execution(strict_memory=True))
-    assert same(weights(once), weights(again))
-    assert found["accuracy_by_classifier"] == expected["accuracy_by_classifier"]
+    for codec in ("resize:6",) if method in VARIANTS else ("jpeg:60", "klt:16", "resize:6"):
+        config = replace(tiny(method), codec=codec)
+        once, expected = run(config, tmp_path / "once", silent)
+        again, found = run(config, tmp_path / "again", silent, Execution(strict_memory=True))
+        assert same(saved_state(once), saved_state(again)), codec
+        assert found["accuracy_by_classifier"] == expected["accuracy_by_classifier"]
 
 
 def test_a_run_goes_on_without_a_damaged_exemplar_or_stops(

@@ -14,21 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from conftest import InterruptionError, Silent, tiny
+from conftest import InterruptionError, Silent, same, saved_state, tiny
 from engram.bench import Execution, run
-from engram.files import load_tensors
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    (version,) = (folder / "model").iterdir()
-    return load_tensors(version / "weights.safetensors")[0]
-
-
-def same(one: Path, other: Path) -> bool:
-    left, right = weights(one), weights(other)
-    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
 
 
 class FailsOnce:
@@ -61,7 +49,7 @@ def test_an_end_at_any_write_loses_nothing(
         if failing.calls < stop:
             break
         folder, summary = run(config, out, silent, Execution(snapshot_every=0))
-        assert same(folder, whole), f"{call} number {stop}"
+        assert same(saved_state(folder), saved_state(whole)), f"{call} number {stop}"
         assert summary["accuracy_by_classifier"] == expected["accuracy_by_classifier"]
         assert summary["updates"] == expected["updates"]
     assert stop > 1, f"{call} was never called"
@@ -93,4 +81,4 @@ def test_a_process_killed_again_and_again_ends_with_the_same_bits(tmp_path: Path
     assert kills >= 2
     (whole,) = (tmp_path / "whole").iterdir()
     (killed,) = (tmp_path / "killed").iterdir()
-    assert same(whole, killed)
+    assert same(saved_state(whole), saved_state(killed))

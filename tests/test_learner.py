@@ -56,6 +56,15 @@ def test_the_words_of_scikit_learn() -> None:
     assert Learner(**params).get_params() == params
 
 
+def test_the_seed_of_a_learner_decides() -> None:
+    pictures = coloured("red", 2, seed=5)
+    first, again, other = (
+        taught("red", "blue", seed=seed).predict_proba(pictures) for seed in (0, 0, 1)
+    )
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
 def test_accuracies_are_told_by_class() -> None:
     learner = taught("red", "blue")
     wrong, right = coloured("blue", 5, seed=3), coloured("blue", 3, seed=4)

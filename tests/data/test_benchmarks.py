@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import pickle
 import shutil
-import threading
-import time
+import tarfile
 import unicodedata
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +28,9 @@ from engram.data.stream import create_stream
 from engram.errors import UserError
 from engram.runs import preset_settings
 from engram.task_learner import TaskLearner
+
+PATIENCE = 30
+"""Seconds that another thread is waited for."""
 
 
 def photograph(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (40, 30)) -> None:
@@ -141,17 +147,25 @@ def test_imagenet_is_prepared_once(imagenet100: Path) -> None:
         load_dataset("imagenet100", image_size=16)
 
 
-def test_who_waits_for_another_s_preparation_says_so(imagenet100: Path) -> None:
-    lock, held = FileLock(imagenet100 / "prepared-16px.lock"), threading.Event()
+def test_who_waits_for_another_s_preparation_says_so(
+    imagenet100: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, held, told = FileLock(imagenet100 / "prepared-16px.lock"), Event(), Event()
+    warn = warnings.warn
 
     def hold() -> None:
         with lock:
             held.set()
-            time.sleep(0.2)
+            told.wait(PATIENCE)
 
+    def heard(*words: Any, **options: Any) -> None:
+        warn(*words, **options)
+        told.set()
+
+    monkeypatch.setattr(warnings, "warn", heard)
     with ThreadPoolExecutor() as pool:
         pool.submit(hold)
-        held.wait()
+        assert held.wait(PATIENCE)
         with pytest.warns(UserWarning, match="Another process makes .*prepared-16px: waiting for"):
             assert len(load_dataset("imagenet100", image_size=16).test) == 100
 
@@ -253,6 +267,99 @@ def test_a_failed_download_says_what_to_do_and_leaves_nothing(
     with pytest.raises(UserError, match="could not be downloaded"):
         load_dataset("cifar10")
     assert list(tmp_path.iterdir()) == []
+
+
+class Answer(io.BytesIO):
+    """What a server sends."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self.headers = {"Content-Length": str(len(content))}
+
+
+def archive_of(folder: str, files: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(f"{folder}/{name}")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
+
+
+CIFAR_LAYOUTS = {
+    "cifar10": (
+        "cifar-10-batches-py",
+        "batches.meta",
+        [f"data_batch_{number}" for number in range(1, 6)],
+        ["test_batch"],
+        (b"labels",),
+        (b"label_names",),
+    ),
+    "cifar100": (
+        "cifar-100-python",
+        "meta",
+        ["train"],
+        ["test"],
+        (b"fine_labels", b"coarse_labels"),
+        (b"fine_label_names", b"coarse_label_names"),
+    ),
+}
+"""Folder, files and keys of the archives; of two keys, the first is of what is learnt."""
+
+
+@pytest.mark.parametrize("name", CIFAR_LAYOUTS)
+def test_cifar_is_downloaded_and_read_pixel_for_pixel(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, meta, train, test, label_keys, name_keys = CIFAR_LAYOUTS[name]
+    random = np.random.default_rng(0)
+    images = {file: random.integers(0, 256, (4, 32, 32, 3), np.uint8) for file in train + test}
+    labels = {file: random.integers(0, 3, (2, 4)).tolist() for file in images}
+    names = [[b"cat", b"dog", b"fish"], [b"animal", b"other", b"none"]]
+    contents: dict[str, dict[bytes, Any]] = {meta: dict(zip(name_keys, names, strict=False))}
+    for file in images:
+        # A row an image: all of red from the top left, then all of green, then all of blue.
+        rows = [[image[:, :, colour].ravel() for colour in range(3)] for image in images[file]]
+        data = np.array(rows).reshape(4, 3072)
+        contents[file] = {b"data": data, **dict(zip(label_keys, labels[file], strict=False))}
+    files = {file: pickle.dumps(content, protocol=4) for file, content in contents.items()}
+    archive = archive_of(folder, files)
+
+    constant = f"_{name.upper()}"
+    official = getattr(benchmarks, constant)
+    ours = replace(
+        official,
+        archive_md5=md5(archive),
+        train=tuple((file, md5(files[file])) for file in train),
+        test=tuple((file, md5(files[file])) for file in test),
+        meta=(meta, md5(files[meta])),
+    )
+    asked: list[str] = []
+
+    def answer(url: str, **options: object) -> Answer:
+        asked.append(url)
+        return Answer(archive if len(asked) > 1 else archive[:-1])
+
+    monkeypatch.setattr(benchmarks, constant, ours)
+    monkeypatch.setattr(benchmarks, "_cifar", benchmarks._cifar.__wrapped__)
+    monkeypatch.setattr(benchmarks.urllib.request, "urlopen", answer)
+    monkeypatch.setenv("ENGRAM_DATA", str(tmp_path))
+    with pytest.raises(UserError, match=r"The download of .* is damaged: md5"):
+        load_dataset(name)
+    assert list(tmp_path.iterdir()) == []
+    for _ in range(2):
+        dataset = load_dataset(name)
+        assert dataset.class_names == ("cat", "dog", "fish")
+        for found, of in ((dataset.train, train), (dataset.test, test)):
+            assert np.array_equal(found.pixels, np.concatenate([images[file] for file in of]))
+            assert found.labels.tolist() == [label for file in of for label in labels[file][0]]
+    assert asked == [official.url] * 2, "what is there is not downloaded again"
+    assert [path.name for path in tmp_path.iterdir()] == [folder]
 
 
 class Evil:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from engram.data.codecs import CODECS, Codec, create_codec
 from engram.data.codecs.rans import TOTAL, FrequencyTable, decode, encode
 from engram.data.images import Dataset
 from engram.errors import UserError
+from engram.results.metrics import psnr
 
 LOSSLESS = ["raw", "float32", "float16", "zlib-uint8", "zlib-float32", "png", "webp-lossless"]
 LOSSY = ["jpeg:75", "webp:80", "avif:60", "klt:24", "resize:8", "resize:24+webp:80"]
@@ -41,11 +45,6 @@ def prepared(name: str, side: int = 32) -> Codec:
     codec = create_codec(name, (side, side))
     codec.prepare(photographs(side=side, seed=1))
     return codec
-
-
-def psnr(one: torch.Tensor, other: torch.Tensor) -> float:
-    error = (one.float() - other.float()).square().mean()
-    return float(10 * torch.log10(255**2 / error))
 
 
 @pytest.mark.parametrize("name", LOSSLESS)
@@ -139,6 +138,29 @@ def test_klt_takes_fewer_bytes_than_jpeg_at_no_lower_quality(cifar100: Dataset) 
     quality = {codec: psnr(codec.decode(codec.encode(pixels)), pixels) for codec in (jpeg, klt)}
     assert bytes_of[klt] < 0.9 * bytes_of[jpeg]
     assert quality[klt] >= quality[jpeg]
+
+
+@pytest.mark.parametrize("quality", [10, 50, 75, 95])
+def test_jpeg_gives_what_pillow_makes_of_a_file_with_whole_colours(quality: int) -> None:
+    codec, pixels = prepared(f"jpeg:{quality}"), photographs(6)
+    for image, back in zip(pixels, codec.decode(codec.encode(pixels)), strict=True):
+        file = io.BytesIO()
+        Image.fromarray(image.numpy()).save(file, "JPEG", quality=quality, subsampling="4:4:4")
+        with Image.open(file) as whole:
+            assert np.array_equal(np.asarray(whole), back.numpy())
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "webp", "avif"])
+def test_likeness_and_bytes_rise_with_quality(kind: str) -> None:
+    pixels = photographs(30)
+    found = []
+    for quality in (10, 50, 75, 95):
+        codec = prepared(f"{kind}:{quality}")
+        payloads = codec.encode(pixels)
+        found.append((psnr(codec.decode(payloads), pixels), sum(map(len, payloads))))
+    for (blurred, few), (sharp, many) in pairwise(found):
+        assert blurred < sharp
+        assert few < many
 
 
 def test_klt_quality_and_bytes_fall_with_the_step() -> None:

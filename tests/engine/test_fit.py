@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from conftest import InterruptionError
 from engram.config import Schedule
 from engram.engine.fit import EpochReport, Step, Trainer, learning_rate, plan_of
 from engram.errors import UserError
@@ -163,6 +164,102 @@ def test_one_step_is_sgd_by_hand() -> None:
         assert torch.allclose(parameter, before - 0.1 * before.grad, atol=1e-6)
 
 
+def gradients(model: Model, points: Points) -> list[Tensor]:
+    """Of the loss of all points, by the parameters as they are."""
+    loss = F.cross_entropy(model.norm(model.layer(points.x)), points.y)
+    return list(torch.autograd.grad(loss, list(model.parameters())))
+
+
+@torch.no_grad()
+def stepped(model: Model, change: Callable[[int, Tensor], Tensor], found: list[Tensor]) -> None:
+    """Let every parameter change, by its number and its gradient."""
+    for number, (parameter, gradient) in enumerate(zip(model.parameters(), found, strict=True)):
+        parameter += change(number, gradient)
+
+
+def trained(schedule: Schedule, points: Points) -> Model:
+    """A model after a step an epoch, each on all points."""
+    model = Model()
+    loop = trainer()
+    loop.begin(0, model)
+    loop.fit("training", points, model.loss, model.named_parameters(), schedule)
+    return model
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_three_steps_are_sgd_with_momentum_by_hand(nesterov: bool) -> None:
+    points, expected = Points(4), Model()
+    velocities = [torch.zeros_like(parameter) for parameter in expected.parameters()]
+
+    def change(number: int, gradient: Tensor) -> Tensor:
+        velocities[number] = 0.8 * velocities[number] + gradient
+        ahead = gradient + 0.8 * velocities[number]
+        return -0.1 * (ahead if nesterov else velocities[number])
+
+    for _ in range(3):
+        stepped(expected, change, gradients(expected, points))
+    found = trained(replace(SCHEDULE, epochs=3, momentum=0.8, nesterov=nesterov), points)
+    for parameter, by_hand in zip(found.parameters(), expected.parameters(), strict=True):
+        assert torch.allclose(parameter, by_hand, atol=1e-5)
+
+
+def test_three_steps_are_adam_by_hand() -> None:
+    points, expected = Points(4), Model()
+    means = [torch.zeros_like(parameter) for parameter in expected.parameters()]
+    squares = [torch.zeros_like(parameter) for parameter in expected.parameters()]
+    for step in range(1, 4):
+
+        def change(number: int, gradient: Tensor, step: int = step) -> Tensor:
+            means[number] = 0.9 * means[number] + 0.1 * gradient
+            squares[number] = 0.999 * squares[number] + 0.001 * gradient**2
+            mean, square = means[number] / (1 - 0.9**step), squares[number] / (1 - 0.999**step)
+            return -0.1 * mean / (square.sqrt() + 1e-8)
+
+        stepped(expected, change, gradients(expected, points))
+    found = trained(replace(SCHEDULE, epochs=3, optimizer="adam"), points)
+    named = zip(found.named_parameters(), expected.parameters(), strict=True)
+    for (name, parameter), by_hand in named:
+        # A bias before BatchNorm has a gradient of rounding errors alone, which Adam makes large.
+        if name != "layer.bias":
+            assert torch.allclose(parameter, by_hand, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("bf16", torch.bfloat16), ("fp32", torch.float32)]
+)
+def test_the_forward_pass_is_in_the_precision_of_training(
+    precision: str, expected: torch.dtype
+) -> None:
+    model, found = Model(), set[torch.dtype]()
+
+    def loss(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
+        logits = model.layer(x)
+        found.add(logits.dtype)
+        return {"classification": F.cross_entropy(logits.float(), y)}
+
+    loop = trainer(precision=precision)
+    loop.begin(0, model)
+    loop.fit("training", Points(), loss, model.named_parameters(), SCHEDULE)
+    assert found == {expected}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_samples_come_in_another_order_in_every_epoch() -> None:
+    model, orders = Model(), list[Tensor]()
+
+    def loss(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
+        orders.append(x)
+        return model.loss(x, y, step)
+
+    loop = trainer()
+    loop.begin(0, model)
+    schedule = replace(SCHEDULE, batch_size=10)
+    loop.fit("training", Points(10), loss, model.named_parameters(), schedule)
+    first, second = orders
+    assert not torch.equal(first, second)
+    assert torch.equal(first.sort(dim=0).values, second.sort(dim=0).values)
+
+
 def test_the_parts_of_the_loss_are_summed_and_reported() -> None:
     model, reports = Model(), list[EpochReport]()
     steps: list[Step] = []
@@ -239,6 +336,50 @@ def test_a_finished_stage_is_taken_from_its_snapshot(tmp_path: Path) -> None:
     )
     assert replay.effort.updates == loop.effort.updates == 8
     assert replay.restored_seconds == pytest.approx(loop.effort.seconds)
+
+
+def test_an_interrupted_stage_goes_on_from_its_last_snapshot(tmp_path: Path) -> None:
+    schedule = replace(SCHEDULE, epochs=5)
+
+    def stop(report: EpochReport) -> None:
+        if report.epoch == 3:
+            raise InterruptionError
+
+    first = Model()
+    loop = trainer(folder=tmp_path, snapshot_every=0, on_epoch=stop)
+    loop.begin(0, first)
+    with pytest.raises(InterruptionError):
+        loop.fit("training", Points(), first.loss, first.named_parameters(), schedule)
+
+    again, epochs = Model(), list[int]()
+
+    def counted(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
+        epochs.append(step.epoch)
+        return again.loss(x, y, step)
+
+    replay = trainer(folder=tmp_path)
+    replay.begin(0, again)
+    replay.fit("training", Points(), counted, again.named_parameters(), schedule)
+    assert epochs == [3, 3, 4, 4]
+    whole = trained(schedule, Points())
+    assert all(
+        torch.equal(a, b) for a, b in zip(again.parameters(), whole.parameters(), strict=True)
+    )
+    assert replay.effort.updates == 10
+
+
+def test_snapshots_are_no_closer_than_is_asked_for(tmp_path: Path) -> None:
+    saved: list[bool] = []
+    model = Model()
+    loop = trainer(
+        folder=tmp_path,
+        snapshot_every=3600,
+        on_epoch=lambda report: saved.append(any(tmp_path.iterdir())),
+    )
+    loop.begin(0, model)
+    loop.fit("one", Points(), model.loss, model.named_parameters(), replace(SCHEDULE, epochs=4))
+    assert saved == [False] * 4
+    assert any(tmp_path.iterdir()), "the end is always saved"
 
 
 def test_a_snapshot_leaves_out_what_a_fit_does_not_change(tmp_path: Path) -> None:

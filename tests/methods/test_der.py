@@ -339,6 +339,14 @@ def test_extractors_keep_no_more_than_their_share() -> None:
     assert learner.scores(stream.evaluation(range(4))).shape[1] == 4
 
 
+@pytest.mark.parametrize("multiple", [1, 4])
+def test_channels_that_are_left_are_a_multiple(multiple: int) -> None:
+    learner, _ = learnt_pruned(1, **PRUNED, round_channels=multiple)
+    (extractor,) = method_of(learner).extractors
+    channels = [m.weight.shape[0] for m in extractor.modules() if isinstance(m, nn.Conv2d)]
+    assert all(count % 4 == 0 for count in channels) is (multiple == 4)
+
+
 @pytest.mark.parametrize(
     ("steps", "budget", "keep"),
     [("2,2", "40", None), ("2,2", "40", 0.077), ("4,2", "20/class", 0.15)],

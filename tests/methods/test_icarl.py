@@ -135,6 +135,24 @@ def test_the_kept_share_is_exemplars_of_an_old_class_for_each_image_of_a_new_one
     assert icarl.kept_share(few, memory) == 1
 
 
+@pytest.mark.parametrize("fades", [False, True])
+def test_the_loss_is_told_the_kept_share(fades: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+    loss = ICaRL.loss
+
+    def noted(icarl: ICaRL, teacher: Any, classes: Any, kept_share: float = 0.0) -> Any:
+        told.append(kept_share)
+        return loss(icarl, teacher, classes, kept_share)
+
+    monkeypatch.setattr(ICaRL, "loss", noted)
+    settings = replace(tiny("icarl").settings, distillation_fades=fades)
+    learner = TaskLearner("icarl", settings, image_size=(8, 8), budget="20", device="cpu")
+    stream = create_stream("digits/2,2", order="given")
+    for task in stream:
+        learner.learn(task)
+    assert told == [0, pytest.approx(10 / (len(stream.task(1).train) / 2))]
+
+
 def test_codec_augmentation_sends_new_images_through_the_codec_and_no_others() -> None:
     pixels = torch.randint(256, (60, 8, 8, 3), generator=generator(0), dtype=torch.uint8)
     settings = {"codec_augmentation": 0.5, "augmentation": Augmentation(padding=0, flip=False)}

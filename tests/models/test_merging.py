@@ -92,6 +92,17 @@ def test_entries_are_dropped_as_in_peft_but_for_the_dice(merge_utils: types.Modu
     assert float((ours > 0).float().mean()) == pytest.approx(0.3, abs=0.02)
 
 
+def test_ties_is_as_strong_as_is_asked_for() -> None:
+    reference, offline, online = module(0, 0.01), module(1), module(2)
+    once = Ties(0.5)(reference, offline, online, 1)
+    (weak,) = LAEConfig(merge=("ties",), strength=0.25).merges(seed=0).values()
+    found = weak(reference, offline, online, 1)
+    for name in ("down.weight", "up.weight"):
+        change = once[name] - reference[name]
+        assert torch.allclose(found[name], reference[name] + 0.25 * change, atol=1e-6)
+    assert torch.equal(found["down.bias"], once["down.bias"])
+
+
 @pytest.mark.parametrize("merge", OPERATORS, ids=str)
 def test_scales_and_biases_never_vanish(merge: Merge) -> None:
     offline, online = module(1), module(2)

@@ -39,6 +39,24 @@ def drawn(name: str, image_size: int | None = None) -> VisionTransformer:
     return vit
 
 
+def shaken(name: str) -> VisionTransformer:
+    """With drawn weights, of which none is exactly 0 or 1."""
+    vit = drawn(name)
+    with torch.no_grad():
+        for parameter in vit.parameters():
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator(2)))
+    return vit
+
+
+def test_features_are_those_of_timm_with_drawn_weights(timm: Any) -> None:
+    vit = shaken("vit_tiny_patch16_224")
+    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0).eval()
+    theirs.load_state_dict(vit.state_dict())
+    images = torch.randn(2, 3, 224, 224, generator=generator(1))
+    with torch.no_grad():
+        assert torch.allclose(vit(images), theirs(images), atol=1e-4)
+
+
 def test_logits_are_those_of_timm_with_trained_weights(
     timm: Any, tiny_weights: dict[str, Tensor]
 ) -> None:
@@ -121,10 +139,7 @@ def as_google_writes(vit: VisionTransformer) -> dict[str, np.ndarray]:
 
 
 def test_googles_archives_are_read(timm: Any, tmp_path: Path) -> None:
-    vit = drawn("vit_tiny_patch16_224")
-    with torch.no_grad():
-        for parameter in vit.parameters():
-            parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator(2)))
+    vit = shaken("vit_tiny_patch16_224")
     path = tmp_path / "ViT.npz"
     np.savez(path, **as_google_writes(vit))
     found = fitted_weights(create_vit("vit_tiny_patch16_224"), read_weights(path))

@@ -9,6 +9,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import pytest
 from summaries import CONFIG, make_summary, write_run
@@ -22,6 +23,7 @@ from engram.files import save_tensors
 from engram.memory import Budget, ExemplarMemory
 from engram.results import run_report
 from engram.results.comparison import comparison_table, markdown_table
+from engram.results.formats import ABSENT
 from engram.results.record import RunRecord
 from engram.results.report import write_report
 
@@ -190,6 +192,33 @@ def test_a_single_task(tmp_path: Path) -> None:
     page = Page(write_report(write_run(tmp_path, make_summary([80.0]))))
     assert "80.0 %" in page.texts
     assert "2 classes in 1 task (2)" in page.text
+
+
+@pytest.mark.parametrize(
+    ("measured", "multiply_adds", "latency"),
+    [
+        (
+            {"multiply_adds": [70_000_000, 140_000_000], "latency_ms": [7.04, 12.96]},
+            ["70.00 M", "140.00 M"],
+            ["7.0", "13.0"],
+        ),
+        ({}, [ABSENT] * 2, [ABSENT] * 2),
+    ],
+)
+def test_each_task_tells_what_classifying_an_image_takes(
+    tmp_path: Path, measured: dict[str, Any], multiply_adds: list[str], latency: list[str]
+) -> None:
+    page = write_report(write_run(tmp_path, make_summary() | measured)).read_text()
+    (tasks,) = re.findall(r"<h2[^>]*>Task by task</h2>.*?</table>", page, re.DOTALL)
+    header = re.findall(r"<th scope=\"?col[^>]*>([^<]*)</th>", tasks)
+    rows = [
+        dict(zip(header, re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row), strict=True))
+        for row in re.findall(r"<tr>(.*?)</tr>", tasks, re.DOTALL)[1:]
+    ]
+    assert [row["Task"] for row in rows] == ["1", "2"]
+    assert [row["Multiply-adds an image"] for row in rows] == multiply_adds
+    assert [row["One image, ms"] for row in rows] == latency
+    assert [row["Exemplars"] for row in rows] == ["7", "8"]
 
 
 def test_a_hundred_classes_of_photographs_stay_small(tmp_path: Path) -> None:

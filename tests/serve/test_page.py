@@ -113,6 +113,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
         quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -155,14 +156,14 @@ def give(page: Page, thing: str, count: int = 14) -> None:
     card = page.get_by_role("article", name=thing)
     card.locator("input[type=file]").set_input_files(files(thing, range(count)))
     counted = f"{count} picture{'s' if count > 1 else ''}"
-    expect(card.get_by_role("status")).to_have_text(counted, timeout=PATIENCE)
+    expect(card.get_by_role("status")).to_have_text(counted)
 
 
 def learn(page: Page, version: int) -> None:
     page.get_by_role("button", name="Learn", exact=True).click()
     expect(page.get_by_role("progressbar")).to_be_visible()
     made = page.get_by_role("listitem", name=f"Version {version}")
-    expect(made).to_contain_text("in use", timeout=PATIENCE)
+    expect(made).to_contain_text("in use")
 
 
 def ask(page: Page, thing: str, seed: int) -> str:
@@ -330,7 +331,7 @@ def test_pictures_from_the_camera(browser: Browser, data: Path, tmp_path: Path) 
         without = browser.new_page()
         without.add_init_script("Object.defineProperty(navigator, 'mediaDevices', {value: null})")
         without.goto(served.address)
-        expect(without.get_by_text("Browsers allow the camera over https")).to_be_visible()
+        expect(without.get_by_text("Browsers allow the camera only over https")).to_be_visible()
         expect(without.get_by_role("button", name="Use the camera")).to_be_hidden()
         without.close()
 

@@ -10,6 +10,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,14 @@ def test_who_goes_back_while_the_process_ends_stays_there(
     assert client.get(f"/api/jobs/{job['id']}").json()["state"] == "done"
 
 
+def test_no_more_versions_stay_than_are_to_be_kept(model: ModelFolder) -> None:
+    with opened(model.folder, keep=1) as client:
+        give(client, "grün")
+        assert ended(client, client.post("/api/jobs").json()["id"])["version"] == 2
+        assert [one["number"] for one in client.get("/api/versions").json()] == [2]
+    assert model.numbers() == [2]
+
+
 def test_a_version_is_downloaded_and_loaded_elsewhere(
     client: TestClient, model: ModelFolder, tmp_path: Path
 ) -> None:
@@ -186,10 +195,12 @@ def test_a_learning_process_that_is_killed_is_found_out(
 def _worker_of(parent: int) -> int:
     """The process that learns, among the children of this one."""
     for path in Path("/proc").glob("[0-9]*/stat"):
-        words = path.read_text().rpartition(")")[2].split()
-        command = (path.parent / "cmdline").read_bytes()
-        if int(words[1]) == parent and b"engram.serve.worker" in command:
-            return int(path.parent.name)
+        # Another process may end while it is looked at.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            words = path.read_text().rpartition(")")[2].split()
+            command = (path.parent / "cmdline").read_bytes()
+            if int(words[1]) == parent and b"engram.serve.worker" in command:
+                return int(path.parent.name)
     raise AssertionError("no process learns")
 
 
@@ -353,6 +364,15 @@ def test_no_more_waits_than_may(model: ModelFolder) -> None:
         assert (full.status_code, "2 classes wait already" in full.json()["message"]) == (413, True)
         # One that waits already takes no room.
         assert give(client, "grün", count=0) == number
+
+
+def test_no_more_bytes_wait_than_may(model: ModelFolder) -> None:
+    with opened(model.folder, limits=Limits(waiting_bytes=1)) as client:
+        number = give(client, "grün", count=1)
+        full = client.post(f"/api/classes/{number}/pictures", content=png("grün", 9))
+        assert full.status_code == 413
+        assert "1 pictures wait already (0 MB), which is the most" in full.json()["message"]
+        assert waiting(client) == {"grün": 1}
 
 
 def test_no_more_classes_wait_than_may_whoever_makes_them(tmp_path: Path) -> None:

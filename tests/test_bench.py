@@ -1,0 +1,151 @@
+"""A run does what its configuration says, field by field."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from conftest import InterruptionError, Silent, StopAfter, learner_of, same, saved_state, tiny
+from engram.bench import Execution, run
+from engram.data.encoded import EncodedImages
+from engram.data.images import Images
+from engram.data.stream import create_stream
+from engram.files import load_tensors
+from engram.memory import ExemplarMemory
+from engram.results import metrics
+from engram.results.record import RunRecord
+
+SIZES = (3, 2)
+
+
+def tasks_of(folder: Path) -> list[dict[str, Any]]:
+    return RunRecord(folder).tasks(len(SIZES))
+
+
+@pytest.mark.parametrize("evaluate_on", ["validation", "test"])
+def test_a_run_is_evaluated_on_what_it_says(
+    evaluate_on: Any, tmp_path: Path, silent: Silent
+) -> None:
+    config = tiny("ranpac", evaluate_on=evaluate_on)
+    folder, _ = run(config, tmp_path, silent)
+    stream = create_stream(config.stream, order=config.order, evaluate_on=evaluate_on)
+    for task, results in zip(stream, tasks_of(folder), strict=True):
+        images = stream.evaluation(task.seen).labels.bincount().tolist()
+        assert [sum(row) for row in results["confusion"]] == images
+
+
+def test_what_is_validated_on_is_not_trained_on(tmp_path: Path, silent: Silent) -> None:
+    images = {}
+    for evaluate_on in ("validation", "test"):
+        config = tiny("ranpac", evaluate_on=evaluate_on)
+        settings = replace(config.settings, adapt=True)
+        schedule = replace(settings.schedule, epochs=1, updates=None, drop_last=False)
+        config = replace(config, settings=replace(settings, schedule=schedule))
+        folder, _ = run(config, tmp_path, silent)
+        images[evaluate_on] = tasks_of(folder)[0]["images"]
+        stream = create_stream(config.stream, order=config.order, evaluate_on=evaluate_on)
+        assert images[evaluate_on] == len(stream.task(0).train)
+    assert images["validation"] < images["test"]
+
+
+@pytest.mark.parametrize(
+    ("other", "alike"),
+    [({}, True), ({"seed": 1}, False), ({"order": "seed3"}, False), ({"precision": "bf16"}, False)],
+)
+def test_what_is_learnt_depends_on_the_configuration(
+    other: dict[str, Any], alike: bool, tmp_path: Path, silent: Silent
+) -> None:
+    config = tiny("finetune", order="given")
+    one, _ = run(config, tmp_path / "one", silent)
+    another, _ = run(replace(config, **other), tmp_path / "other", silent)
+    assert same(saved_state(one), saved_state(another)) is alike
+
+
+@pytest.mark.parametrize("through", [False, True])
+def test_images_are_classified_as_they_are_or_as_the_codec_gives_them_back(
+    through: bool, tmp_path: Path, silent: Silent
+) -> None:
+    config = replace(tiny("icarl"), codec="jpeg:10", infer_through_codec=through)
+    folder, _ = run(config, tmp_path, silent)
+    learner = learner_of(config, codec=config.codec)
+    learner.restore(folder / "model" / "task-01")
+    images = create_stream(config.stream, order=config.order).evaluation(range(5))
+    confusions = [
+        metrics.confusion(learner.predict(seen)["nme"], images.labels, 5).tolist()
+        for seen in (images, learner.memory.recode(images))
+    ]
+    assert tasks_of(folder)[-1]["confusion"] == confusions[through]
+    assert confusions[0] != confusions[1]
+
+
+def test_photographs_are_brought_to_the_size_that_is_asked_for(
+    tmp_path: Path, silent: Silent
+) -> None:
+    for split in ("train", "test"):
+        for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+            for number in range(2):
+                path = tmp_path / "photos" / split / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (40, 30), colour).save(path)
+    config = tiny("finetune", f"{tmp_path / 'photos'}/1,1", image_size=12)
+    folder, _ = run(config, tmp_path / "runs", silent)
+    assert json.loads((folder / "model/task-01/learner.json").read_text())["image_size"] == [12, 12]
+
+
+@pytest.mark.parametrize("images_per_class", [5, 9])
+def test_no_more_images_of_a_class_are_used_than_is_asked_for(
+    images_per_class: int, tmp_path: Path, silent: Silent
+) -> None:
+    """All are in one batch, so that an update sees each once."""
+    config = tiny("finetune", updates=4, images_per_class=images_per_class)
+    folder, _ = run(config, tmp_path, silent)
+    expected = [4 * size * images_per_class for size in SIZES]
+    assert [results["images"] for results in tasks_of(folder)] == expected
+
+
+@pytest.mark.parametrize(("budget", "exemplars"), [("20", 20), ("3/class", 15), ("1921B", 10)])
+def test_the_memory_holds_what_the_budget_says(
+    budget: str, exemplars: int, tmp_path: Path, silent: Silent
+) -> None:
+    """An image takes 192 bytes."""
+    _, summary = run(tiny("icarl", budget=budget), tmp_path, silent)
+    assert summary["exemplars"] == exemplars
+
+
+def test_exemplars_are_stored_by_the_codec_that_is_named(tmp_path: Path, silent: Silent) -> None:
+    config = replace(tiny("icarl", budget="20"), codec="float16")
+    folder, _ = run(config, tmp_path, silent)
+    tensors, table = load_tensors(folder / "model/task-01/memory.safetensors")
+    assert table["codec"] == "float16"
+    assert tensors["lengths.0"].tolist() == [2 * 192] * 4
+
+
+@pytest.mark.parametrize("strict_memory", [False, True])
+def test_exemplars_stay_encoded_where_memory_is_short(
+    strict_memory: bool, tmp_path: Path, silent: Silent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained_on: list[Images] = []
+    images = ExemplarMemory.images
+
+    def noted(memory: ExemplarMemory) -> Images:
+        trained_on.append(images(memory))
+        return trained_on[-1]
+
+    monkeypatch.setattr(ExemplarMemory, "images", noted)
+    run(tiny("icarl"), tmp_path, silent, Execution(strict_memory=strict_memory))
+    assert {isinstance(found, EncodedImages) for found in trained_on} == {strict_memory}
+
+
+@pytest.mark.parametrize(("seconds", "saved"), [(0.0, True), (3600.0, False)])
+def test_snapshots_are_as_far_apart_as_is_asked_for(
+    seconds: float, saved: bool, tmp_path: Path
+) -> None:
+    """The second of three epochs does not end."""
+    with pytest.raises(InterruptionError):
+        run(tiny("finetune"), tmp_path, StopAfter(2), Execution(snapshot_every=seconds))
+    assert any(tmp_path.glob("*/snapshots/*.safetensors")) is saved
