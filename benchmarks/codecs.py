@@ -58,7 +58,8 @@ class Measured:
         bytes_each: of a payload with its length field, on average.
         psnr: in dB; None where every pixel is kept.
         encode: microseconds an image; `decode` likewise.
-        exemplars: how many fit into each of `BUDGETS`.
+        exemplars: how many fit into each of `BUDGETS`, by the mean; as each class fills a
+            share of its own, a memory of many classes holds a few less.
     """
 
     codec: str

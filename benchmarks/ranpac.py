@@ -1,17 +1,20 @@
 """What RanPAC's closed form costs, as a ratio to the bare forward pass of its backbone.
 
-    python benchmarks/ranpac.py [--images 100] [--size 224] [--projected 2000] [--device auto]
+    python benchmarks/ranpac.py [--images 100] [--size 224] [--projected 2000] [--rounds 3]
 
 Ours is `TaskLearner.learn` over ten tasks of ten classes: sums, the choice of the ridge weight, and
 the solution after every task. The baseline passes the same images through the backbone in batches
 of the same size and throws the features away. Weights are random and images are noise, which
-changes nothing in either; both are measured on each task in turn.
+changes nothing in either. Both are measured on each task, now one first and now the other,
+in several rounds, of which the median counts.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
+from dataclasses import dataclass
 
 import torch
 
@@ -35,6 +38,14 @@ def task_of(index: int, images: int) -> Task:
     return Task(index, ImageSet(pixels, labels), new, range(new.stop))
 
 
+@dataclass
+class Seconds:
+    """What both took for a round."""
+
+    bare: float = 0.0
+    learnt: float = 0.0
+
+
 @torch.no_grad()
 def forward(method: RanPAC, images: ImageSet) -> float:
     """Seconds of the backbone alone."""
@@ -44,35 +55,54 @@ def forward(method: RanPAC, images: ImageSet) -> float:
     return time.perf_counter() - started
 
 
+def measured(config: RanPACConfig, images: int, device: str, first: int) -> Seconds:
+    """Ten tasks, by a learner of its own; on every second, the forward pass comes first, from
+    that at `first` on."""
+    learner = TaskLearner("ranpac", config, image_size=(32, 32), budget="0", device=device)
+    method = learner.method
+    if not isinstance(method, RanPAC):
+        raise TypeError(type(method))
+    forward(method, task_of(0, 1).train)
+    found = Seconds()
+    for index in range(TASKS):
+        task = task_of(index, images)
+        if (index + first) % 2 == 0:
+            found.bare += forward(method, task.train)
+        started = time.perf_counter()
+        learner.learn(task)
+        found.learnt += time.perf_counter() - started
+        if (index + first) % 2:
+            found.bare += forward(method, task.train)
+    print(f"{method.precision} on {method.device}", flush=True)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=100, help="of a class")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--projected", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     add_option(parser)
     options = parser.parse_args()
     backbone = BackboneConfig(weights="random", input_size=options.size)
     config = RanPACConfig(pretrained=backbone, projected=options.projected, adapt=False)
-    learner = TaskLearner("ranpac", config, image_size=(32, 32), budget="0", device=options.device)
-    method = learner.method
-    if not isinstance(method, RanPAC):
-        raise TypeError(type(method))
-    forward(method, task_of(0, 1).train)
-    bare = learnt = 0.0
-    for index in range(TASKS):
-        task = task_of(index, options.images)
-        bare += forward(method, task.train)
-        started = time.perf_counter()
-        learner.learn(task)
-        learnt += time.perf_counter() - started
+    rounds = [
+        measured(config, options.images, options.device, number) for number in range(options.rounds)
+    ]
     count = TASKS * CLASSES * options.images
-    print(f"forward pass  {bare:7.1f} s, {count / bare:6.0f} images/s")
-    print(f"RanPAC        {learnt:7.1f} s, {count / learnt:6.0f} images/s")
-    print(f"{options.images} images a class, {method.precision}, {method.device}")
+    for found in rounds:
+        print(
+            f"forward pass {found.bare:7.1f} s, {count / found.bare:6.0f} images/s; "
+            f"RanPAC {found.learnt:7.1f} s, {count / found.learnt:6.0f} images/s; "
+            f"ratio {found.learnt / found.bare:.3f}"
+        )
     what = f"Time of RanPAC, ten tasks, {options.size} pixels, M = {options.projected:,}"
-    ratio = Ratio(what, "the backbone's forward pass alone", learnt / bare, "at most 1.25")
-    publish([ratio], options.ratios)
+    value = statistics.median(found.learnt / found.bare for found in rounds)
+    publish(
+        [Ratio(what, "the backbone's forward pass alone", value, "at most 1.25")], options.ratios
+    )
 
 
 if __name__ == "__main__":
