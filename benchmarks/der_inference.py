@@ -105,7 +105,8 @@ def main() -> None:
     add_option(parser)
     options = parser.parse_args()
     images = torch.randn(options.batch, 3, 32, 32, generator=generator(0))
-    images = images.to(resolve_device("auto"), memory_format=torch.channels_last)
+    device = resolve_device("auto")
+    images = images.to(device, memory_format=torch.channels_last)
     rows = [
         row
         for backbone in ("resnet32", "resnet18")
@@ -121,7 +122,8 @@ def main() -> None:
         )
     small = next(row for row in rows if (row.backbone, row.keep) == ("resnet18", SMALLEST))
     what = f"Speed of {options.tasks} ResNet-18 extractors at {SMALLEST:g} of their weights"
-    publish([Ratio(what, "whole ones", small.latency_ratio, "at least 2")], options.ratios)
+    ratio = Ratio(what, "whole ones", small.latency_ratio, "at least 2", device.type)
+    publish([ratio], options.ratios)
     if options.json:
         content = {
             "tasks": options.tasks,

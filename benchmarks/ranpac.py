@@ -40,10 +40,12 @@ def task_of(index: int, images: int) -> Task:
 
 @dataclass
 class Seconds:
-    """What both took for a round."""
+    """What both took for a round, and on what."""
 
     bare: float = 0.0
     learnt: float = 0.0
+    device: str = ""
+    precision: str = ""
 
 
 @torch.no_grad()
@@ -63,7 +65,7 @@ def measured(config: RanPACConfig, images: int, device: str, first: int) -> Seco
     if not isinstance(method, RanPAC):
         raise TypeError(type(method))
     forward(method, task_of(0, 1).train)
-    found = Seconds()
+    found = Seconds(device=method.device.type, precision=method.precision)
     for index in range(TASKS):
         task = task_of(index, images)
         if (index + first) % 2 == 0:
@@ -73,7 +75,6 @@ def measured(config: RanPACConfig, images: int, device: str, first: int) -> Seco
         found.learnt += time.perf_counter() - started
         if (index + first) % 2:
             found.bare += forward(method, task.train)
-    print(f"{method.precision} on {method.device}", flush=True)
     return found
 
 
@@ -100,9 +101,8 @@ def main() -> None:
         )
     what = f"Time of RanPAC, ten tasks, {options.size} pixels, M = {options.projected:,}"
     value = statistics.median(found.learnt / found.bare for found in rounds)
-    publish(
-        [Ratio(what, "the backbone's forward pass alone", value, "at most 1.25")], options.ratios
-    )
+    baseline, place = "the backbone's forward pass alone", (rounds[0].device, rounds[0].precision)
+    publish([Ratio(what, baseline, value, "at most 1.25", *place)], options.ratios)
 
 
 if __name__ == "__main__":

@@ -179,6 +179,8 @@ def main() -> None:
             baseline,
             statistics.median(measured["engram"] / measured[name] for measured in rounds),
             wanted,
+            device.type,
+            precision,
         )
         for name, baseline, wanted in BASELINES
     ]

@@ -168,14 +168,16 @@ def main() -> None:
     print(f"{precision}, {device}")
     what = f"Speed of training a ViT-Tiny's adapters, {options.size} pixels"
     value = found["timm, bare loop"] / found["engram"]
-    training = Ratio(what, "timm's ViT-Tiny in a bare loop", value, "at least 0.95")
+    baseline, place = "timm's ViT-Tiny in a bare loop", (device.type, precision)
+    training = Ratio(what, baseline, value, "at least 0.95", *place)
     kernels = {
         name: attention(function, options.size, options.batch, device)
         for name, function in (("fused", F.scaled_dot_product_attention), ("engram", attend))
     }
     found = medians(kernels, ATTENTION_ROUNDS)
-    what, baseline = "Speed of attention in bfloat16, forward and backward", "torch's fused kernel"
-    attending = Ratio(what, baseline, found["fused"] / found["engram"], "at least 1")
+    what, baseline = "Speed of attention, forward and backward", "torch's fused kernel"
+    faster = found["fused"] / found["engram"]
+    attending = Ratio(what, baseline, faster, "at least 1", device.type, "bf16")
     publish([training, attending], options.ratios)
 
 
