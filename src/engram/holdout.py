@@ -105,7 +105,7 @@ class Holdout:
         sums = torch.tensor(checksums(images.pixels), dtype=torch.int64)
         repeated = self._are_repeated(images.labels, sums)
         images, sums = images[~repeated], sums[~repeated]
-        aside = torch.isin(sums, self._chosen(images.labels, sums, images, classes))
+        aside = torch.isin(sums, self._chosen(images, sums, classes))
         if not self._keep(images[aside], new, range(classes)):
             aside = torch.zeros_like(aside)
         learnt = ~aside & ~torch.isin(sums, self._aside)
@@ -125,7 +125,7 @@ class Holdout:
         again[torch.from_numpy(first)] = False
         return again | torch.isin(keys, self._learnt)
 
-    def _chosen(self, labels: Tensor, sums: Tensor, images: ImageSet, classes: int) -> Tensor:
+    def _chosen(self, images: ImageSet, sums: Tensor, classes: int) -> Tensor:
         """Checksums of the images to set aside: some of every class of which there are none yet, if
         there is room for all `classes`."""
         memory = self.memory
@@ -134,8 +134,8 @@ class Holdout:
             return sums[:0]
         room = math.floor(min(len(images), memory.capacity(classes, images) // classes))
         chosen = [sums[:0]]
-        for label in labels.unique().tolist():
-            of_class = sums[labels == label].unique()
+        for label in images.labels.unique().tolist():
+            of_class = sums[images.labels == label].unique()
             if len(of_class) >= LEAST_TO_SET_ASIDE and not memory.counts.get(label):
                 count = max(1, round(self.share * len(of_class)))
                 chosen.append(of_class[: min(count, len(of_class) - 1, room)])
