@@ -249,9 +249,11 @@ def _each_done(
         for config in configs:
             try:
                 folder, summary = run(config, out, progress, execution)
+                page = write_report(folder)
                 if publish is not None:
                     _publish(folder, _copy_of(config, publish))
-                done[write_report(folder)] = summary
+                done[page] = summary
+                progress.end()
             except UserError as error:
                 if config is configs[-1] and not done:
                     raise

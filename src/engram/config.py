@@ -237,14 +237,14 @@ def leaves(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def setting(name: str, value: Any) -> str:
-    """How a knob with its value is written: `name=value`, without spaces."""
+    """How a setting with its value is written: `name=value`, without spaces."""
     text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     return f"{name}={text}".replace(" ", "")
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A knob that two configurations set differently."""
+    """A setting that two configurations set differently."""
 
     name: str
     there: Any
@@ -252,9 +252,9 @@ class Difference:
 
 
 def difference(there: Mapping[str, Any], config: Any) -> Difference | None:
-    """The first knob that a configuration read from a file and a dataclass set differently.
+    """The first setting that a configuration read from a file and a dataclass set differently.
 
-    A knob that the file does not hold was added after it was written, and had its default.
+    A setting that the file does not hold was added after it was written, and had its default.
     """
     written, here = {**leaves(_defaults(config)), **leaves(there)}, leaves(as_mapping(config))
     for name in {**here, **written}:

@@ -101,7 +101,8 @@ class RunProgress:
         self._runs = runs
         self._begun = 0
         self._tasks = 0
-        self._share = 1.0
+        self._share = 0.0
+        self._is_open = False
         self._found_done = 0.0
         self._started = time.perf_counter()
         self._bar = Progress(
@@ -130,18 +131,23 @@ class RunProgress:
         self._bar.start()
         self._begun += 1
         self._tasks = tasks
-        self._share = share
+        self._is_open, self._share = True, share
         self._found_done += share
         state = "" if share == 0 else " finished already" if share == 1 else " goes on"
         self._bar.console.print(Text.assemble((name, "bold"), state))
         self._show("", share)
 
+    def end(self) -> None:
+        """The run is done."""
+        self._is_open = False
+
     def skip(self, reason: str) -> None:
-        """The next run is not done here, or not to the end."""
+        """The run that has begun fails, or the next one does not begin here."""
         self._bar.start()
         self._bar.console.print(reason)
-        if self._share < 1:
+        if self._is_open:
             self._show("", 1.0)
+            self.end()
         else:
             self._runs -= 1
             self._bar.update(self._line, total=self._runs)

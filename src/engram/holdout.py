@@ -56,8 +56,8 @@ class Lesson:
             )
         if not len(self.learnt):
             raise UserError(
-                f"There is nothing new: {self.repeated} of the pictures were learnt before, and "
-                "others are set aside to measure what is forgotten. Add more."
+                f"There is nothing new: {self.repeated} of the pictures were learnt before or are "
+                "given twice; any others are set aside to measure what is forgotten. Add more."
             )
 
 
@@ -68,7 +68,7 @@ class Holdout:
     twice, and one that is set aside never is. The same image as another class is news.
 
     Args:
-        share: of the images of a class that is new, in [0, 1).
+        share: of the images of a class of which none are set aside yet, in [0, 1).
         budget: of the memory.
         codec: how images are stored.
         image_size: height and width.
@@ -90,23 +90,22 @@ class Holdout:
             return
         self.memory.budget = budget
         nothing = ImageSet.empty(self.memory.codec.image_size)
-        if not self._keep(nothing, range(0), range(0)):
+        if not self._keep(nothing):
             codec = self.memory.codec
             self.memory = ExemplarMemory(budget, create_codec(codec.name, codec.image_size))
 
-    def lesson(self, images: ImageSet, new: range, classes: int) -> Lesson:
+    def lesson(self, images: ImageSet, classes: int) -> Lesson:
         """What there is to learn from images, of which some are set aside.
 
         Args:
-            new: labels that were not known before.
-            classes: how many there are with these.
+            classes: how many there are with those of the images.
         """
         probe = self.memory.images()[:]
         sums = torch.tensor(checksums(images.pixels), dtype=torch.int64)
         repeated = self._are_repeated(images.labels, sums)
         images, sums = images[~repeated], sums[~repeated]
         aside = torch.isin(sums, self._chosen(images, sums, classes))
-        if not self._keep(images[aside], new, range(classes)):
+        if not self._keep(images[aside]):
             aside = torch.zeros_like(aside)
         learnt = ~aside & ~torch.isin(sums, self._aside)
         self._learnt = torch.cat([self._learnt, _keys(images.labels[learnt], sums[learnt])])
@@ -141,10 +140,10 @@ class Holdout:
                 chosen.append(of_class[: min(count, len(of_class) - 1, room)])
         return torch.cat(chosen)
 
-    def _keep(self, images: ImageSet, new: range, seen: range) -> bool:
+    def _keep(self, images: ImageSet) -> bool:
         """Take images into the memory, unless its budget cannot hold one of every class."""
         try:
-            self.memory.update(Task(0, images, new, seen))
+            self.memory.update(Task(0, images, range(0), range(0)))
         except UserError:
             return False
         return True

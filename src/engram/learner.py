@@ -30,7 +30,7 @@ from engram.runs import preset_settings
 from engram.task_learner import TaskLearner
 from engram.versions import ModelFolder
 
-__all__ = ["Change", "ClassAccuracy", "Evaluation", "Learner", "load", "mean_forgetting"]
+__all__ = ["Learner", "load"]
 
 LASTING = ("method", "preset", "codec", "image_size", "seed")
 """What stays as it was when the first classes were learnt."""
@@ -163,7 +163,7 @@ class Learner:
         names = self._names_with(given.names, update=update)
         new = range(len(self.classes_), len(names))
         probe = None if test is None else self._read_test(test, names, strict=strict)
-        lesson = holdout.lesson(_relabelled(given, names), new, len(names))
+        lesson = holdout.lesson(_relabelled(given, names), len(names))
         lesson.check(names, new)
         self._check_room(tasks.memory, len(names), lesson.learnt)
         probed = lesson.probe if probe is None else _relabelled(probe, names)

@@ -32,7 +32,8 @@ Rank = Callable[[ImageSet], Sequence[int]]
 
 ENCODED_AT_ONCE = 64
 PROBED = 200
-"""Images by which is judged what an exemplar takes; more are not looked at."""
+"""Of the images to come, at least so many, and fewer than twice as many, are tried to judge what an
+exemplar takes."""
 
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 

@@ -24,10 +24,11 @@ from engram.console import (
 from engram.data.pictures import readable
 from engram.errors import UserError, install_command
 from engram.files import check_place, write_atomically
-from engram.learner import Change, Learner, load, mean_forgetting
+from engram.learner import Learner, load
 from engram.memory import Budget
 from engram.results.formats import ABSENT, format_bytes
 from engram.results.model_page import changes_page, evaluation_page
+from engram.results.outcomes import Change, mean_forgetting
 from engram.results.verdict import evaluation_verdict, forgetting_verdict
 from engram.versions import ModelFolder, check_keep
 

@@ -162,7 +162,7 @@ def read_grid(path: Path) -> list[RunConfig]:
     """The runs that a grid file lists.
 
     The file holds `runs`, a list of mappings. Keys are those of `configured` and the method's own
-    knobs; a value that is a list stands for one run with each of its items.
+    settings; a value that is a list stands for one run with each of its items.
 
     Raises:
         UserError: the file is missing or wrong, with the place.

@@ -57,12 +57,12 @@ class Method(nn.Module, ABC):
     """A network that learns classes task by task, with a rule that decides among all it has seen.
 
     Args:
-        config: the method's knobs, of the class `Config`.
+        config: the method's settings, of the class `Config`.
         image_size: height and width of the images.
         seed: of the initial weights.
 
     Attributes:
-        Config: the dataclass of the knobs; its defaults are the paper's.
+        Config: the dataclass of the settings; its defaults are the paper's.
         title: what the method is called in full, and where it was published.
         resting: how names in the state begin that no training by gradients changes; the snapshots
             of such training leave them out.

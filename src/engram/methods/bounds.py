@@ -22,7 +22,7 @@ __all__ = ["Finetune", "FinetuneConfig", "Joint", "JointConfig"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinetuneConfig:
-    """The knobs of plain training."""
+    """The settings of plain training."""
 
     backbone: str = "resnet32"
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -33,7 +33,7 @@ class FinetuneConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JointConfig(FinetuneConfig):
-    """The knobs of joint training: those of finetune."""
+    """The settings of joint training: those of finetune."""
 
 
 class Finetune(Method):

@@ -55,7 +55,7 @@ CHECKED = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DERConfig(RehearsalConfig):
-    """The knobs of DER; the defaults are those that the authors ship for CIFAR-100."""
+    """The settings of DER; the defaults are those that the authors ship for CIFAR-100."""
 
     backbone: str = "resnet18"
     auxiliary_weight: float = 1.0

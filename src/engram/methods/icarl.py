@@ -41,7 +41,7 @@ TRUST = {"soft": 1.0, "mixed": 0.5, "label": 0.0}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ICaRLConfig(RehearsalConfig):
-    """The knobs of iCaRL; the defaults are the paper's for CIFAR-100."""
+    """The settings of iCaRL; the defaults are the paper's for CIFAR-100."""
 
     backbone: str = "resnet32"
     classifier: Literal["nme", "network"] = "nme"

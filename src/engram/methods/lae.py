@@ -42,7 +42,7 @@ HEAD_DEVIATION = 1e-3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LAEConfig:
-    """The knobs of LAE; the defaults are the paper's for CIFAR-100, on a smaller backbone."""
+    """The settings of LAE; the defaults are the paper's for CIFAR-100, on a smaller backbone."""
 
     pretrained: BackboneConfig = field(default_factory=lambda: BackboneConfig(normalisation="none"))
     modules: ModuleConfig = field(default_factory=ModuleConfig)

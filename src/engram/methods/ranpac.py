@@ -26,7 +26,7 @@ __all__ = ["RanPAC", "RanPACConfig"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RanPACConfig:
-    """The knobs of RanPAC; the defaults are the paper's for CIFAR-100, on a smaller backbone."""
+    """The settings of RanPAC; the defaults are the paper's for CIFAR-100, on a smaller backbone."""
 
     pretrained: BackboneConfig = field(default_factory=BackboneConfig)
     projected: int = 10_000

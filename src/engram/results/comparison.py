@@ -153,7 +153,7 @@ def starts_differ(rows: Sequence[ComparisonRow]) -> bool:
 def _setting(summary: Summary) -> str:
     """Everything that a result depends on, but for the seed, the class order and the machine.
 
-    A knob that was not there yet when a run was done had the preset's value.
+    A setting that was not there yet when a run was done had the preset's value.
     """
     usual = _usual(summary["method"], summary["preset"])
     config = {
@@ -238,11 +238,11 @@ def _changed(summary: Summary, summaries: Sequence[Summary]) -> tuple[str, ...]:
     here, is told where runs of the preset differ in it.
     """
     named = (summary["method"], summary["preset"])
-    siblings = [_knobs(run) for run in summaries if (run["method"], run["preset"]) == named]
+    siblings = [_settings(run) for run in summaries if (run["method"], run["preset"]) == named]
     usual = _usual(*named)
     return tuple(
         setting(name, value)
-        for name, value in _knobs(summary).items()
+        for name, value in _settings(summary).items()
         if (
             value != usual[name]
             if name in usual
@@ -261,7 +261,7 @@ def method_title(name: str) -> str:
     return METHODS[name].title if name in METHODS else name
 
 
-def _knobs(summary: Summary) -> dict[str, Any]:
+def _settings(summary: Summary) -> dict[str, Any]:
     config = summary["config"]
     general = {key: config[key] for key in GENERAL if key in config}
     return {**general, **leaves(config["settings"])}

@@ -4,7 +4,7 @@
 |-------------------|---------------------------------------------------------------|
 | config.yaml       | the resolved configuration                                    |
 | environment.json  | versions, machine, threads; a list, if it went on elsewhere   |
-| metrics.jsonl     | a line for every epoch, twice if it had to be run once more    |
+| metrics.jsonl     | a line for every epoch, twice if it had to be run once more   |
 | tasks/NN.json     | results after each task                                       |
 | accuracy.csv      | the accuracy matrix, a row a task                             |
 | confusion.csv     | true classes by predicted ones, after the last task           |

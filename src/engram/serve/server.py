@@ -14,8 +14,9 @@ from anyio import CapacityLimiter, to_thread
 
 from engram.data.images import checksums
 from engram.data.pictures import as_png, picture
-from engram.learner import Change, Learner, mean_forgetting
+from engram.learner import Learner
 from engram.memory import Budget
+from engram.results.outcomes import Change, mean_forgetting
 from engram.results.verdict import forgetting_verdict
 from engram.serve import schemas
 from engram.serve.current import CurrentModel
