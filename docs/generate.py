@@ -137,10 +137,18 @@ def speed(summaries: Summaries) -> str:
     if measured is None:
         return NOTHING
     rows = [
-        [row["what"], row["baseline"], f"{row['value']:.2f}", row["wanted"]]
+        [
+            row["what"],
+            row["baseline"],
+            row["environment"]["gpu"] if row["device"] == "cuda" else "CPU",
+            row["precision"],
+            f"{row['value']:.2f}",
+            row["wanted"],
+        ]
         for row in measured["ratios"]
     ]
-    return markdown(["Ours", "Divided by the baseline", "Ratio", "Wanted"], rows, texts=2)
+    header = ["Ours", "Divided by the baseline", "On", "In", "Ratio", "Wanted"]
+    return markdown(header, rows, texts=4)
 
 
 def photographs(summaries: Summaries) -> str:
