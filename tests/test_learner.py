@@ -112,29 +112,34 @@ def test_some_images_are_set_aside_and_never_learnt_from() -> None:
     assert all(change.before is not None for change in learner.changes_[:2])
 
 
-def learnt_from(monkeypatch: pytest.MonkeyPatch) -> list[set[bytes]]:
-    """What every task from now on shows its method."""
-    seen: list[set[bytes]] = []
+def learnt_tasks(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
+    """Every task that is learnt from now on."""
+    tasks: list[Task] = []
     learn = TaskLearner.learn
 
     def spied(self: TaskLearner, task: Task) -> Any:
-        seen.append({image.numpy().tobytes() for image in task.train.pixels})
+        tasks.append(task)
         return learn(self, task)
 
     monkeypatch.setattr(TaskLearner, "learn", spied)
-    return seen
+    return tasks
+
+
+def shown(task: Task) -> set[bytes]:
+    """The images that a task shows its method."""
+    return {image.numpy().tobytes() for image in task.train.pixels}
 
 
 def test_an_image_that_is_set_aside_is_never_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = learnt_from(monkeypatch)
+    tasks = learnt_tasks(monkeypatch)
     first, more = coloured("red", 20), coloured("red", 20, seed=1)
     learner = small_learner(holdout=0.25).learn({"red": first, "blue": coloured("blue", 9)})
     learner.learn({"red": first + more, "grün": coloured("grün", 9)}, update=True)
     everything = {pixels_of([one], 16).numpy().tobytes() for one in first}
-    never = everything - seen[0]
+    never = everything - shown(tasks[0])
     assert len(never) == 5
-    assert not never & seen[1]
-    assert not seen[1] & everything
+    assert not never & shown(tasks[1])
+    assert not shown(tasks[1]) & everything
     assert learner.repeated_ == 15
     assert learner.changes_[0].images == 5
 
@@ -155,25 +160,19 @@ def test_what_is_given_again_is_left_out_and_counted() -> None:
 
 
 def test_what_is_given_twice_is_learnt_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    tasks: list[int] = []
-    learn = TaskLearner.learn
-
-    def spied(self: TaskLearner, task: Task) -> Any:
-        tasks.append(len(task.train))
-        return learn(self, task)
-
-    monkeypatch.setattr(TaskLearner, "learn", spied)
+    tasks = learnt_tasks(monkeypatch)
     red, blue = coloured("red", 6), coloured("blue", 6)
     learner = small_learner(holdout=0).learn({"red": red * 3, "blue": blue + red[:1]})
-    assert tasks == [13]
+    assert [len(task.train) for task in tasks] == [13]
     assert learner.repeated_ == 12
 
 
 def test_what_is_set_aside_is_nothing_to_learn_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = learnt_from(monkeypatch)
+    tasks = learnt_tasks(monkeypatch)
     pictures = coloured("red", 20)
     learner = small_learner(holdout=0.25).learn({"red": pictures, "blue": coloured("blue", 9)})
-    aside = [one for one in pictures if pixels_of([one], 16).numpy().tobytes() not in seen[0]]
+    learnt = shown(tasks[0])
+    aside = [one for one in pictures if pixels_of([one], 16).numpy().tobytes() not in learnt]
     assert len(aside) == 5
     with pytest.raises(UserError, match="nothing new: 0 of the pictures were learnt before or"):
         learner.learn({"red": aside[:1]}, update=True)
@@ -309,9 +308,9 @@ def test_a_codec_that_learns_needs_no_image_set_aside() -> None:
 def test_without_a_memory_nothing_is_set_aside(
     budget: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = learnt_from(monkeypatch)
+    tasks = learnt_tasks(monkeypatch)
     learner = taught("red", "blue", budget=budget, codec="jpeg:75", count=20)
-    assert len(seen[0]) == 40
+    assert len(shown(tasks[0])) == 40
     assert learner.nbytes == 0
     assert [change.images for change in learner.changes_] == [0, 0]
 
