@@ -95,6 +95,17 @@ def test_behind_a_proxy_it_answers_to_its_names_and_wants_the_token(serve: Serve
     assert not lets_in(client, token, "c.example")
 
 
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "x-forwarded-proto", "Forwarded"])
+def test_without_a_token_what_a_proxy_hands_on_is_refused(serve: Serve, header: str) -> None:
+    told = {header: "192.0.2.1"}
+    client, _ = serve()
+    refused = client.get("/api/state", headers=told)
+    assert (refused.status_code, "--allow-host" in refused.json()["message"]) == (403, True)
+    client, _ = serve("--token", "given")
+    allowed = client.get("/api/state", headers={**told, "Authorization": "Bearer given"})
+    assert allowed.status_code == 200
+
+
 def test_where_it_listens_everywhere_an_address_is_printed_too(serve: Serve) -> None:
     _, text = serve("--host", "0.0.0.0")
     name, *addresses = [urlsplit(found).hostname for found in re.findall(r"http://\S+", text)]

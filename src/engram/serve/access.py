@@ -28,6 +28,9 @@ __all__ = [
 
 EVERY_NAME = "*"
 
+FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
+"""Headers by which a proxy tells for whom it asks."""
+
 
 @dataclass(frozen=True, slots=True)
 class Access:
@@ -63,6 +66,11 @@ class Access:
         if origin is None and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             # A page elsewhere that shows what is here, as a picture for example.
             return 403, "Requests from other pages are not allowed."
+        if self.token is None and any(name in headers for name in FORWARDED):
+            return 403, (
+                "A proxy hands on requests to this server, which has no token, so that anybody "
+                "could be asking. Start it with --allow-host and the name of the proxy."
+            )
         if not self._has_token(headers):
             return 401, "This server needs its token, which is missing or wrong."
         return None

@@ -180,11 +180,6 @@ class Journal:
                 pictures.setdefault(of, []).append(number)
         return [WaitingClass(number, name, tuple(pictures[number])) for number, name in classes]
 
-    def pictures_and_bytes(self) -> tuple[int, int]:
-        """How many pictures wait or are being learnt, and what they take."""
-        count, size = self._one("SELECT count(*), coalesce(sum(length(png)), 0) FROM picture")
-        return int(count), int(size)
-
     def add_class(self, name: str, limits: Limits) -> int:
         """Make a class, if none of that name waits; its number.
 
@@ -234,16 +229,19 @@ class Journal:
                 f"There is no class {number} that waits.",
             )
 
-    def add_picture(self, number: int, png: bytes, checksum: int) -> int:
+    def add_picture(self, number: int, png: bytes, checksum: int, limits: Limits) -> int:
         """Let a picture of a class wait; its number, which is the old one if it is there already.
 
         Raises:
             NotThereError: there is no such class.
+            TooLargeError: so many others wait that there is no room.
         """
         with self._transaction() as database:
             question = "SELECT id FROM picture WHERE class = ? AND checksum = ?"
             if there := database.execute(question, (number, checksum)).fetchone():
                 return int(there[0])
+            taken = "SELECT count(*), coalesce(sum(length(png)), 0) FROM picture"
+            limits.check_room(*database.execute(taken).fetchone())
             try:
                 made = database.execute(
                     "INSERT INTO picture (class, checksum, png) VALUES (?, ?, ?)",

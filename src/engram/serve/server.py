@@ -124,11 +124,10 @@ class Server:
             NotThereError: there is no such class.
             UserError: it cannot be read, or there is no room.
         """
-        self.limits.check_room(*self.journal.pictures_and_bytes())
         _, learner = self.current.get() or (None, self.untaught)
         pixels = picture(content, learner.image_size)
         (checksum,) = checksums(torch.tensor(pixels)[None])
-        return self.journal.add_picture(number, as_png(pixels), checksum)
+        return self.journal.add_picture(number, as_png(pixels), checksum, self.limits)
 
     def versions(self) -> list[schemas.Version]:
         """All versions that can be read, newest first."""
