@@ -29,6 +29,7 @@ from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, create_stream
 from engram.errors import UserError
 from engram.methods import method_class
+from engram.methods.icarl import ICaRL
 from engram.results.comparison import changed_settings
 from engram.results.record import environment
 from engram.task_learner import TaskLearner
@@ -81,9 +82,12 @@ def measure(folder: Path, codec_name: str | None) -> dict[str, Any]:
         codec.prepare(stream.task(0).train.pixels)
     versions = [images, ImageSet(recoded(codec, images.pixels), images.labels)]
     method = learner.method
+    if not isinstance(method, ICaRL):
+        raise UserError(f"{folder} is a run of {learner.name}; give runs of icarl.")
+    backbone = method.network.backbone
     features = [
         apply(
-            lambda pixels: method.network.backbone(method.normalise(pixels)),
+            lambda pixels: backbone(method.normalise(pixels)),
             version,
             device=method.device,
         )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from engram import models
 from engram.engine.cost import latency, multiply_adds
-from engram.engine.device import resolve_device
+from engram.engine.device import move, resolve_device
 from engram.models.masks import Allowance, ChannelMasks, Floor, shrunk
 from engram.models.resnet import ResNet
 from engram.results.record import environment
@@ -70,15 +70,15 @@ def cut(network: ResNet, share: float, multiple: int, seed: int) -> ResNet:
 def measure(backbone: str, tasks: int, batch: Tensor, rounds: int) -> list[Row]:
     """All cuts of ten networks, the whole ones first."""
     networks = [
-        models.create(backbone, generator(task, "network")).backbone.eval() for task in range(tasks)
+        models.BACKBONES[backbone](generator(task, "network")).eval() for task in range(tasks)
     ]
     cuts = [(1.0, 1), *CUTS]
     stacks = [
-        Extractors([cut(network, *how, seed) for seed, network in enumerate(networks)]).to(
-            batch.device, memory_format=torch.channels_last
-        )  # type: ignore[call-overload]
+        Extractors([cut(network, *how, seed) for seed, network in enumerate(networks)])
         for how in cuts
     ]
+    for stack in stacks:
+        move(stack, batch.device)
     times = [[latency(stack, batch) for stack in stacks] for _ in range(rounds)]
     work = [multiply_adds(stack, batch) for stack in stacks]
     return [

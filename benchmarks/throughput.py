@@ -31,7 +31,7 @@ from engram.config import Schedule
 from engram.data.augment import Augmentation
 from engram.data.batches import AugmentedImages
 from engram.data.images import ImageSet
-from engram.engine.device import resolve_device, resolve_precision
+from engram.engine.device import move, resolve_device, resolve_precision
 from engram.engine.fit import Trainer
 from engram.models.network import Network
 from engram.models.normalise import Normalise, mean_image
@@ -57,7 +57,13 @@ def images(batches: int) -> ImageSet:
 def network(device: torch.device) -> Network:
     net = models.create("resnet32", generator(0, "network"))
     net.head.grow(CLASSES, generator(0, "head"))
-    return net.to(device, memory_format=torch.channels_last).train()
+    return net.to(device).train()
+
+
+def fast_network(device: torch.device) -> Network:
+    net = network(device)
+    move(net, device)
+    return net
 
 
 def optimizer_of(net: Network) -> torch.optim.SGD:
@@ -70,7 +76,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def engram_loop(data: ImageSet, device: torch.device, precision: str) -> Callable[[], None]:
-    net = network(device)
+    net = fast_network(device)
     normalise = Normalise(data.image_size).to(device)
     normalise.mean.copy_(mean_image(data.pixels))
     trainer = Trainer(seed=0, device=device, precision=precision)
@@ -87,7 +93,7 @@ def engram_loop(data: ImageSet, device: torch.device, precision: str) -> Callabl
 
 
 def bare_loop(data: ImageSet, device: torch.device, precision: str) -> Callable[[], None]:
-    net = network(device)
+    net = fast_network(device)
     optimizer = optimizer_of(net)
     x = torch.randn(BATCH, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
     y = torch.randint(CLASSES, (BATCH,), device=device)
@@ -124,7 +130,7 @@ class PillowImages(Dataset[tuple[Tensor, int]]):
 
 
 def usual_loop(data: ImageSet, device: torch.device) -> Callable[[], None]:
-    net = network(device).to(memory_format=torch.contiguous_format)
+    net = network(device)
     optimizer = optimizer_of(net)
     loader = DataLoader(
         PillowImages(data), BATCH, shuffle=True, num_workers=2, persistent_workers=True
