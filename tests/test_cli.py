@@ -223,6 +223,13 @@ def test_summary_says_what_was_asked_and_what_came_out(engram: Command, tmp_path
     curves = summary["accuracy_by_classifier"]
     assert curves.keys() == {"nme", "network"}
     assert curves["nme"]["accuracy_per_task"] == summary["accuracy_per_task"]
+    for curve in curves.values():
+        assert [len(row) for row in curve["accuracy_matrix"]] == [1, 2]
+        assert curve["forgetting"] is not None
+        for kind in ("old_as_new", "new_as_old"):
+            first, second = curve[kind]
+            assert first is None
+            assert 0 <= second <= 100
     assert all(0 <= accuracy <= 100 for accuracy in summary["accuracy_per_task"])
     assert summary["model_bytes"] > 4 * summary["parameters"][-1]
 

@@ -218,6 +218,32 @@ def test_known_classes_are_learnt_further(method: str) -> None:
     assert learner.scores(images).shape == (len(images), 6)
 
 
+def test_what_known_classes_look_like_anew_is_learnt(method: str) -> None:
+    """A task without new classes teaches something: here, two digits as negatives."""
+    stream = digits("2")
+    learner = learner_of(tiny(method, updates=30))
+    first = stream.task(0)
+    learner.learn(first)
+    images = negatives(stream.evaluation(range(2)))
+    before = lead(learner, images)
+    learner.learn(replace(first, index=1, train=negatives(first.train), new=range(2, 2)))
+    after = lead(learner, images)
+    # Scores of a method have no scale of their own.
+    assert after.mean() / after.std() > before.mean() / before.std()
+    if "transformer" not in method:  # these want more updates
+        assert (after > 0).double().mean() > 0.6
+
+
+def negatives(images: ImageSet) -> ImageSet:
+    return replace(images, pixels=255 - images.pixels)
+
+
+def lead(learner: TaskLearner, images: ImageSet) -> torch.Tensor:
+    """By how much the score (N,) of the right class is above that of the other one."""
+    scores = learner.scores(images)
+    return (scores[:, 1] - scores[:, 0]) * (2 * images.labels - 1)
+
+
 def test_a_learner_that_learnt_further_is_restored(method: str, tmp_path: Path) -> None:
     stream = digits("3,2")
     learner = learner_of(tiny(method))

@@ -18,6 +18,22 @@ import pytest
 from conftest import InterruptionError, Silent, same, saved_state, tiny
 from engram.bench import Execution, run
 
+TESTS = str(Path(__file__).parent)
+
+LONG_RUN = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from conftest import Silent, tiny
+from engram.bench import Execution, run
+
+config = tiny("icarl", "digits/3,3,4", updates=100, precision="auto")
+config = replace(config, settings=replace(config.settings, backbone="resnet32"))
+run(config, Path(sys.argv[1]), Silent(), Execution(snapshot_every=0.5))
+"""
+"""With snapshots so often that most kills come between two of the same stage."""
+
 
 class FailsOnce:
     """Stands before a function and ends the run in place of its call number `stop`."""
@@ -58,11 +74,10 @@ def test_an_end_at_any_write_loses_nothing(
 @pytest.mark.slow
 def test_a_process_killed_again_and_again_ends_with_the_same_bits(tmp_path: Path) -> None:
     """In bfloat16 where the processor has it, on all cores, with the network of the paper."""
-    command = [sys.executable, "-c", "from engram.cli import main; main()", "bench", "icarl"]
-    command += ["digits/3,3,4", "--preset", "demo", "--backbone", "resnet32", "--updates", "200"]
 
     def start(out: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([*command, "--out", str(tmp_path / out)], stdout=subprocess.DEVNULL)
+        command = [sys.executable, "-c", LONG_RUN, str(tmp_path / out)]
+        return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": TESTS})
 
     assert start("whole").wait() == 0
     moments = random.Random(0)

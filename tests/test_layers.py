@@ -42,6 +42,7 @@ LAYERS: dict[str, int] = {
     "memory": 2,
     "methods": 3,
     "results.comparison": 3,
+    "results.paired": 3,
     "results.record": 3,
     "results.report": 3,
     "results.run_report": 3,

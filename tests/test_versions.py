@@ -42,7 +42,7 @@ def loaded(model: ModelFolder, version: int | None = None) -> Learner:
 def test_a_model_is_what_was_saved(tmp_path: Path) -> None:
     learner = small_learner().learn({name: coloured(name, 12) for name in ("red", "blue")})
     assert learner.save(tmp_path / "model") == 1
-    again = engram.load(tmp_path / "model")
+    again = engram.load(tmp_path / "model", device="cpu")
     assert again.classes_ == learner.classes_
     assert np.array_equal(again.predict_proba(PROBES), learner.predict_proba(PROBES))
     assert again.nbytes == learner.nbytes

@@ -230,6 +230,13 @@ def _results(
         name: metrics.accuracy_row(labels, images.labels, sizes)
         for name, labels in predicted.items()
     }
+    mistaken = {
+        name: {
+            "old_as_new": _rounded(metrics.old_as_new(labels, images.labels, task.new.start)),
+            "new_as_old": _rounded(metrics.new_as_old(labels, images.labels, task.new.start)),
+        }
+        for name, labels in predicted.items()
+    }
     counts = metrics.confusion(predicted[learner.method.classifier], images.labels, len(task.seen))
     state = learner.method.state_dict()
     memory = learner.memory
@@ -244,6 +251,7 @@ def _results(
             name: metrics.accuracy_per_task([row], stream.evaluation_images_per_task())[0]
             for name, row in rows.items()
         },
+        "mistaken": mistaken,
         "exemplars": len(memory),
         "exemplars_by_class": list(memory.counts.values()),
         "exemplar_bytes_by_class": list(memory.bytes_of_classes.values()),
@@ -278,11 +286,7 @@ def _summary(
     """Everything that is published of a run."""
     task_images = stream.evaluation_images_per_task()
     classifier = learner.method.classifier
-    matrix = [task["accuracy"][classifier] for task in tasks]
-    by_classifier = {
-        name: _accuracies([task["accuracy"][name] for task in tasks], task_images)
-        for name in tasks[-1]["accuracy"]
-    }
+    by_classifier = {name: _of_rule(name, tasks, task_images) for name in tasks[-1]["accuracy"]}
     seconds = {
         part: round(sum(task["seconds"][part] for task in tasks), 1)
         for part in ("train", "memory", "evaluate")
@@ -300,10 +304,7 @@ def _summary(
         "codec": config.codec,
         "classifier": classifier,
         **by_classifier[classifier],
-        "forgetting": _rounded(metrics.forgetting(matrix)),
-        "backward_transfer": _rounded(metrics.backward_transfer(matrix)),
         "accuracy_by_classifier": by_classifier,
-        "accuracy_matrix": matrix,
         "memory_budget_bytes": tasks[-1]["memory_budget_bytes"],
         "memory_bytes": tasks[-1]["memory_bytes"],
         "total_bytes": metrics.total_bytes(tasks[-1]["memory_bytes"], tasks[-1]["parameters"]),
@@ -331,13 +332,25 @@ def _mean_psnr(tasks: Sequence[Mapping[str, Any]]) -> float | None:
     return _rounded(metrics.average(values))
 
 
-def _accuracies(matrix: metrics.AccuracyMatrix, task_images: Sequence[int]) -> dict[str, Any]:
+def _of_rule(
+    name: str, tasks: Sequence[Mapping[str, Any]], task_images: Sequence[int]
+) -> dict[str, Any]:
+    """What there is to publish of a decision rule."""
+    matrix = [task["accuracy"][name] for task in tasks]
     per_task = metrics.accuracy_per_task(matrix, task_images)
     return {
         "accuracy_per_task": [_rounded(accuracy) for accuracy in per_task],
         "average_incremental_accuracy": _rounded(metrics.average(per_task)),
         "average_without_first_task": _rounded(metrics.average(per_task[1:])),
         "last_accuracy": _rounded(per_task[-1]),
+        "forgetting": _rounded(metrics.forgetting(matrix)),
+        "backward_transfer": _rounded(metrics.backward_transfer(matrix)),
+        "accuracy_matrix": matrix,
+        **{
+            # A run that went on from an older version did not record it of every task.
+            kind: [task.get("mistaken", {}).get(name, {}).get(kind) for task in tasks]
+            for kind in ("old_as_new", "new_as_old")
+        },
     }
 
 

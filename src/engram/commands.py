@@ -84,7 +84,8 @@ class BenchOptions(ExecutionOptions, Generic[S]):
     seed: tuple[int, ...] = (0,)
     """One or several; each is a run."""
     order: OptionalText = None
-    """Class order: icarl_run0, seed1993, seed<number> or given. Default: seed<the run's seed>."""
+    """Class order: icarl_run0, seed1993, seed<number>, given, or a file of labels. Default:
+    seed<the run's seed>."""
     evaluate_on: Literal["validation", "test"] = "test"
     """Choose settings on validation (cut out of training); test is for published figures."""
     budget: str
@@ -301,12 +302,16 @@ class ReportOptions:
 
     folder: tyro.conf.Positional[Path]
     """A run's folder, or one that holds several."""
+    against: OptionalText = None
+    """A setting, as the report calls it, or how its name begins: what the others gain over it is
+    told run by run, with confidence intervals."""
 
 
 def report(words: Sequence[str]) -> None:
     """One report on a run, or on several."""
     options = tyro.cli(ReportOptions, args=words, prog="engram report")
-    print(f"Report: {write_report(options.folder).resolve().as_uri()}")
+    path = write_report(options.folder, options.against)
+    print(f"Report: {path.resolve().as_uri()}")
 
 
 @dataclass(frozen=True)

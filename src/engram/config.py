@@ -229,10 +229,17 @@ def converted(hint: Any, value: Any, where: str) -> Any:
 
 
 def leaves(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of nested mappings by their own names, which are unique in a configuration."""
+    """The values of nested mappings by their own names, as options and folders of runs have them.
+
+    Raises:
+        ValueError: a name is there twice, so that one setting would be taken for another.
+    """
     found: dict[str, Any] = {}
     for key, value in mapping.items():
-        found |= leaves(value) if isinstance(value, Mapping) else {key: value}
+        inner = leaves(value) if isinstance(value, Mapping) else {key: value}
+        if twice := found.keys() & inner.keys():
+            raise ValueError(f"A configuration has two settings called {', '.join(sorted(twice))}.")
+        found |= inner
     return found
 
 

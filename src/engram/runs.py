@@ -20,7 +20,7 @@ from engram.config import (
     read_yaml,
     setting,
 )
-from engram.data.stream import Evaluation
+from engram.data.stream import Evaluation, order_label, resolved_order
 from engram.engine.device import resolve_device, resolve_precision
 from engram.errors import UserError, unknown
 from engram.methods import method_class
@@ -84,7 +84,8 @@ def configured(
     """The configuration of a run, with everything resolved that was left open.
 
     Args:
-        order: the one that `seed` gives where None.
+        order: a name, or a file (see `engram.data.stream.resolved_order`); the one that `seed`
+            gives where None.
         budget: the preset's where None; `codec`, `images_per_class` and `precision` likewise.
         settings: the method's own configuration; the preset's where None.
 
@@ -100,7 +101,7 @@ def configured(
         stream=stream,
         preset=preset,
         seed=seed,
-        order=order or f"seed{seed}",
+        order=resolved_order(order or f"seed{seed}"),
         evaluate_on=evaluate_on,
         budget=budget or given.budget,
         codec=codec or given.codec,
@@ -129,7 +130,7 @@ def folder_name(config: RunConfig) -> str:
     preset = load_preset(config.method, config.preset)
     parts = [config.method, config.stream.strip("./").replace("/", "-"), config.preset]
     if config.order != f"seed{config.seed}":
-        parts.append(config.order)
+        parts.append(order_label(config.order))
     parts.append(f"s{config.seed}")
     if config.evaluate_on != "test":
         parts.append(config.evaluate_on)

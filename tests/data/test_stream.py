@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from engram.config import experiments_folder
+from engram.data.benchmarks import load_dataset
 from engram.data.images import Dataset
 from engram.data.stream import (
     ICARL_RUN0,
@@ -16,8 +19,12 @@ from engram.data.stream import (
     class_order,
     create_stream,
     increments,
+    order_label,
+    resolved_order,
 )
 from engram.errors import UserError
+
+ORDERS = experiments_folder() / "orders"
 
 
 def test_the_two_orders_called_1993_are_regenerated() -> None:
@@ -46,11 +53,47 @@ def test_orders_by_name() -> None:
         ("icarl_run", 100, 'Perhaps you meant "icarl_run0"'),
         ("seed", 100, "seed<number>"),
         ("seed-3", 100, "Unknown class order"),
+        ("mine:0,1,5", 5, "has a class 5; this data has 5 classes"),
+        ("mine:0,1,0", 5, "has class 0 twice"),
+        ("mine:0,x", 5, "Unknown class order"),
+        ("no/such.txt", 5, "Unknown class order .* <file>"),
     ],
 )
 def test_wrong_orders_are_refused(name: str, classes: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         class_order(name, classes)
+
+
+def test_an_order_is_read_from_a_file_and_recorded_with_its_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "my:own.txt"
+    path.write_text("# of a paper\n3, 1\n\n4 0,  # two more\n")
+    order = resolved_order(str(path))
+    assert order == "my-own:3,1,4,0"
+    assert resolved_order(order) == order
+    assert class_order(order, 5) == (3, 1, 4, 0)
+    assert order_label(order) == "my-own"
+    assert resolved_order("seed1993") == order_label("seed1993") == "seed1993"
+
+
+@pytest.mark.parametrize("content", [b"", b"# nothing", b"1,2,-3", b"cat\ndog", b"1.5", b"\xff"])
+def test_a_file_with_something_else_is_no_order(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "order.txt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"order\.txt (must hold labels|cannot be read)"):
+        resolved_order(str(path))
+
+
+def test_classes_that_an_order_leaves_out_do_not_arrive() -> None:
+    stream = create_stream("digits/2,1", order="mine:7,3,5,1")
+    assert stream.class_names == ("7", "3", "5")
+    assert stream.images_per_task()[1] == (load_dataset("digits").train.labels == 5).sum()
+    with pytest.raises(UserError, match="mine has 4 classes, and b0-inc2 wants 10"):
+        create_stream("digits/b0-inc2", order="mine:7,3,5,1")
+
+
+@pytest.mark.parametrize("path", sorted(ORDERS.glob("*.txt")), ids=lambda path: path.stem)
+def test_orders_of_papers_have_every_class_once(path: Path) -> None:
+    assert sorted(class_order(resolved_order(str(path)), 100)) == list(range(100))
 
 
 @pytest.mark.parametrize(

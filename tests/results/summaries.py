@@ -59,6 +59,13 @@ def make_summary(
         "average_without_first_task": metrics.average(accuracies[1:]),
         "last_accuracy": accuracies[-1],
     }
+    curve |= {
+        "forgetting": metrics.forgetting(matrix),
+        "backward_transfer": metrics.backward_transfer(matrix),
+        "accuracy_matrix": matrix,
+        "old_as_new": [None, *[30.0] * (len(matrix) - 1)],
+        "new_as_old": [None, *[5.0] * (len(matrix) - 1)],
+    }
     return {
         **{key: config[key] for key in ("method", "stream", "preset", "seed", "order")},
         "class_order": list(range(sum(sizes))),
@@ -67,10 +74,7 @@ def make_summary(
         "codec": "raw",
         "classifier": "nme",
         **curve,
-        "forgetting": metrics.forgetting(matrix),
-        "backward_transfer": metrics.backward_transfer(matrix),
         "accuracy_by_classifier": {"nme": curve, "network": curve},
-        "accuracy_matrix": matrix,
         "memory_budget_bytes": 6_144_000,
         "memory_bytes": 0 if budget == "0" else 6_144_000,
         "exemplars": 2000,

@@ -19,6 +19,8 @@ from engram.results.metrics import (
     backward_transfer,
     confusion,
     forgetting,
+    new_as_old,
+    old_as_new,
     psnr,
     total_bytes,
 )
@@ -28,6 +30,14 @@ def test_forgetting_and_transfer_by_hand() -> None:
     matrix = [[90.0], [70.0, 80.0], [75.0, 60.0, 95.0]]
     assert forgetting(matrix) == pytest.approx(((90 - 75) + (80 - 60)) / 2)
     assert backward_transfer(matrix) == pytest.approx(((75 - 90) + (60 - 80)) / 2)
+
+
+def test_old_and_new_taken_for_each_other_by_hand() -> None:
+    labels = torch.tensor([0, 0, 1, 1, 2, 2, 3])
+    predicted = torch.tensor([1, 2, 1, 3, 2, 3, 0])
+    assert old_as_new(predicted, labels, 2) == pytest.approx(50)
+    assert new_as_old(predicted, labels, 2) == pytest.approx(100 / 3)
+    assert old_as_new(predicted, labels, 0) is new_as_old(predicted, labels, 0) is None
 
 
 def test_forgetting_is_measured_from_the_best_and_transfer_from_the_first() -> None:

@@ -63,6 +63,39 @@ class Page(HTMLParser):
         return " ".join(self.texts)
 
 
+def test_gains_over_a_setting_are_told_run_by_run(tmp_path: Path) -> None:
+    for seed, (icarl, joint) in enumerate([(50.0, 62.0), (60.0, 70.0), (40.0, 51.0)]):
+        write_run(tmp_path / f"icarl-{seed}", make_summary([90, icarl], seed=seed))
+        write_run(tmp_path / f"joint-{seed}", make_summary([90, joint], method="joint", seed=seed))
+    write_run(tmp_path / "alone", make_summary([90, 20.0], method="finetune", seed=1))
+    write_run(tmp_path / "other", make_summary([90, 20.0], method="der", seed=7))
+    assert "Gains over" not in Page(write_report(tmp_path)).text
+    path = write_report(tmp_path, "ic")
+    page = Page(path)
+    assert "Gains over icarl" in page.headings
+    content = path.read_text(encoding="utf-8")
+    gains = content[content.index("Gains over") : content.index("Accuracy as classes arrive")]
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", gains)
+    # 12, 10 and 11 points at the end: 11 ± 4.303 / √3; half of that on average.
+    assert cells[:3] == [
+        "3",
+        "<strong>+5.50 [+4.26, +6.74]</strong>",
+        "<strong>+11.00 [+8.52, +13.48]</strong>",
+    ]
+    assert cells[3:6] == ["1", "\N{MINUS SIGN}20.00", "\N{MINUS SIGN}40.00"]
+    assert cells[6:] == ["0", ABSENT, ABSENT]
+
+
+@pytest.mark.parametrize("against", ["nothing", ""])
+def test_a_setting_that_is_not_there_cannot_be_compared_with(tmp_path: Path, against: str) -> None:
+    for method in ("icarl", "joint"):
+        write_run(tmp_path / method, make_summary(method=method))
+    with pytest.raises(UserError, match=r"setting.* with .*There are: .*icarl.*joint|joint.*icarl"):
+        write_report(tmp_path, against)
+    with pytest.raises(UserError, match="has one run"):
+        write_report(tmp_path / "icarl", "icarl")
+
+
 def test_rows_that_start_from_the_same_weights_stand_together(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -30,6 +31,8 @@ __all__ = [
     "class_order",
     "create_stream",
     "increments",
+    "order_label",
+    "resolved_order",
 ]
 
 Evaluation = Literal["validation", "test"]
@@ -38,6 +41,9 @@ VALIDATION_IMAGES = 50
 """Training images a class that validation sets aside; at most a fifth of a class."""
 
 CHUNK = 1000
+
+LISTED = r"[^:]*:\d+(,\d+)*"
+"""How an order is recorded that no name stands for."""
 
 # The first run of the iCaRL authors' code: NumPy's legacy generator seeded with 1993, after 100
 # shuffles of 500 numbers that their data loader draws, one shuffle of the classes.
@@ -239,11 +245,13 @@ def class_order(name: str, classes: int) -> tuple[int, ...]:
     Args:
         name: `icarl_run0` or `seed1993` (the two that the literature calls 1993; the former for
             100 classes only), `seed<N>` for NumPy's RandomState(N).permutation, or `given` for the
-            data set's own order.
+            data set's own order. `<label>:<numbers>` lists labels, as `resolved_order` writes.
 
     Raises:
         UserError: no order has that name, or it is one of another number of classes.
     """
+    if re.fullmatch(LISTED, name):
+        return _listed(name, classes)
     if name == "given":
         return tuple(range(classes))
     if name == "icarl_run0":
@@ -256,7 +264,56 @@ def class_order(name: str, classes: int) -> tuple[int, ...]:
         return SEED1993
     if match := re.fullmatch(r"seed(\d{1,9})", name):
         return tuple(np.random.RandomState(int(match[1])).permutation(classes).tolist())
-    raise unknown("class order", name, ["icarl_run0", "seed1993", "seed<number>", "given"])
+    raise unknown(
+        "class order", name, ["icarl_run0", "seed1993", "seed<number>", "given", "<file>"]
+    )
+
+
+def _listed(name: str, classes: int) -> tuple[int, ...]:
+    """Labels from `<label>:<numbers>`.
+
+    Raises:
+        UserError: a number is no label, or is there twice.
+    """
+    label, _, numbers = name.partition(":")
+    order = tuple(map(int, numbers.split(",")))
+    if max(order) >= classes:
+        raise UserError(
+            f"Class order {label} has a class {max(order)}; this data has {classes} classes, which "
+            "count from 0."
+        )
+    if twice := [number for number in order if order.count(number) > 1]:
+        raise UserError(f"Class order {label} has class {twice[0]} twice.")
+    return order
+
+
+def resolved_order(text: str) -> str:
+    """A class order as it is recorded: where `text` is a file, `<its name>:<numbers>`.
+
+    The file has the data set's labels in order of arrival, with commas or spaces between them; what
+    follows a # is a comment. Classes that it leaves out do not arrive.
+
+    Raises:
+        UserError: the file holds something else.
+    """
+    path = Path(text)
+    if re.fullmatch(LISTED, text) or not path.is_file():
+        return text
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Class order {path} cannot be read ({error}).") from error
+    words = re.split(r"[,\s]+", " ".join(line.partition("#")[0] for line in lines).strip(", "))
+    if strange := [word for word in words if not re.fullmatch(r"\d{1,6}", word)]:
+        raise UserError(
+            f"Class order {path} must hold labels, which are numbers from 0, not {strange[0]!r}."
+        )
+    return f"{path.stem.replace(':', '-')}:{','.join(words)}"
+
+
+def order_label(order: str) -> str:
+    """How an order is called where there is no room for its numbers."""
+    return order.partition(":")[0]
 
 
 def increments(text: str, classes: int) -> tuple[int, ...]:
@@ -310,10 +367,11 @@ def create_stream(
         )
     dataset = load_dataset(dataset_name, image_size)
     classes = len(dataset.class_names)
-    return ClassStream(
-        dataset,
-        class_order(order, classes),
-        increments(steps, classes),
-        evaluate_on,
-        images_per_class,
-    )
+    arriving, sizes = class_order(order, classes), increments(steps, classes)
+    if len(arriving) < sum(sizes):
+        raise UserError(
+            f"Class order {order_label(order)} has {len(arriving)} classes, and {steps} wants "
+            f"{sum(sizes)}. Give the sizes of tasks that add up to no more, as in "
+            f"{dataset_name}/{len(arriving)}."
+        )
+    return ClassStream(dataset, arriving, sizes, evaluate_on, images_per_class)

@@ -90,6 +90,7 @@ class DERConfig(RehearsalConfig):
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
             epochs=170,
+            drop_last=False,
             learning_rate=0.1,
             weight_decay=5e-4,
             milestones=(110 / 170, 130 / 170),

@@ -156,6 +156,7 @@ class ICaRL(RehearsalMethod):
         trust_in_exemplars = trust * TRUST[self.config.exemplar_targets]
         is_taught = torch.zeros(self.seen, dtype=torch.bool, device=self.device)
         is_taught[list(classes)] = True
+        trust_by_class = torch.where(is_taught, trust, trust_in_exemplars)
         taught, others = is_taught.nonzero()[:, 0], (~is_taught).nonzero()[:, 0]
 
         def binary(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
@@ -163,7 +164,7 @@ class ICaRL(RehearsalMethod):
             if teacher is None or self.config.distillation == "none":
                 return {"classification": self._binary(logits, labels)}
             past = teacher(x)[:, others].float().sigmoid()
-            trusted = torch.where(is_taught[y], trust, trust_in_exemplars)[:, None]
+            trusted = trust_by_class[y][:, None]
             targets = trusted * past + (1 - trusted) * labels[:, others]
             return {
                 "classification": self._binary(logits[:, taught], labels[:, taught]),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engram.config import as_mapping, from_mapping, leaves, load_preset, setting
+from engram.data.stream import order_label
 from engram.errors import UserError
 from engram.methods import METHODS, method_class
 from engram.results.formats import ABSENT, format_bytes, format_count, format_seconds, markdown
@@ -204,7 +205,7 @@ def _row(summaries: Sequence[Summary], pool: Sequence[int]) -> ComparisonRow:
         changed=_changed(first, summaries),
         start=start_of(first),
         seeds=tuple(run["seed"] for run in runs),
-        orders=tuple(dict.fromkeys(run["order"] for run in runs)),
+        orders=tuple(dict.fromkeys(order_label(run["order"]) for run in runs)),
         classifier=first["classifier"],
         task_sizes=tuple(first["task_sizes"]),
         accuracies=tuple(

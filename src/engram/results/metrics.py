@@ -20,6 +20,8 @@ __all__ = [
     "backward_transfer",
     "confusion",
     "forgetting",
+    "new_as_old",
+    "old_as_new",
     "psnr",
     "total_bytes",
 ]
@@ -86,6 +88,27 @@ def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     return torch.bincount(labels * classes + predicted, minlength=classes**2).reshape(
         classes, classes
     )
+
+
+def old_as_new(predicted: Tensor, labels: Tensor, first_new: int) -> float | None:
+    """Percent of the images of old classes that are taken for new ones, which is how a classifier
+    that leans to what it learnt last goes wrong; None where no class is old.
+
+    Args:
+        predicted: (N,) labels, dense in order of arrival.
+        labels: (N,) true ones.
+        first_new: the label of the newest task's first class.
+    """
+    return _share(predicted >= first_new, labels < first_new)
+
+
+def new_as_old(predicted: Tensor, labels: Tensor, first_new: int) -> float | None:
+    """Percent of the images of new classes that are taken for old ones; see `old_as_new`."""
+    return _share(predicted < first_new, labels >= first_new) if first_new else None
+
+
+def _share(chosen: Tensor, among: Tensor) -> float | None:
+    return 100 * float(chosen[among].double().mean()) if among.any() else None
 
 
 def psnr(pixels: Tensor, originals: Tensor) -> float | None:

@@ -9,6 +9,7 @@ from itertools import accumulate, groupby
 from pathlib import Path
 from urllib.parse import quote
 
+from engram.errors import UserError
 from engram.files import write_atomically
 from engram.results.comparison import (
     ComparisonRow,
@@ -21,6 +22,7 @@ from engram.results.figures import MARKERS, Line, accuracy_chart, line_style, sw
 from engram.results.formats import ABSENT, format_bytes, format_count, format_seconds
 from engram.results.found import Findings, FoundRun, find_runs
 from engram.results.markup import figure, legend, page, paragraph, section, signed, table
+from engram.results.paired import Gain, gains
 from engram.results.run_report import facts, run_parts, task_table
 
 __all__ = ["write_report"]
@@ -32,25 +34,32 @@ BOUNDS = {
 }
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, against: str | None = None) -> Path:
     """Write `report.html` into a run's folder, or into a folder that holds runs.
 
     Of one run it shows everything; of several it compares them. The same runs give the same bytes.
+
+    Args:
+        against: the label of one of the settings, as the report calls it, or how it begins: the
+            others' gains over it are told, run by run.
 
     Returns:
         The file.
 
     Raises:
-        UserError: there is no finished run, or a file of one is damaged.
+        UserError: there is no finished run, a file of one is damaged, or no setting, or more than
+            one, has such a label.
     """
     findings = find_runs(folder)
+    if against is not None and len(findings.runs) == 1:
+        raise UserError(f"{folder} has one run, so that there is nothing to compare it with.")
     if len(findings.runs) == 1:
         [run] = findings.runs
         title = f"{run.summary['method']} on {run.summary['stream']}"
         kind, parts = "run", run_parts(run)
     else:
         title = "Comparison"
-        kind, parts = "comparison", _comparison_parts(findings, folder.resolve())
+        kind, parts = "comparison", _comparison_parts(findings, folder.resolve(), against)
     content = page(f"{title} · engram", kind, [*parts, _left_out(findings.left_out)])
     path = folder / "report.html"
     write_atomically(path, content.encode("utf-8", "replace"))
@@ -64,7 +73,7 @@ def _left_out(sentences: Sequence[str]) -> str:
     return section("Left out", f"<ul>{items}</ul>")
 
 
-def _comparison_parts(findings: Findings, folder: Path) -> list[str]:
+def _comparison_parts(findings: Findings, folder: Path, against: str | None) -> list[str]:
     """The report of several runs: the table first, then curves, then run by run."""
     runs = findings.runs
     rows = comparison_table([run.summary for run in runs])
@@ -86,6 +95,7 @@ def _comparison_parts(findings: Findings, folder: Path) -> list[str]:
         f'<header>\n<p class="eyebrow">engram · comparison</p>\n<h1>{_title(rows)}</h1>\n'
         f"{paragraph(lead, 'lead')}\n</header>",
         section("Comparison", _comparison(rows, lines, groups)),
+        *([] if against is None else [_gain_section(findings, rows, lines, against)]),
         section(
             "Accuracy as classes arrive", *(_group_figure(rows, lines, group) for group in groups)
         ),
@@ -231,6 +241,68 @@ def _comparison_row(index: int, row: ComparisonRow, line: Line, *, start: bool) 
         + "".join(f'<td class="number">{number}</td>' for number in numbers)
         + "</tr>"
     )
+
+
+def _gain_section(
+    findings: Findings, rows: Sequence[ComparisonRow], lines: Sequence[Line], against: str
+) -> str:
+    """What other settings on the same stream, from the same weights, gain over one."""
+    base = _named([line.label for line in lines], against)
+    summaries = [run.summary for run in findings.runs]
+    measures = ("average_incremental_accuracy", "last_accuracy")
+    markup = []
+    for row, line in zip(rows, lines, strict=True):
+        if row is rows[base] or _footing(row) != _footing(rows[base]):
+            continue
+        found = [gains(summaries, row, rows[base], measure) for measure in measures]
+        cells = [str(len(found[0])), *map(_gain, found)]
+        numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
+        markup.append(f'<tr><th scope="row">{swatch(line)}{escape(line.label)}</th>{numbers}</tr>')
+    explained = (
+        "Differences in points between runs with the same seed and class order; after the mean, "
+        "the 95 % confidence interval by Student's t. It stands in bold where it leaves zero out. "
+        "One pair has no interval, and of many rows some leave zero out by chance."
+    )
+    return section(
+        f"Gains over {escape(lines[base].label)}",
+        table(("Setting", "Pairs", "Average incremental", "Last"), markup),
+        paragraph(explained),
+    )
+
+
+def _footing(row: ComparisonRow) -> tuple[str, str, str]:
+    """What rows must share to be compared."""
+    return row.stream, row.evaluate_on, row.start
+
+
+def _named(labels: Sequence[str], text: str) -> int:
+    """The position of the label that is `text`, or else of the only one that begins so.
+
+    Raises:
+        UserError: none does, or several do.
+    """
+    fitting = [index for index, label in enumerate(labels) if label == text]
+    fitting = fitting or [index for index, label in enumerate(labels) if label.startswith(text)]
+    if len(fitting) == 1:
+        return fitting[0]
+    found = "Several settings begin" if fitting else "No setting begins"
+    raise UserError(f'{found} with "{text}". There are: {"; ".join(dict.fromkeys(labels))}.')
+
+
+def _gain(differences: Sequence[float]) -> str:
+    """The mean and its interval."""
+    if not differences:
+        return ABSENT
+    gain = Gain.of(differences)
+    if gain.margin is None:
+        return _points(gain.mean)
+    low, high = gain.mean - gain.margin, gain.mean + gain.margin
+    text = f"{_points(gain.mean)} [{_points(low)}, {_points(high)}]"
+    return f"<strong>{text}</strong>" if gain.is_clear else text
+
+
+def _points(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _estimate(estimate: Estimate | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import accumulate
@@ -15,6 +15,7 @@ import numpy as np
 from engram.config import to_yaml
 from engram.data.codecs import create_codec
 from engram.data.images import ImageSet
+from engram.data.stream import order_label
 from engram.errors import UserError
 from engram.files import load_tensors
 from engram.memory import Budget, ExemplarMemory
@@ -88,8 +89,9 @@ def _circumstances(summary: Summary) -> str:
     preset = " with ".join(filter(None, [summary["preset"], changed]))
     return (
         f"{method_title(summary['method'])}. {sum(sizes)} classes in {tasks} ({_sizes(sizes)}), "
-        f"class order {summary['order']}, seed {summary['seed']}, preset {preset}, memory budget "
-        f"{summary['config'].get('budget', 'unknown')}, codec {summary['codec']}. {evaluated}"
+        f"class order {order_label(summary['order'])}, seed {summary['seed']}, preset {preset}, "
+        f"memory budget {summary['config'].get('budget', 'unknown')}, codec "
+        f"{summary['codec']}. {evaluated}"
     )
 
 
@@ -169,7 +171,8 @@ def task_table(run: FoundRun) -> str:
     """
     summary = run.summary
     matrix = summary["accuracy_matrix"]
-    accuracies = summary["accuracy_by_classifier"][summary["classifier"]]["accuracy_per_task"]
+    of_rule = summary["accuracy_by_classifier"][summary["classifier"]]
+    accuracies = of_rule["accuracy_per_task"]
     tasks = _read_tasks(run)
     measured = summary.get("measures") or [{} for _ in matrix]
     names = list(dict.fromkeys(name for measures in measured for name in measures))
@@ -183,6 +186,7 @@ def task_table(run: FoundRun) -> str:
             signed(accuracies[index]),
             signed(matrix[index][index]),
             ABSENT if forgotten is None else signed(forgotten),
+            *(_of_task(of_rule, kind, index, signed) for kind in ("old_as_new", "new_as_old")),
             str(task.get("exemplars", ABSENT)),
             *(_measure(measured[index].get(name)) for name in names),
             format_count(summary["parameters"][index]),
@@ -198,6 +202,8 @@ def task_table(run: FoundRun) -> str:
         "Accuracy, %",
         "On new classes, %",
         "Forgetting so far, %",
+        "Old taken for new, %",
+        "New taken for old, %",
         "Exemplars",
         *(name.capitalize() for name in names),
         "Parameters",
@@ -215,10 +221,14 @@ def _measure(value: float | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
-def _of_task(summary: Summary, name: str, task: int, form: Callable[[float], str]) -> str:
-    """A measure after a task; a summary from before it was taken lacks it."""
-    values = summary.get(name)
-    return form(values[task]) if values else ABSENT
+def _of_task(
+    measures: Mapping[str, Any], name: str, task: int, form: Callable[[float], str]
+) -> str:
+    """A measure after a task; a summary from before it was taken lacks it, and some have none
+    after the first."""
+    values = measures.get(name)
+    value = values[task] if values else None
+    return ABSENT if value is None else form(value)
 
 
 def _read_tasks(run: FoundRun) -> list[dict[str, Any]]:
