@@ -21,39 +21,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engram.config import from_mapping, read_yaml
+from engram.bench import restored
 from engram.data.batches import apply
 from engram.data.codecs import create_codec
 from engram.data.encoded import recoded
 from engram.data.images import ImageSet
-from engram.data.stream import ClassStream, create_stream
 from engram.errors import UserError
-from engram.methods import method_class
 from engram.methods.icarl import ICaRL
 from engram.results.comparison import changed_settings
 from engram.results.record import environment
-from engram.task_learner import TaskLearner
 
 RIDGE = 1e-3
-
-
-def restored(folder: Path) -> tuple[TaskLearner, ClassStream]:
-    """The learner after its last task, and its stream."""
-    config = read_yaml(folder / "config.yaml")
-    kind = method_class(config["method"]).Config
-    stream = create_stream(
-        config["stream"], order=config["order"], evaluate_on=config["evaluate_on"]
-    )
-    learner = TaskLearner(
-        config["method"],
-        from_mapping(kind, config["settings"], "config.yaml"),
-        image_size=stream.image_size,
-        budget=config["budget"],
-        codec=config["codec"],
-        seed=config["seed"],
-    )
-    learner.restore(max(folder.glob("model/task-*")))
-    return learner, stream
 
 
 def probe(one: Tensor, other: Tensor) -> float:

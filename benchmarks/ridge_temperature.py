@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from artefacts import restored
+from engram.bench import restored
 from engram.errors import UserError
 from engram.methods.lae import LAE
 

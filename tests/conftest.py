@@ -16,6 +16,7 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
+from engram.bench import Silent
 from engram.cli import main
 from engram.data.benchmarks import load_dataset
 from engram.data.images import ImageSet
@@ -67,16 +68,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Methods with settings, and a precision, under which they do something else: they promise the
 same."""
-
-
-class Silent:
-    """Hears a run and says nothing."""
-
-    def begin(self, name: str, tasks: int, share: float) -> None: ...
-
-    def epoch(self, report: EpochReport, share: float) -> None: ...
-
-    def task(self, index: int, results: Mapping[str, Any], share: float) -> None: ...
 
 
 class InterruptionError(Exception):

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from conftest import InterruptionError, Silent, StopAfter, learner_of, same, saved_state, tiny
-from engram.bench import Execution, run
+from conftest import InterruptionError, StopAfter, StopAtTask, learner_of, same, saved_state, tiny
+from engram.bench import Execution, Silent, restored, run
 from engram.data.encoded import EncodedImages
 from engram.data.images import Images
 from engram.data.stream import create_stream
+from engram.errors import UserError
 from engram.files import load_tensors
 from engram.memory import ExemplarMemory
 from engram.results import metrics
@@ -149,3 +150,24 @@ def test_snapshots_are_as_far_apart_as_is_asked_for(
     with pytest.raises(InterruptionError):
         run(tiny("finetune"), tmp_path, StopAfter(2), Execution(snapshot_every=seconds))
     assert any(tmp_path.glob("*/snapshots/*.safetensors")) is saved
+
+
+@pytest.mark.parametrize("keep_models", [False, True])
+def test_learners_of_a_run_are_restored(keep_models: bool, tmp_path: Path) -> None:
+    config = tiny("icarl", order="mine:4,2,0,1,3")
+    with pytest.raises(InterruptionError):
+        run(config, tmp_path, StopAtTask(), Execution(keep_models=keep_models))
+    folder, summary = run(config, tmp_path, execution=Execution(keep_models=keep_models))
+    assert "mine" in folder.name
+    for task in (0, 1) if keep_models else (1,):
+        learner, stream = restored(folder, task, device="cpu")
+        assert stream.order == (4, 2, 0, 1, 3)
+        seen = sum(SIZES[: task + 1])
+        images = stream.evaluation(range(seen))
+        right = (learner.predict(images)["nme"] == images.labels).double().mean()
+        assert 100 * float(right) == pytest.approx(summary["accuracy_per_task"][task], abs=1e-3)
+    assert restored(folder, device="cpu")[0].tasks == 2
+    with pytest.raises(UserError, match=r"no learner after task 2; present: .*1. .*--keep-models"):
+        restored(folder, 2)
+    with pytest.raises(UserError, match="no learner after any task"):
+        restored(tmp_path)

@@ -14,7 +14,6 @@ import torch
 from conftest import (
     VARIANTS,
     InterruptionError,
-    Silent,
     StopAfter,
     StopAtTask,
     learner_of,
@@ -22,7 +21,7 @@ from conftest import (
     saved_state,
     tiny,
 )
-from engram.bench import Execution, run
+from engram.bench import Execution, Silent, run
 from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, Task, create_stream
 from engram.errors import UserError

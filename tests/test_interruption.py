@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from conftest import InterruptionError, Silent, same, saved_state, tiny
-from engram.bench import Execution, run
+from conftest import InterruptionError, same, saved_state, tiny
+from engram.bench import Execution, Silent, run
 
 TESTS = str(Path(__file__).parent)
 
@@ -25,8 +25,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from conftest import Silent, tiny
-from engram.bench import Execution, run
+from conftest import tiny
+from engram.bench import Execution, run, Silent
 
 config = tiny("icarl", "digits/3,3,4", updates=100, precision="auto")
 config = replace(config, settings=replace(config.settings, backbone="resnet32"))

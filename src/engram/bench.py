@@ -6,25 +6,26 @@ import itertools
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from engram.config import as_mapping
+from engram.config import as_mapping, read_yaml
 from engram.data.codecs import create_codec
 from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, Task, create_stream
 from engram.engine.cost import latency, multiply_adds
+from engram.engine.device import resolve_device
 from engram.engine.fit import EpochReport
 from engram.errors import UserError
 from engram.memory import PROBED, Budget, ExemplarMemory
 from engram.models.normalise import mean_image
 from engram.results import metrics
 from engram.results.record import RunRecord
-from engram.runs import RunConfig, folder_name
+from engram.runs import RunConfig, folder_name, recorded
 from engram.task_learner import TaskEffort, TaskLearner
 
-__all__ = ["Execution", "Progress", "check", "run"]
+__all__ = ["Execution", "Progress", "Silent", "check", "restored", "run"]
 
 SHOWN_ORIGINALS = 10
 """The best exemplars of a new class, by which its codec is judged, and whose originals are recorded
@@ -33,6 +34,16 @@ to be looked at beside them."""
 
 class Progress(Protocol):
     """Hears how a run goes on; `share` is the part of the run's work that is done."""
+
+    def begin(self, name: str, tasks: int, share: float) -> None: ...
+
+    def epoch(self, report: EpochReport, share: float) -> None: ...
+
+    def task(self, index: int, results: Mapping[str, Any], share: float) -> None: ...
+
+
+class Silent:
+    """Hears a run and says nothing."""
 
     def begin(self, name: str, tasks: int, share: float) -> None: ...
 
@@ -61,15 +72,20 @@ class Execution:
         snapshot_every: least seconds between two snapshots during training.
         strict_memory: decode exemplars a batch at a time instead of once a task.
         strict: stop at a damaged exemplar instead of going on without it.
+        keep_models: keep the learner as it was after every task, and not after the last alone.
     """
 
     snapshot_every: float = 20.0
     strict_memory: bool = False
     strict: bool = False
+    keep_models: bool = False
 
 
 def run(
-    config: RunConfig, out: Path, progress: Progress, execution: Execution | None = None
+    config: RunConfig,
+    out: Path,
+    progress: Progress | None = None,
+    execution: Execution | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Do a run, or what is left of it, in its folder under `out`.
 
@@ -80,6 +96,7 @@ def run(
         OccupiedError: another process is at work in the folder.
         UserError: what `check` raises, and then nothing is written; or training diverges.
     """
+    progress = progress or Silent()
     record = RunRecord(out / folder_name(config))
     if finished := record.finished(config):
         progress.begin(record.folder.name, len(finished["task_sizes"]), 1)
@@ -95,7 +112,7 @@ def run(
     snapshots = record.folder / "snapshots"
     learner = _learner(config, stream, execution, snapshots, on_epoch)
     with record.open(config):
-        _restore_newest(learner, record.folder, stream.class_names, execution.strict)
+        _restore_newest(learner, record.folder, stream.class_names, execution)
         progress.begin(record.folder.name, len(stream), work.share(learner.tasks, 0))
         for index in range(learner.tasks, len(stream)):
             task = stream.task(index)
@@ -104,13 +121,40 @@ def run(
             results = _results(learner, stream, task, effort, originals)
             record.add_task(index, results)
             record.add_originals(originals)
-            _save_newest(learner, record.folder / "model")
+            _save_newest(learner, record.folder / "model", execution)
             progress.task(index, results, work.share(index + 1, 0))
         shutil.rmtree(snapshots, ignore_errors=True)
         tasks = record.tasks(len(stream))
         summary = _summary(config, stream, learner, tasks, record.environment())
         record.finish(summary, stream.class_names, tasks[-1]["confusion"])
     return record.folder, summary
+
+
+def restored(
+    folder: Path, task: int | None = None, *, device: str = "auto"
+) -> tuple[TaskLearner, ClassStream]:
+    """The learner of a run as it was after a task, and the run's stream.
+
+    Args:
+        folder: of the run.
+        task: from 0; the last one where None. Others are there only of a run that kept its models.
+        device: where the learner computes.
+
+    Raises:
+        UserError: the folder has no such learner, or not one of these settings.
+    """
+    saved = {int(path.name.removeprefix("task-")): path for path in _versions(folder / "model")}
+    if not saved or (task is not None and task not in saved):
+        raise UserError(
+            f"{folder} has no learner after {'any task' if task is None else f'task {task}'}; "
+            f"present: {', '.join(map(str, saved)) or 'none'}. A run keeps all with --keep-models."
+        )
+    config = recorded(read_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
+    config = replace(config, device=str(resolve_device(device)))
+    stream = _stream(config)
+    learner = _learner(config, stream, Execution())
+    learner.restore(saved[max(saved) if task is None else task], class_names=stream.class_names)
+    return learner, stream
 
 
 def _stream(config: RunConfig) -> ClassStream:
@@ -167,7 +211,7 @@ def _versions(folder: Path) -> list[Path]:
 
 
 def _restore_newest(
-    learner: TaskLearner, run: Path, class_names: Sequence[str], strict: bool
+    learner: TaskLearner, run: Path, class_names: Sequence[str], execution: Execution
 ) -> None:
     """Go on from the last task that was learnt, where there is one.
 
@@ -176,17 +220,19 @@ def _restore_newest(
     """
     if saved := _versions(run / "model"):
         try:
-            learner.restore(saved[-1], strict=strict, class_names=class_names)
+            learner.restore(saved[-1], strict=execution.strict, class_names=class_names)
         except UserError as error:
             raise UserError(f"{error} To begin this run anew, remove {run}.") from error
-        _remove_all_but(saved[-1])
+        if not execution.keep_models:
+            _remove_all_but(saved[-1])
 
 
-def _save_newest(learner: TaskLearner, folder: Path) -> None:
-    """Save the learner after its last task, and then remove older ones."""
+def _save_newest(learner: TaskLearner, folder: Path, execution: Execution) -> None:
+    """Save the learner after its last task, and then remove older ones if they are not kept."""
     newest = folder / f"task-{learner.tasks - 1:02d}"
     learner.save(newest)
-    _remove_all_but(newest)
+    if not execution.keep_models:
+        _remove_all_but(newest)
 
 
 def _remove_all_but(newest: Path) -> None:

@@ -68,6 +68,8 @@ class ExecutionOptions:
     """Decode exemplars batch by batch, not once a task: less memory, more time, same result."""
     strict: bool = False
     """Stop at a damaged exemplar instead of going on without it."""
+    keep_models: bool = False
+    """Keep the learner after every task in the run's folder, and not after the last one alone."""
     publish: OptionalPath = None
     """Folder for copies of the summaries, <method>/<run>.json; a run that has one is skipped."""
 
@@ -199,7 +201,11 @@ def _value_of(option: str, words: Sequence[str]) -> str | None:
 
 
 def _execution(options: ExecutionOptions) -> Execution:
-    return Execution(strict_memory=options.strict_memory, strict=options.strict)
+    return Execution(
+        strict_memory=options.strict_memory,
+        strict=options.strict,
+        keep_models=options.keep_models,
+    )
 
 
 def _run_all(

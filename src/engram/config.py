@@ -201,6 +201,8 @@ def converted(hint: Any, value: Any, where: str) -> Any:
     Raises:
         UserError: it does not fit, with the place.
     """
+    if hint is Any:
+        return value
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_mapping(typing.cast(Any, hint), value, where)

@@ -25,7 +25,7 @@ from engram.engine.device import resolve_device, resolve_precision
 from engram.errors import UserError, unknown
 from engram.methods import method_class
 
-__all__ = ["RunConfig", "configured", "folder_name", "preset_settings", "read_grid"]
+__all__ = ["RunConfig", "configured", "folder_name", "preset_settings", "read_grid", "recorded"]
 
 LONGEST_NAME = 180
 
@@ -113,6 +113,20 @@ def configured(
         precision=resolve_precision(precision or given.precision, place),
         settings=settings or preset_settings(method, preset),
     )
+
+
+def recorded(written: Mapping[str, Any], where: str) -> RunConfig:
+    """The configuration of a run as `config.yaml` in its folder has it.
+
+    Args:
+        where: names the source in messages.
+
+    Raises:
+        UserError: something is missing, or is not what this version knows.
+    """
+    kind = method_class(str(written.get("method"))).Config
+    settings = from_mapping(kind, written.get("settings", {}), where)
+    return from_mapping(RunConfig, {**written, "settings": settings}, where)
 
 
 def preset_settings(method: str, preset: str) -> Any:

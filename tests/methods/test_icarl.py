@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conftest import Silent, tiny
-from engram.bench import run
+from conftest import tiny
+from engram.bench import Silent, run
 from engram.data.augment import Augmentation
 from engram.data.images import ImageSet
 from engram.data.stream import Task, create_stream

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conftest import Silent, tiny
+from conftest import tiny
 from engram import bench
+from engram.bench import Silent
 from engram.config import Schedule, from_mapping, load_preset
 from engram.data.batches import Step
 from engram.data.stream import ClassStream, Task, create_stream

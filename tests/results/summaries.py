@@ -58,8 +58,6 @@ def make_summary(
         "average_incremental_accuracy": metrics.average(accuracies),
         "average_without_first_task": metrics.average(accuracies[1:]),
         "last_accuracy": accuracies[-1],
-    }
-    curve |= {
         "forgetting": metrics.forgetting(matrix),
         "backward_transfer": metrics.backward_transfer(matrix),
         "accuracy_matrix": matrix,

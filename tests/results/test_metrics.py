@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import Silent, tiny
-from engram.bench import run
+from conftest import tiny
+from engram.bench import Silent, run
 from engram.results.metrics import (
     accuracy_per_task,
     accuracy_row,

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from summaries import CONFIG, make_summary, write_run
 
-from conftest import Silent, tiny
+from conftest import tiny
 from engram import bench
+from engram.bench import Silent
 from engram.console import print_comparison
 from engram.data.codecs import create_codec
 from engram.errors import UserError
