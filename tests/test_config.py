@@ -10,13 +10,13 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from engram.config import Schedule, as_mapping, from_mapping, load_preset, presets_of
+from engram.config import Schedule, as_mapping, from_mapping, leaves, load_preset, presets_of
 from engram.data.codecs import create_codec
 from engram.errors import UserError
 from engram.memory import Budget
 from engram.methods import METHODS
 from engram.methods.lae import LAEConfig
-from engram.runs import folder_name, preset_settings, read_grid
+from engram.runs import configured, folder_name, preset_settings, read_grid
 
 PRESETS = [(method, preset) for method in METHODS for preset in presets_of(method)]
 
@@ -39,6 +39,17 @@ def test_every_preset_is_valid_and_says_what_it_reaches(method: str, preset: str
     settings = preset_settings(method, preset)
     kind = type(settings)
     assert from_mapping(kind, yaml.safe_load(yaml.safe_dump(as_mapping(settings))), "") == settings
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_two_settings_of_a_method_have_one_name(method: str) -> None:
+    settings = configured(method, "digits/b0-inc2", "demo")
+    assert leaves(as_mapping(settings))
+
+
+def test_two_settings_of_one_name_are_not_taken_for_each_other() -> None:
+    with pytest.raises(ValueError, match="two settings called epochs"):
+        leaves({"schedule": {"epochs": 3}, "first_schedule": {"epochs": 5}})
 
 
 @pytest.mark.parametrize("method", METHODS)

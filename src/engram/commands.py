@@ -97,7 +97,8 @@ class BenchOptions(ExecutionOptions, Generic[S]):
     infer_through_codec: bool = False
     """Classify images as the codec would give them back."""
     input_mean: Literal["dataset", "first-task"] = "dataset"
-    """Whose mean image is subtracted from every input; the paper takes the whole data set's."""
+    """Whose mean image is subtracted from every input. That of the whole data set, future classes
+    included, is what iCaRL's authors take. Pretrained networks have constants of their own."""
     image_size: OptionalInteger = None
     """Side in pixels that a folder's photographs are brought to. Default: 64, of ImageNet 224."""
     images_per_class: OptionalInteger = None
