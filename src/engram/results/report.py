@@ -215,7 +215,6 @@ def _place(row: ComparisonRow) -> str:
 
 
 def _comparison_row(index: int, row: ComparisonRow, line: Line, *, start: bool) -> str:
-    setting = escape(row.setting)
     estimates = (
         row.average,
         row.average_without_first_task,
@@ -233,13 +232,20 @@ def _comparison_row(index: int, row: ComparisonRow, line: Line, *, start: bool) 
     ]
     seeds = f'{", ".join(map(str, row.seeds))} <span class="task">n = {len(row.seeds)}</span>'
     return (
-        f'<tr><th scope="row">{swatch(line)}<a href="#row-{index + 1}">{escape(row.method)}</a>'
-        f"<small>{setting}</small></th>"
+        f"<tr>{_heading(index, row, line)}"
         + (f"<td>{escape(row.start)}</td>" if start else "")
         + f"<td>{escape(row.budget)}<small>{escape(row.codec)}</small></td>"
         f"<td>{seeds}<small>{escape(_orders(row))}</small></td>"
         + "".join(f'<td class="number">{number}</td>' for number in numbers)
         + "</tr>"
+    )
+
+
+def _heading(index: int, row: ComparisonRow, line: Line) -> str:
+    """What a row of a table begins with."""
+    return (
+        f'<th scope="row">{swatch(line)}<a href="#row-{index + 1}">{escape(row.method)}</a>'
+        f"<small>{escape(row.setting)}</small></th>"
     )
 
 
@@ -251,22 +257,26 @@ def _gain_section(
     summaries = [run.summary for run in findings.runs]
     measures = ("average_incremental_accuracy", "last_accuracy")
     markup = []
-    for row, line in zip(rows, lines, strict=True):
-        if row is rows[base] or _footing(row) != _footing(rows[base]):
-            continue
+    for index, (row, line) in enumerate(zip(rows, lines, strict=True)):
         found = [gains(summaries, row, rows[base], measure) for measure in measures]
+        if index == base or _footing(row) != _footing(rows[base]) or not found[0]:
+            continue
         cells = [str(len(found[0])), *map(_gain, found)]
         numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
-        markup.append(f'<tr><th scope="row">{swatch(line)}{escape(line.label)}</th>{numbers}</tr>')
+        budget = f"<td>{escape(row.budget)}<small>{escape(row.codec)}</small></td>"
+        markup.append(f"<tr>{_heading(index, row, line)}{budget}{numbers}</tr>")
     explained = (
         "Differences in points between runs with the same seed and class order; after the mean, "
         "the 95 % confidence interval by Student's t. It stands in bold where it leaves zero out. "
-        "One pair has no interval, and of many rows some leave zero out by chance."
+        "One pair has no interval, and of many rows some leave zero out by chance. Settings that "
+        "share no seed and class order with it, the stream or the weights to start from are not "
+        "here."
     )
+    header = ("Method", "Memory budget", "Pairs", "Average incremental", "Last")
     return section(
         f"Gains over {escape(lines[base].label)}",
-        table(("Setting", "Pairs", "Average incremental", "Last"), markup),
         paragraph(explained),
+        table(header, markup, texts=range(2)),
     )
 
 
@@ -286,13 +296,12 @@ def _named(labels: Sequence[str], text: str) -> int:
     if len(fitting) == 1:
         return fitting[0]
     found = "Several settings begin" if fitting else "No setting begins"
-    raise UserError(f'{found} with "{text}". There are: {"; ".join(dict.fromkeys(labels))}.')
+    named = dict.fromkeys(labels[index] for index in fitting) or dict.fromkeys(labels)
+    raise UserError(f'{found} with "{text}". There are: {"; ".join(named)}.')
 
 
 def _gain(differences: Sequence[float]) -> str:
     """The mean and its interval."""
-    if not differences:
-        return ABSENT
     gain = Gain.of(differences)
     if gain.margin is None:
         return _points(gain.mean)
