@@ -116,10 +116,8 @@ class Recoding:
         """Put other versions in the place of some of the pixels (B, H, W, 3) of chosen images."""
         drawn = torch.rand(len(chosen), generator=generator) < self.probability
         positions = self.positions[chosen]
-        swapped = drawn.to(pixels.device, non_blocking=True) & (positions >= 0)
-        # Where most are kept, all are looked up: a GPU would have to say first how many these are.
-        others = self.images.pixels[positions.clamp_min(0)]
-        pixels.copy_(torch.where(swapped[:, None, None, None], others, pixels))
+        swapped = drawn.to(pixels.device) & (positions >= 0)
+        pixels[swapped] = self.images.pixels[positions[swapped]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
