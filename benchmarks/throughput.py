@@ -4,7 +4,8 @@
     and no data work at all. What `Trainer.fit` loses to it is what its shuffling, augmentation,
     learning rates and bookkeeping cost.
 (b) usual: the loop that most public code has: float32, a `DataLoader` with worker processes, Pillow
-    images augmented one at a time, `.item()` at every step.
+    images augmented one at a time, `.item()` at every step. On a GPU it has what the package sets
+    for the whole process: deterministic convolutions and no TF32, which torch's defaults lack.
 
     python benchmarks/throughput.py [--rounds 5] [--batches 20]
 

@@ -171,3 +171,18 @@ def test_learners_of_a_run_are_restored(keep_models: bool, tmp_path: Path) -> No
         restored(folder, 2)
     with pytest.raises(UserError, match="no learner after any task"):
         restored(tmp_path)
+
+
+def test_what_an_older_version_did_not_record_is_left_open(tmp_path: Path) -> None:
+    config = tiny("finetune", "digits/2,2,1")
+    folder, summary = run(config, tmp_path)
+    (folder / "summary.json").unlink()
+    task = folder / "tasks" / "01.json"
+    results = json.loads(task.read_text())
+    del results["mistaken"]
+    task.write_text(json.dumps(results))
+    _, again = run(config, tmp_path)
+    first, second, third = summary["old_as_new"]
+    assert first is None
+    assert second is not None
+    assert again["old_as_new"] == [None, None, third]

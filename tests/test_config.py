@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from engram.config import Schedule, as_mapping, from_mapping, leaves, load_preset, presets_of
+from engram.config import Schedule, as_mapping, check_names, from_mapping, load_preset, presets_of
 from engram.data.codecs import create_codec
 from engram.errors import UserError
 from engram.memory import Budget
@@ -43,13 +43,17 @@ def test_every_preset_is_valid_and_says_what_it_reaches(method: str, preset: str
 
 @pytest.mark.parametrize("method", METHODS)
 def test_no_two_settings_of_a_method_have_one_name(method: str) -> None:
-    settings = configured(method, "digits/b0-inc2", "demo")
-    assert leaves(as_mapping(settings))
+    check_names(configured(method, "digits/b0-inc2", "demo"))
 
 
 def test_two_settings_of_one_name_are_not_taken_for_each_other() -> None:
+    @dataclass(frozen=True)
+    class Twice:
+        schedule: Schedule
+        first_schedule: Schedule
+
     with pytest.raises(ValueError, match="two settings called epochs"):
-        leaves({"schedule": {"epochs": 3}, "first_schedule": {"epochs": 5}})
+        check_names(Twice(Schedule(), Schedule()))
 
 
 @pytest.mark.parametrize("method", METHODS)

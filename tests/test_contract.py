@@ -217,7 +217,7 @@ def test_known_classes_are_learnt_further(method: str) -> None:
     assert learner.scores(images).shape == (len(images), 6)
 
 
-def test_what_known_classes_look_like_anew_is_learnt(method: str) -> None:
+def test_known_classes_are_learnt_in_a_new_appearance(method: str) -> None:
     """A task without new classes teaches something: here, two digits as negatives."""
     stream = digits("2")
     learner = learner_of(tiny(method, updates=30))

@@ -310,8 +310,8 @@ class ReportOptions:
     folder: tyro.conf.Positional[Path]
     """A run's folder, or one that holds several."""
     against: OptionalText = None
-    """A setting, as the report calls it, or how its name begins: what the others gain over it is
-    told run by run, with confidence intervals."""
+    """A setting's label in the report, without a class order, or how the label begins: shows what
+    the others gain over it, over pairs of runs, with confidence intervals."""
 
 
 def report(words: Sequence[str]) -> None:

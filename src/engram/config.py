@@ -11,7 +11,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -25,8 +25,10 @@ __all__ = [
     "Preset",
     "Schedule",
     "as_mapping",
+    "check_names",
     "converted",
     "difference",
+    "experiments_folder",
     "from_mapping",
     "leaves",
     "load_preset",
@@ -231,18 +233,30 @@ def converted(hint: Any, value: Any, where: str) -> Any:
 
 
 def leaves(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of nested mappings by their own names, as options and folders of runs have them.
-
-    Raises:
-        ValueError: a name is there twice, so that one setting would be taken for another.
-    """
+    """The values of nested mappings by their own names, which are unique in a configuration."""
     found: dict[str, Any] = {}
     for key, value in mapping.items():
-        inner = leaves(value) if isinstance(value, Mapping) else {key: value}
-        if twice := found.keys() & inner.keys():
-            raise ValueError(f"A configuration has two settings called {', '.join(sorted(twice))}.")
-        found |= inner
+        found |= leaves(value) if isinstance(value, Mapping) else {key: value}
     return found
+
+
+def check_names(config: Any) -> None:
+    """See to it that no two settings have one name, by which options and folders of runs know them.
+
+    Raises:
+        ValueError: two do, which is a mistake of whoever wrote the dataclass.
+    """
+    names = list(_names(as_mapping(config)))
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"A configuration has two settings called {twice[0]}.")
+
+
+def _names(mapping: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            yield from _names(value)
+        else:
+            yield key
 
 
 def setting(name: str, value: Any) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_type_hints
 from engram.config import (
     Precision,
     as_mapping,
+    check_names,
     converted,
     from_mapping,
     leaves,
@@ -96,7 +97,7 @@ def configured(
     place = resolve_device(device)
     if images_per_class is not None and images_per_class < 1:
         raise UserError(f"images_per_class must be 1 or more, not {images_per_class}.")
-    return RunConfig(
+    config = RunConfig(
         method=method,
         stream=stream,
         preset=preset,
@@ -113,6 +114,8 @@ def configured(
         precision=resolve_precision(precision or given.precision, place),
         settings=settings or preset_settings(method, preset),
     )
+    check_names(config)
+    return config
 
 
 def recorded(written: Mapping[str, Any], where: str) -> RunConfig:
@@ -125,7 +128,7 @@ def recorded(written: Mapping[str, Any], where: str) -> RunConfig:
         UserError: something is missing, or is not what this version knows.
     """
     kind = method_class(str(written.get("method"))).Config
-    settings = from_mapping(kind, written.get("settings", {}), where)
+    settings = converted(kind, written.get("settings"), f"{where}: settings")
     return from_mapping(RunConfig, {**written, "settings": settings}, where)
 
 

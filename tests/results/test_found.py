@@ -38,6 +38,10 @@ def test_an_unfinished_run_is_no_run(tmp_path: Path) -> None:
         ({"seed": None}, "seed is missing"),
         ({"config": {}}, r"config\.settings"),
         ({"classifier": "other"}, "lacks other"),
+        (
+            {"accuracy_by_classifier": {"nme": {"accuracy_per_task": [9, 7], "old_as_new": [1]}}},
+            "old_as_new of nme is not a list of 2 numbers",
+        ),
         ({"parameters": [1]}, "parameters is not a list of 2 numbers"),
         ({"latency_ms": ["fast", "slow"]}, "latency_ms is not a list of 2 numbers"),
         ({"measures": [{}, {"extractors": "two"}]}, "measures is not a list of 2 mappings"),

@@ -64,19 +64,25 @@ class Page(HTMLParser):
         return " ".join(self.texts)
 
 
-def test_gains_over_a_setting_are_told_run_by_run(tmp_path: Path) -> None:
+def gains_in(path: Path) -> tuple[list[str], list[str]]:
+    """The subheadings and the numbers of a report's gains."""
+    content = path.read_text(encoding="utf-8")
+    part = content[content.index("<h2>Gains") : content.index("Accuracy as classes arrive")]
+    return (
+        re.findall(r"<h3>(.*?)</h3>", part),
+        re.findall(r'<td class="number">(.*?)</td>', part),
+    )
+
+
+def test_gains_over_a_setting_are_of_pairs_of_runs(tmp_path: Path) -> None:
     for seed, (icarl, joint) in enumerate([(50.0, 62.0), (60.0, 70.0), (40.0, 51.0)]):
         write_run(tmp_path / f"icarl-{seed}", make_summary([90, icarl], seed=seed))
         write_run(tmp_path / f"joint-{seed}", make_summary([90, joint], method="joint", seed=seed))
     write_run(tmp_path / "alone", make_summary([90, 20.0], method="finetune", seed=1))
     write_run(tmp_path / "other", make_summary([90, 20.0], method="der", seed=7))
-    assert "Gains over" not in Page(write_report(tmp_path)).text
-    path = write_report(tmp_path, "ic")
-    page = Page(path)
-    assert "Gains over icarl" in page.headings
-    content = path.read_text(encoding="utf-8")
-    gains = content[content.index("Gains over") : content.index("Accuracy as classes arrive")]
-    cells = re.findall(r'<td class="number">(.*?)</td>', gains)
+    assert "Gains" not in Page(write_report(tmp_path)).headings
+    places, cells = gains_in(write_report(tmp_path, "ic"))
+    assert places == ["toys/b0-inc2, test set: over icarl"]
     # 12, 10 and 11 points at the end: 11 ± 4.303 / √3; half of that on average.
     assert cells == [
         *("3", "<strong>+5.50 [+4.26, +6.74]</strong>", "<strong>+11.00 [+8.52, +13.48]</strong>"),
@@ -84,11 +90,45 @@ def test_gains_over_a_setting_are_told_run_by_run(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("against", ["nothing", ""])
-def test_a_setting_that_is_not_there_cannot_be_compared_with(tmp_path: Path, against: str) -> None:
+def test_gains_are_paired_over_class_orders_and_on_every_stream(tmp_path: Path) -> None:
+    """Where they are not clear, they are not bold."""
+    for order, joint in (("seed1993", 60.0), ("mine:0,1,2,3", 40.0)):
+        for images in ("test", "validation"):
+            settings = {"order": order, "evaluate_on": images}
+            name = f"{order[:4]}-{images}"
+            write_run(tmp_path / f"icarl-{name}", make_summary([90, 50.0], **settings))
+            whole = make_summary([90, joint], method="joint", **settings)
+            write_run(tmp_path / f"joint-{name}", whole)
+    places, cells = gains_in(write_report(tmp_path, "icarl"))
+    assert [place.partition(",")[2] for place in places] == [
+        " test set: over icarl",
+        " validation images: over icarl",
+    ]
+    last = "+0.00 [\N{MINUS SIGN}127.06, +127.06]"
+    assert cells == 2 * ["2", "+0.00 [\N{MINUS SIGN}63.53, +63.53]", last]
+
+
+def test_without_pairs_there_are_no_gains(tmp_path: Path) -> None:
+    write_run(tmp_path / "icarl", make_summary(seed=0))
+    write_run(tmp_path / "joint", make_summary(seed=1, method="joint"))
+    path = write_report(tmp_path, "icarl")
+    assert gains_in(path)[1] == []
+    assert "No other setting has a seed and class order in common" in Page(path).text
+
+
+@pytest.mark.parametrize(
+    ("against", "message"),
+    [
+        ("nothing", r"^No setting begins with \"nothing\"\. There are: (icarl|joint); \w+\.$"),
+        ("", r"^Several settings begin with \"\": (icarl; joint|joint; icarl)\.$"),
+    ],
+)
+def test_a_setting_that_is_not_there_cannot_be_compared_with(
+    tmp_path: Path, against: str, message: str
+) -> None:
     for method in ("icarl", "joint"):
         write_run(tmp_path / method, make_summary(method=method))
-    with pytest.raises(UserError, match=r"setting.* with .*There are: .*icarl.*joint|joint.*icarl"):
+    with pytest.raises(UserError, match=message):
         write_report(tmp_path, against)
     with pytest.raises(UserError, match="has one run"):
         write_report(tmp_path / "icarl", "icarl")

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engram.config import experiments_folder
 from engram.data.benchmarks import load_dataset
 from engram.data.images import Dataset, ImageSet
 from engram.errors import UserError, unknown
@@ -42,8 +43,11 @@ VALIDATION_IMAGES = 50
 
 CHUNK = 1000
 
-LISTED = r"[^:]*:\d+(,\d+)*"
-"""How an order is recorded that no name stands for."""
+NAMED = r"given|icarl_run0|seed\d{1,9}"
+"""Orders that are made, whatever files there are."""
+
+LISTED = r"[^:]+:\d+(,\d+)*"
+"""How an order from a file is recorded."""
 
 # The first run of the iCaRL authors' code: NumPy's legacy generator seeded with 1993, after 100
 # shuffles of 500 numbers that their data loader draws, one shuffle of the classes.
@@ -264,9 +268,8 @@ def class_order(name: str, classes: int) -> tuple[int, ...]:
         return SEED1993
     if match := re.fullmatch(r"seed(\d{1,9})", name):
         return tuple(np.random.RandomState(int(match[1])).permutation(classes).tolist())
-    raise unknown(
-        "class order", name, ["icarl_run0", "seed1993", "seed<number>", "given", "<file>"]
-    )
+    known = ["icarl_run0", "seed1993", "seed<number>", "given", *_papers_orders()]
+    raise unknown("class order", name, [*known, "or a file"])
 
 
 def _listed(name: str, classes: int) -> tuple[int, ...]:
@@ -287,28 +290,40 @@ def _listed(name: str, classes: int) -> tuple[int, ...]:
     return order
 
 
+def _papers_orders() -> dict[str, Path]:
+    """Files with the class orders of papers, by name."""
+    return {path.stem: path for path in sorted((experiments_folder() / "orders").glob("*.txt"))}
+
+
 def resolved_order(text: str) -> str:
-    """A class order as it is recorded: where `text` is a file, `<its name>:<numbers>`.
+    """A class order as it is recorded: of a file, or of a paper whose order is in one,
+    `<its name>:<numbers>`.
 
     The file has the data set's labels in order of arrival, with commas or spaces between them; what
     follows a # is a comment. Classes that it leaves out do not arrive.
 
     Raises:
-        UserError: the file holds something else.
+        UserError: the file holds something else, or is called as another order is.
     """
-    path = Path(text)
-    if re.fullmatch(LISTED, text) or not path.is_file():
+    if re.fullmatch(f"{NAMED}|{LISTED}", text):
         return text
+    path = _papers_orders().get(text, Path(text))
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        if not path.is_file():
+            return text
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"Class order {path} cannot be read ({error}).") from error
+        raise UserError(f"Class order {text:.200} cannot be read ({error}).") from error
+    label = path.stem.replace(":", "-")
+    if re.fullmatch(NAMED, label):
+        raise UserError(f"{path} is called as another class order is. Give it another name.")
     words = re.split(r"[,\s]+", " ".join(line.partition("#")[0] for line in lines).strip(", "))
     if strange := [word for word in words if not re.fullmatch(r"\d{1,6}", word)]:
         raise UserError(
-            f"Class order {path} must hold labels, which are numbers from 0, not {strange[0]!r}."
+            f"Class order {path} must hold labels, which are numbers from 0, not "
+            f"{strange[0] or 'nothing'}."
         )
-    return f"{path.stem.replace(':', '-')}:{','.join(words)}"
+    return f"{label}:{','.join(words)}"
 
 
 def order_label(order: str) -> str:

@@ -181,6 +181,10 @@ def _check(path: Path, summary: Mapping[str, Any]) -> None:
     for name, entry in curves.items():
         if not isinstance(entry, dict) or not _numbers(entry.get("accuracy_per_task"), tasks):
             raise _damaged(path, f"accuracy_per_task of {name} is not a list of {tasks} numbers")
+        for key in ("old_as_new", "new_as_old"):
+            values = entry.get(key, [None] * tasks)
+            if not isinstance(values, list) or not _numbers([v or 0 for v in values], tasks):
+                raise _damaged(path, f"{key} of {name} is not a list of {tasks} numbers")
 
 
 def _numbers(value: Any, count: int) -> bool:

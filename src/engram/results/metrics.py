@@ -91,8 +91,8 @@ def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def old_as_new(predicted: Tensor, labels: Tensor, first_new: int) -> float | None:
-    """Percent of the images of old classes that are taken for new ones, which is how a classifier
-    that leans to what it learnt last goes wrong; None where no class is old.
+    """Percent of the images of old classes that are mistaken for new ones, the bias towards what
+    was learnt last; None where no class is old.
 
     Args:
         predicted: (N,) labels, dense in order of arrival.
@@ -103,7 +103,7 @@ def old_as_new(predicted: Tensor, labels: Tensor, first_new: int) -> float | Non
 
 
 def new_as_old(predicted: Tensor, labels: Tensor, first_new: int) -> float | None:
-    """Percent of the images of new classes that are taken for old ones; see `old_as_new`."""
+    """Percent of the images of new classes that are mistaken for old ones; see `old_as_new`."""
     return _share(predicted < first_new, labels >= first_new) if first_new else None
 
 

@@ -1,4 +1,5 @@
-"""Differences between settings, run by run: what seeds and class orders differ in drops out."""
+"""Differences between settings, over pairs of runs: what is due to the seed or the class order
+cancels out."""
 
 from __future__ import annotations
 
@@ -50,17 +51,23 @@ class Gain:
 
 
 def gains(
-    summaries: Sequence[Summary], row: ComparisonRow, other: ComparisonRow, measure: str
+    summaries: Sequence[Summary],
+    rows: Sequence[ComparisonRow],
+    others: Sequence[ComparisonRow],
+    measure: str,
 ) -> list[float]:
-    """How much more of a measure the runs of `row` have than those of `other` with the same seed
+    """How much more of a measure the runs of `rows` have than those of `others` with the same seed
     and class order; nothing where there are no such pairs."""
-    theirs = _by_run(summaries, other)
+    ours, theirs = _by_run(summaries, rows), _by_run(summaries, others)
     return [
         summaries[position][measure] - summaries[theirs[run]][measure]
-        for run, position in _by_run(summaries, row).items()
+        for run, position in ours.items()
         if run in theirs
     ]
 
 
-def _by_run(summaries: Sequence[Summary], row: ComparisonRow) -> dict[tuple[int, str], int]:
-    return {(summaries[run]["seed"], summaries[run]["order"]): run for run in row.runs}
+def _by_run(
+    summaries: Sequence[Summary], rows: Sequence[ComparisonRow]
+) -> dict[tuple[int, str], int]:
+    runs = [run for row in rows for run in row.runs]
+    return {(summaries[run]["seed"], summaries[run]["order"]): run for run in runs}

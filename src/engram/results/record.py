@@ -10,7 +10,7 @@
 | confusion.csv     | true classes by predicted ones, after the last task           |
 | originals.*       | what the best exemplars of the last task were made of         |
 | summary.json      | everything that is published of the run; written at its end   |
-| model/task-NN     | the learner after its last finished task                      |
+| model/task-NN     | the learner after its last finished task, or after every one  |
 """
 
 from __future__ import annotations
@@ -191,6 +191,8 @@ def environment() -> dict[str, Any]:
     }
     if torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name()
+        facts["cuda"] = torch.version.cuda
+        facts["cudnn"] = torch.backends.cudnn.version()
     return facts
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import accumulate, groupby
 from pathlib import Path
@@ -40,8 +40,8 @@ def write_report(folder: Path, against: str | None = None) -> Path:
     Of one run it shows everything; of several it compares them. The same runs give the same bytes.
 
     Args:
-        against: the label of one of the settings, as the report calls it, or how it begins: the
-            others' gains over it are told, run by run.
+        against: the label of a setting, as the report calls it but for its class order, or how the
+            label begins: the others' gains over it are shown, over pairs of runs.
 
     Returns:
         The file.
@@ -95,7 +95,7 @@ def _comparison_parts(findings: Findings, folder: Path, against: str | None) -> 
         f'<header>\n<p class="eyebrow">engram · comparison</p>\n<h1>{_title(rows)}</h1>\n'
         f"{paragraph(lead, 'lead')}\n</header>",
         section("Comparison", _comparison(rows, lines, groups)),
-        *([] if against is None else [_gain_section(findings, rows, lines, against)]),
+        *([] if against is None else [_gain_section(findings, rows, lines, groups, against)]),
         section(
             "Accuracy as classes arrive", *(_group_figure(rows, lines, group) for group in groups)
         ),
@@ -117,8 +117,12 @@ def _title(rows: Sequence[ComparisonRow]) -> str:
     return escape(f"{subject} on {place}")
 
 
-def _labels(rows: Sequence[ComparisonRow]) -> list[str]:
-    """The method, and what tells a row from others of the method on the same stream."""
+def _labels(rows: Sequence[ComparisonRow], *, orders: bool = True) -> list[str]:
+    """The method, and what tells a row from others of the method on the same stream.
+
+    Args:
+        orders: tell class orders too.
+    """
     labels = []
     for row in rows:
         rivals = [
@@ -138,7 +142,7 @@ def _labels(rows: Sequence[ComparisonRow]) -> list[str]:
             parts += row.differences
         if starts_differ(rivals):
             parts.append(f"from {row.start}")
-        if len({other.orders for other in rivals}) > 1:
+        if orders and len({other.orders for other in rivals}) > 1:
             parts.append(f"order {_orders(row)}")
         labels.append(" · ".join(parts))
     return labels
@@ -250,54 +254,86 @@ def _heading(index: int, row: ComparisonRow, line: Line) -> str:
 
 
 def _gain_section(
-    findings: Findings, rows: Sequence[ComparisonRow], lines: Sequence[Line], against: str
+    findings: Findings,
+    rows: Sequence[ComparisonRow],
+    lines: Sequence[Line],
+    groups: Sequence[Sequence[int]],
+    against: str,
 ) -> str:
-    """What other settings on the same stream, from the same weights, gain over one."""
-    base = _named([line.label for line in lines], against)
-    summaries = [run.summary for run in findings.runs]
-    measures = ("average_incremental_accuracy", "last_accuracy")
-    markup = []
-    for index, (row, line) in enumerate(zip(rows, lines, strict=True)):
-        found = [gains(summaries, row, rows[base], measure) for measure in measures]
-        if index == base or _footing(row) != _footing(rows[base]) or not found[0]:
-            continue
-        cells = [str(len(found[0])), *map(_gain, found)]
-        numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
-        budget = f"<td>{escape(row.budget)}<small>{escape(row.codec)}</small></td>"
-        markup.append(f"<tr>{_heading(index, row, line)}{budget}{numbers}</tr>")
-    explained = (
-        "Differences in points between runs with the same seed and class order; after the mean, "
-        "the 95 % confidence interval by Student's t. It stands in bold where it leaves zero out. "
-        "One pair has no interval, and of many rows some leave zero out by chance. Settings that "
-        "share no seed and class order with it, the stream or the weights to start from are not "
-        "here."
-    )
-    header = ("Method", "Memory budget", "Pairs", "Average incremental", "Last")
-    return section(
-        f"Gains over {escape(lines[base].label)}",
-        paragraph(explained),
-        table(header, markup, texts=range(2)),
-    )
-
-
-def _footing(row: ComparisonRow) -> tuple[str, str, str]:
-    """What rows must share to be compared."""
-    return row.stream, row.evaluate_on, row.start
-
-
-def _named(labels: Sequence[str], text: str) -> int:
-    """The position of the label that is `text`, or else of the only one that begins so.
+    """What other settings gain over one, on every stream that has it.
 
     Raises:
-        UserError: none does, or several do.
+        UserError: no setting has such a label, or several on one stream.
     """
-    fitting = [index for index, label in enumerate(labels) if label == text]
-    fitting = fitting or [index for index, label in enumerate(labels) if label.startswith(text)]
-    if len(fitting) == 1:
-        return fitting[0]
-    found = "Several settings begin" if fitting else "No setting begins"
-    named = dict.fromkeys(labels[index] for index in fitting) or dict.fromkeys(labels)
-    raise UserError(f'{found} with "{text}". There are: {"; ".join(named)}.')
+    labels = _labels(rows, orders=False)
+    parts = []
+    for group in groups:
+        base = _fitting([labels[index] for index in group], against)
+        if base is not None:
+            table = _gain_table(findings, rows, lines, _settings(rows, labels, group), base)
+            parts.append(f"<h3>{_place(rows[group[0]])}: over {escape(base)}</h3>\n{table}")
+    if not parts:
+        raise UserError(
+            f'No setting begins with "{against}". There are: {"; ".join(dict.fromkeys(labels))}.'
+        )
+    explained = (
+        "Differences in points, over pairs of runs with the same seed and class order: their mean "
+        "with its 95 % confidence interval by Student's t, bold where it excludes zero. One pair "
+        "has no interval, and among many rows some exclude zero by chance. Left out are settings "
+        "from other starting weights, or with no seed and class order in common."
+    )
+    return section("Gains", paragraph(explained), *parts)
+
+
+def _fitting(labels: Sequence[str], text: str) -> str | None:
+    """The label that is `text`, or else the only one that begins so; None where none does.
+
+    Raises:
+        UserError: several do.
+    """
+    fitting = list(dict.fromkeys(label for label in labels if label.startswith(text)))
+    if len(fitting) > 1 and text not in fitting:
+        raise UserError(f'Several settings begin with "{text}": {"; ".join(fitting)}.')
+    return text if text in fitting else next(iter(fitting), None)
+
+
+def _settings(
+    rows: Sequence[ComparisonRow], labels: Sequence[str], group: Sequence[int]
+) -> dict[str, list[int]]:
+    """The rows of each setting, which differ in class orders only, by its label."""
+    found: dict[str, list[int]] = {}
+    for index in group:
+        found.setdefault(labels[index], []).append(index)
+    return found
+
+
+def _gain_table(
+    findings: Findings,
+    rows: Sequence[ComparisonRow],
+    lines: Sequence[Line],
+    settings: Mapping[str, Sequence[int]],
+    base: str,
+) -> str:
+    """A row for every setting that shares runs with the base."""
+    summaries = [run.summary for run in findings.runs]
+    others = [rows[index] for index in settings[base]]
+    markup = []
+    for label, indices in settings.items():
+        first = rows[indices[0]]
+        average, last = (
+            gains(summaries, [rows[index] for index in indices], others, measure)
+            for measure in ("average_incremental_accuracy", "last_accuracy")
+        )
+        if label == base or first.start != others[0].start or not average:
+            continue
+        cells = [str(len(average)), _gain(average), _gain(last)]
+        numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
+        budget = f"<td>{escape(first.budget)}<small>{escape(first.codec)}</small></td>"
+        markup.append(f"<tr>{_heading(indices[0], first, lines[indices[0]])}{budget}{numbers}</tr>")
+    if not markup:
+        return paragraph("No other setting has a seed and class order in common with it.")
+    header = ("Method", "Memory budget", "Pairs", "Average incremental", "Last")
+    return table(header, markup, texts=range(2))
 
 
 def _gain(differences: Sequence[float]) -> str:

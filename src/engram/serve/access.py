@@ -68,8 +68,9 @@ class Access:
             return 403, "Requests from other pages are not allowed."
         if self.token is None and any(name in headers for name in FORWARDED):
             return 403, (
-                "A proxy hands on requests to this server, which has no token, so that anybody "
-                "could be asking. Start it with --allow-host and the name of the proxy."
+                "A proxy forwards requests to this server, which has no token, so that anybody "
+                "could be asking. Start it with --token, or with --allow-host and the name that "
+                "browsers ask for."
             )
         if not self._has_token(headers):
             return 401, "This server needs its token, which is missing or wrong."
