@@ -270,8 +270,10 @@ def _gain_section(
     for group in groups:
         base = _fitting([labels[index] for index in group], against)
         if base is not None:
-            table = _gain_table(findings, rows, lines, _settings(rows, labels, group), base)
-            parts.append(f"<h3>{_place(rows[group[0]])}: over {escape(base)}</h3>\n{table}")
+            parts += [
+                f"<h3>{_place(rows[group[0]])}: over {escape(base)}</h3>",
+                _gain_table(findings, rows, lines, _settings(rows, labels, group), base),
+            ]
     if not parts:
         raise UserError(
             f'No setting begins with "{against}". There are: {"; ".join(dict.fromkeys(labels))}.'
