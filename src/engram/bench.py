@@ -143,7 +143,7 @@ def restored(
     Raises:
         UserError: the folder has no such learner, or not one of these settings.
     """
-    saved = {int(path.name.removeprefix("task-")): path for path in _versions(folder / "model")}
+    saved = {_task_of(path): path for path in _versions(folder / "model")}
     if not saved or (task is not None and task not in saved):
         raise UserError(
             f"{folder} has no learner after {'any task' if task is None else f'task {task}'}; "
@@ -207,7 +207,12 @@ def _learner(
 def _versions(folder: Path) -> list[Path]:
     """Saved learners, whole ones only, oldest first."""
     saved = [path for path in folder.glob("task-*") if path.suffix != ".partial"]
-    return sorted(saved, key=lambda path: int(path.name.removeprefix("task-")))
+    return sorted(saved, key=_task_of)
+
+
+def _task_of(saved: Path) -> int:
+    """The task, from 0, after which a learner was saved."""
+    return int(saved.name.removeprefix("task-"))
 
 
 def _restore_newest(

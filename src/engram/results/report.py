@@ -322,11 +322,13 @@ def _gain_table(
     markup = []
     for label, indices in settings.items():
         first = rows[indices[0]]
+        if label == base or first.start != others[0].start:
+            continue
         average, last = (
             gains(summaries, [rows[index] for index in indices], others, measure)
             for measure in ("average_incremental_accuracy", "last_accuracy")
         )
-        if label == base or first.start != others[0].start or not average:
+        if not average:
             continue
         cells = [str(len(average)), _gain(average), _gain(last)]
         numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
