@@ -1,16 +1,19 @@
-"""Comparisons of average accuracy that the documentation judges, seed by seed."""
+"""Comparisons that the documentation judges: pairs of runs that share seed and class order."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from measured import AVERAGE_AND_LAST, NOTHING, Summaries
 
-from engram.results.comparison import Estimate, changed_settings
+from engram.results.comparison import changed_settings
 from engram.results.formats import ABSENT, markdown
+from engram.results.paired import Gain
+
+Run = Mapping[str, Any]
+Accuracies = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Side:
     """One side of a comparison: the runs of a preset with a memory and these settings.
 
     Attributes:
-        best_rule: take the decision rule that is best on average, and not the one that counts.
+        rule: the decision rule that is read; the one that counts where None.
     """
 
     method: str
@@ -26,68 +29,139 @@ class Side:
     codec: str
     budget: str
     changed: tuple[str, ...] = ()
-    best_rule: bool = False
+    rule: str | None = None
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A comparison of averages, seed by seed.
+    """A comparison, pair by pair.
 
     Attributes:
-        least: points that are asked for on average; None where what comes out is only told.
+        least: points of average accuracy that are asked for; None where what comes out is only
+            told.
+        in_one_precision: both runs of a pair, and all pairs, were trained in one precision, the one
+            that most pairs have.
     """
 
     text: str
     side: Side
     other: Side
     least: float | None = None
+    in_one_precision: bool = True
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What two sides have in common.
+
+    Attributes:
+        precision: that they were trained in; empty where it differs.
+        gains: of average and of last accuracy, a difference a pair.
+    """
+
+    precision: str
+    gains: tuple[Sequence[float], Sequence[float]]
+
+    def __len__(self) -> int:
+        return len(self.gains[0])
 
 
 def judged(claims: Sequence[Claim], summaries: Summaries) -> str:
     """A row for each claim; nothing where no runs can be compared."""
-    rows = [_row(claim, summaries) for claim in claims]
-    if all(row[1] == ABSENT for row in rows):
+    found = [_pairs(claim, summaries) for claim in claims]
+    if not any(found):
         return NOTHING
-    header = ["What", "Gain in average accuracy", "Gain in last accuracy", "Seeds"]
+    header = ["What", "Gain in average accuracy", "Gain in last accuracy", "Pairs"]
     header.append("Verdict, by average accuracy")
+    rows = [_row(claim, pairs) for claim, pairs in zip(claims, found, strict=True)]
     return markdown(header, rows)
 
 
-def _row(claim: Claim, summaries: Summaries) -> list[str]:
+def _row(claim: Claim, pairs: Pairs) -> list[str]:
+    if not len(pairs):
+        wanted = "" if claim.least is None else f"; {claim.least:+g} is asked"
+        return [claim.text, ABSENT, ABSENT, "0", f"not measured{wanted}"]
+    gains = [str(Gain.of(values)) for values in pairs.gains]
+    count = ", ".join(filter(None, [str(len(pairs)), pairs.precision]))
+    return [claim.text, *gains, count, verdict(pairs.gains[0], claim.least)]
+
+
+def verdict(differences: Sequence[float], least: float | None = None) -> str:
+    """Whether what is asked is met on average; else whether the interval tells gain from loss."""
+    gain = Gain.of(differences)
+    if least is not None:
+        met = f"{'met' if gain.mean >= least else 'missed'}: {least:+g} is asked"
+        if gain.margin is None:
+            return f"{met}, one pair"
+        return f"{met}, within the interval" if abs(gain.mean - least) <= gain.margin else met
+    if gain.margin is None:
+        return "one pair, no verdict"
+    if gain.is_clear:
+        return "gains" if gain.mean > 0 else "loses"
+    above = sum(each > 0 for each in differences)
+    return f"undecided, gains in {above} of {len(differences)}"
+
+
+def by_pair(runs: Summaries) -> dict[tuple[int, str], Run]:
+    """Runs by what makes them one of a pair: seed and class order.
+
+    Raises:
+        ValueError: two have the same.
+    """
+    found: dict[tuple[int, str], Run] = {}
+    for run in runs:
+        pair = run["seed"], run["order"]
+        if pair in found:
+            raise ValueError(f"Two runs of {run['method']}, {run['preset']} have {pair}.")
+        found[pair] = run
+    return found
+
+
+def _pairs(claim: Claim, summaries: Summaries) -> Pairs:
+    """The pairs there are; of those in one precision, of the precision that has most of them."""
     here, there = _found(summaries, claim.side), _found(summaries, claim.other)
-    pairs = [(here[seed], there[seed]) for seed in sorted(here.keys() & there.keys())]
-    if not pairs:
-        return [claim.text, ABSENT, ABSENT, "0", "not measured"]
-    average, last = ([one[key] - other[key] for one, other in pairs] for key in AVERAGE_AND_LAST)
-    gains = [str(Estimate.of(values)) for values in (average, last)]
-    return [claim.text, *gains, str(len(pairs)), _verdict(claim, average)]
+    if not claim.in_one_precision:
+        return _gains(claim, here, there, "")
+    return max(
+        (
+            _gains(claim, _trained_in(precision, here), _trained_in(precision, there), precision)
+            for precision in ("fp32", "bf16")
+        ),
+        key=len,
+    )
 
 
-def _verdict(claim: Claim, gains: Sequence[float]) -> str:
-    """Whether what is asked is met on average; else whether several seeds agree."""
-    if claim.least is not None:
-        met = statistics.fmean(gains) >= claim.least
-        found = f"{'met' if met else 'missed'}: {claim.least:+g} is asked"
-        return found if len(gains) > 1 else f"{found}, one run"
-    if len(gains) == 1:
-        return "one run, no verdict"
-    if min(gains) > 0:
-        return "gains"
-    return "loses" if max(gains) < 0 else "undecided"
-
-
-def _found(summaries: Summaries, side: Side) -> dict[tuple[int, str], Mapping[str, Any]]:
-    """The runs of one side by seed and class order."""
+def _found(summaries: Summaries, side: Side) -> Summaries:
     wanted = (side.method, side.preset, side.codec, side.budget)
-    return {
-        (run["seed"], run["order"]): _best_rule(run) if side.best_rule else run
+    return [
+        run
         for run in summaries
         if (run["method"], run["preset"], run["codec"], run["config"]["budget"]) == wanted
         and set(changed_settings(run)) == set(side.changed)
-    }
+    ]
 
 
-def _best_rule(run: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The accuracies of the decision rule that is best on average."""
-    rules: Mapping[str, Mapping[str, Any]] = run["accuracy_by_classifier"]
-    return max(rules.values(), key=lambda rule: float(rule["average_incremental_accuracy"]))
+def _trained_in(precision: str, runs: Summaries) -> Summaries:
+    return [run for run in runs if run["config"]["precision"] == precision]
+
+
+def _gains(claim: Claim, here: Summaries, there: Summaries, precision: str) -> Pairs:
+    ours, theirs = by_pair(here), by_pair(there)
+    shared = sorted(ours.keys() & theirs.keys())
+    average, last = (
+        [
+            _accuracies(ours[pair], claim.side)[measure]
+            - _accuracies(theirs[pair], claim.other)[measure]
+            for pair in shared
+        ]
+        for measure in AVERAGE_AND_LAST
+    )
+    return Pairs(precision, (average, last))
+
+
+def _accuracies(run: Run, side: Side) -> Accuracies:
+    """By the decision rule of a side."""
+    if side.rule is None:
+        return run
+    found: Accuracies = run["accuracy_by_classifier"][side.rule]
+    return found

@@ -68,11 +68,14 @@ def pruning(summaries: Summaries) -> str:
 WHOLE = Side("der", "laptop", "raw", "2000")
 
 PRUNING = (
-    Claim(
-        "DER, whole, for the better rule of iCaRL, in as many epochs",
-        WHOLE,
-        replace(memory_study.LAPTOP, best_rule=True),
-        least=3.0,
+    *(
+        Claim(
+            f"DER, whole, for iCaRL by {words}, in as many epochs",
+            WHOLE,
+            replace(memory_study.LAPTOP, rule=rule),
+            least=3.0,
+        )
+        for rule, words in memory_study.DECIDERS.items()
     ),
     *(
         Claim(

@@ -27,7 +27,6 @@ from measured import (
     tests_in_ten_tasks,
 )
 
-from engram.memory import Budget
 from engram.results.comparison import changed_settings, comparison_table
 
 Curve = tuple[list[float], list[float]]
@@ -84,18 +83,22 @@ def float_curves(summaries: Summaries) -> Curves:
     }
 
 
-def byte_curves(summaries: Summaries) -> Curves:
-    """Average incremental accuracy by bytes, for every codec that was measured at several; of the
-    better decision rule, which with few exemplars is the nearest mean."""
-    points: dict[str, list[tuple[float, float]]] = {}
-    for row, runs in pooled(memory_study.by_memory(summaries)):
-        size = Budget.parse(row.budget).amount / 1e6
-        points.setdefault(row.codec, []).append((size, memory_study.better_average(runs)))
-    return {
-        codec: tuple(map(list, zip(*sorted(found), strict=True)))  # type: ignore[misc]
-        for codec, found in sorted(points.items())
-        if len(found) > 1
-    }
+def byte_curves(rule: str) -> Callable[[Summaries], Curves]:
+    """Average incremental accuracy by a decision rule over the bytes that exemplars take at the
+    end, for every codec that was measured at several budgets."""
+
+    def curves(summaries: Summaries) -> Curves:
+        points: dict[str, list[tuple[float, float]]] = {}
+        for row, runs in pooled(memory_study.by_memory(summaries)):
+            point = row.memory_bytes / 1e6, memory_study.average_by(rule, runs)
+            points.setdefault(row.codec, []).append(point)
+        return {
+            codec: tuple(map(list, zip(*sorted(found), strict=True)))  # type: ignore[misc]
+            for codec, found in sorted(points.items())
+            if len(found) > 1
+        }
+
+    return curves
 
 
 def _by_classes(axes: Axes) -> None:
@@ -113,7 +116,7 @@ def _gains_by_classes(over: str) -> Callable[[Axes], None]:
 
 def _draw_bytes(axes: Axes) -> None:
     axes.set_xscale("log")
-    axes.set_xlabel("memory, MB")
+    axes.set_xlabel("exemplars after the last task, MB")
     axes.set_ylabel("average incremental accuracy, %")
     axes.set_xticks([1.536, 6.144, 24.576], ["1.5", "6.1", "24.6"])
     axes.minorticks_off()
@@ -262,11 +265,14 @@ FIGURES = {
         float_curves,
         _by_classes,
     ),
-    "bytes": Drawing(
-        "Average accuracy of the better decision rule by memory, a line a codec, one run each.",
-        byte_curves,
-        _draw_bytes,
-    ),
+    **{
+        f"bytes by {rule}": Drawing(
+            f"Average accuracy by {words} over the memory held, a line a codec, one run each.",
+            byte_curves(rule),
+            _draw_bytes,
+        )
+        for rule, words in memory_study.DECIDERS.items()
+    },
     "curve of pruning": Drawing(
         "Accuracy of DER by the share of weights that its extractors keep.",
         pruning_curves,
@@ -317,9 +323,11 @@ def draw(folder: Path, name: str, summaries: Summaries) -> None:
     axes = figure.add_subplot()
     # The legend names lines from the highest end to the lowest, as they lie beside it.
     ordered = sorted(data.items(), key=lambda line: -line[1][1][-1])
-    # Colours and markers are of different number, so that no two lines look alike.
-    styles = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
-    for (label, (x, y)), (colour, marker) in zip(ordered, styles, strict=False):
+    # Colours and markers are of different number, so that no two lines look alike; they go by the
+    # order in which lines are given, so that a line looks the same in figures of the same lines.
+    styles = dict(zip(data, zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS)), strict=False))
+    for label, (x, y) in ordered:
+        colour, marker = styles[label]
         axes.plot(x, y, color=colour, marker=marker, label=label, markersize=5, linewidth=1.8)
     drawing.furnish(axes)
     if max(map(len, data)) > LONGEST_BESIDE:

@@ -217,7 +217,10 @@ def artefacts(summaries: Summaries) -> str:
 
 GRIDS = {
     **dict.fromkeys(
-        ("memory study", "attempts", "attempts judged", "precisions judged", "bytes", "float16"),
+        (
+            *("memory study", "attempts", "attempts judged", "precisions judged", "float16"),
+            *("bytes by network", "bytes by nme"),
+        ),
         "memory_study/quick.yaml",
     ),
     "choice": "memory_study/choice.yaml",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from claims import by_pair
 from measured import (
     NOTHING,
     TEN_TASKS,
@@ -17,8 +18,9 @@ from measured import (
     pooled,
 )
 
-from engram.results.comparison import Estimate, changed_settings
+from engram.results.comparison import changed_settings
 from engram.results.formats import ABSENT, markdown
+from engram.results.paired import Gain
 
 ALL_AT_ONCE = "cifar100/100"
 CLAIMED_ON = ("laptop", "paper-tiny", "paper")
@@ -31,20 +33,27 @@ NOT_CHOSEN = "TIES"
 
 def lae_votes(summaries: Summaries) -> str:
     """Average / last accuracy by modules and merge: a part for each preset and its images."""
-    parts: dict[str, list[dict[str, Any]]] = {}
-    for summary in summaries:
-        streams = {"lae": (TEN_TASKS, ALL_AT_ONCE), "ranpac": (TEN_TASKS,)}
-        if summary["stream"] in streams.get(summary["method"], ()):
-            parts.setdefault(_title(summary), []).append(summary)
+    parts = _parts(summaries)
     return "\n".join(f"### {title}\n\n{_part(parts[title])}" for title in sorted(parts))
 
 
+def _parts(summaries: Summaries) -> dict[str, Summaries]:
+    """The runs of the study that compare, by their title."""
+    streams = {"lae": (TEN_TASKS, ALL_AT_ONCE), "ranpac": (TEN_TASKS,)}
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for summary in summaries:
+        if summary["stream"] in streams.get(summary["method"], ()):
+            parts.setdefault(_title(summary), []).append(summary)
+    return dict(parts)
+
+
 def _title(summary: Mapping[str, Any]) -> str:
-    """The preset, the images, and the network that stands behind every number of a part."""
+    """The preset, the images, the network that stands behind every number of a part, and in which
+    precision."""
     network = summary["config"]["settings"]["pretrained"]
     return (
-        f"Preset {summary['preset']}, {summary['evaluate_on']} images: "
-        f"{network['backbone']} at {network['input_size']} pixels"
+        f"Preset {summary['preset']}, {summary['evaluate_on']} images: {network['backbone']} at "
+        f"{network['input_size']} pixels, in {summary['config']['precision']}"
     )
 
 
@@ -126,7 +135,8 @@ class Claim:
 
     Attributes:
         least: points that must be gained on average.
-        share: of the gap to everything at once that must be closed; None where that is not asked.
+        share: of the gap to the same modules trained on everything at once that must be closed;
+            None where that is not asked.
     """
 
     text: str
@@ -267,58 +277,69 @@ def lae_claims(summaries: Summaries) -> str:
     claims = claims_about(chosen(summaries))
     tables = []
     for preset in CLAIMED_ON:
-        tests = [s for s in summaries if (s["preset"], s["evaluate_on"]) == (preset, "test")]
-        ten_tasks = [s for s in tests if s["stream"] == TEN_TASKS]
-        if not _last(ten_tasks, PUBLISHED):
-            continue
-        at_once = [s for s in tests if s["stream"] == ALL_AT_ONCE]
-        ceiling = list(_last(at_once, Side("online")).values())
-        rows = [_judged(claim, ten_tasks, ceiling) for claim in claims]
-        title = _title(next(s for s in ten_tasks if s["method"] == "lae"))
-        header = ["What", "Gain, points of last accuracy", "Orders in which it gains"]
-        header += ["Share of the gap to everything at once", "Verdict"]
-        tables.append(f"### {title}\n\n{markdown(header, rows)}")
+        tests = [
+            run for run in summaries if (run["preset"], run["evaluate_on"]) == (preset, "test")
+        ]
+        for title, runs in sorted(_parts(tests).items()):
+            ten_tasks = [run for run in runs if run["stream"] == TEN_TASKS]
+            if not _last(ten_tasks, PUBLISHED):
+                continue
+            at_once = [run for run in runs if run["stream"] == ALL_AT_ONCE]
+            rows = [_judged(claim, ten_tasks, _last(at_once, Side("online"))) for claim in claims]
+            header = ["What", "Gain, points of last accuracy", "Orders in which it gains"]
+            header += ["Share of the gap to everything at once", "Verdict"]
+            tables.append(f"### {title}\n\n{markdown(header, rows)}")
     return "\n".join(tables) or NOTHING
 
 
-def _judged(claim: Claim, summaries: Summaries, ceiling: Sequence[float]) -> list[str]:
+Accuracies = Mapping[tuple[int, str], float]
+"""By what makes runs a pair: seed and class order."""
+
+
+def _judged(claim: Claim, summaries: Summaries, at_once: Accuracies) -> list[str]:
     here, there = _last(summaries, claim.side), _last(summaries, claim.other)
-    orders = sorted(here.keys() & there.keys())
-    if not orders:
+    differences = [here[pair] - there[pair] for pair in sorted(here.keys() & there.keys())]
+    if not differences:
         return [claim.text, *[ABSENT] * 3, NOT_MEASURED]
-    gains = [here[order] - there[order] for order in orders]
-    above = sum(gain > 0 for gain in gains)
-    share = _share_of_gap(gains, [there[order] for order in orders], ceiling)
-    told = f"{100 * share:.0f} %" if share is not None and claim.share is not None else ABSENT
-    cells = [claim.text, str(Estimate.of(gains)), f"{above} of {len(orders)}", told]
-    return [*cells, _verdict(claim, gains, share)]
+    above = sum(each > 0 for each in differences)
+    share = None if claim.share is None else _share_of_gap(here, there, at_once)
+    told = ABSENT if share is None else f"{100 * share:.0f} %"
+    gain = Gain.of(differences)
+    cells = [claim.text, str(gain), f"{above} of {len(differences)}", told]
+    return [*cells, _verdict(claim, gain, share)]
 
 
-def _verdict(claim: Claim, gains: Sequence[float], share: float | None) -> str:
-    """Whether a claim holds: in every order, and by as much as is asked."""
-    if max(gains) <= 0:
-        return "does not hold"
-    if min(gains) <= 0:
+def _verdict(claim: Claim, gain: Gain, share: float | None) -> str:
+    """Whether a claim holds: beyond chance, and by as much as is asked."""
+    if gain.margin is None:
+        return "one order, no verdict"
+    if not gain.is_clear:
         return "undecided"
+    if gain.mean < 0:
+        return "does not hold"
     if claim.share is not None and share is None:
         return "gains; no gap to close is measured"
     wanted = []
     if claim.least:
-        wanted.append((statistics.fmean(gains) >= claim.least, f"{claim.least:g} point"))
+        wanted.append((gain.mean >= claim.least, f"{claim.least:g} point"))
     if claim.share is not None and share is not None:
         wanted.append((share >= claim.share, f"{100 * claim.share:.0f} % of the gap"))
     short = [text for met, text in wanted if not met]
     return f"gains, but less than {' and '.join(short)}" if short else "holds"
 
 
-def _last(summaries: Summaries, side: Side) -> dict[str, float]:
-    """Last accuracy by class order."""
+def _last(summaries: Summaries, side: Side) -> Accuracies:
+    """Last accuracy by pair."""
+    runs = [
+        run
+        for run in summaries
+        if run["method"] == side.method
+        and set(_settings(run)) == set(side.changed)
+        and side.rule in run["accuracy_by_classifier"]
+    ]
     return {
-        summary["order"]: summary["accuracy_by_classifier"][side.rule]["last_accuracy"]
-        for summary in summaries
-        if summary["method"] == side.method
-        and set(_settings(summary)) == set(side.changed)
-        and side.rule in summary["accuracy_by_classifier"]
+        pair: run["accuracy_by_classifier"][side.rule]["last_accuracy"]
+        for pair, run in by_pair(runs).items()
     }
 
 
@@ -329,9 +350,9 @@ def _settings(summary: Mapping[str, Any]) -> list[str]:
     return sorted({*changed, adapted}) if summary["method"] == "ranpac" else changed
 
 
-def _share_of_gap(
-    gains: Sequence[float], bases: Sequence[float], ceiling: Sequence[float]
-) -> float | None:
-    """Of the way from the other side to everything at once; None where there is no such way."""
-    gap = statistics.fmean(ceiling) - statistics.fmean(bases) if ceiling else 0.0
-    return statistics.fmean(gains) / gap if gap > 0 else None
+def _share_of_gap(here: Accuracies, there: Accuracies, at_once: Accuracies) -> float | None:
+    """How much of the way from `there` to everything at once `here` goes, over the pairs that all
+    three have; None where there is no such way."""
+    pairs = here.keys() & there.keys() & at_once.keys()
+    gap = sum(at_once[pair] - there[pair] for pair in pairs)
+    return sum(here[pair] - there[pair] for pair in pairs) / gap if gap > 0 else None

@@ -59,8 +59,9 @@ def test_figures_show_what_results_holds(
         for codec in ("float16", "float32")
         for budget in ("6144000B", "24576000B")
     ]
-    assert generate.figures.outdated(tmp_path, study) == ["float16", "bytes"]
-    for name in ("float16", "bytes"):
+    drawn = ["float16", "bytes by network", "bytes by nme"]
+    assert generate.figures.outdated(tmp_path, study) == drawn
+    for name in drawn:
         generate.figures.draw(tmp_path, name, study)
     assert generate.figures.outdated(tmp_path, study) == []
     assert generate.memory_study.by_memory(study) == study[4:]
@@ -69,13 +70,15 @@ def test_figures_show_what_results_holds(
     assert generate.memory_study.by_memory([other]) == [], "it compares in one precision"
     assert "float32" in (tmp_path / "float16.svg").read_text()
     page = tmp_path / "page.md"
-    page.write_text("<!-- bytes -->\n<!-- end -->\n<!-- modules -->\n<!-- end -->\n")
+    page.write_text("<!-- bytes by nme -->\n<!-- end -->\n<!-- modules -->\n<!-- end -->\n")
     monkeypatch.setattr(generate, "FIGURES", tmp_path / "figures")
-    assert "](figures/bytes.svg)\n<!-- end -->" in generate.filled(page, study)
+    assert "](figures/bytes-by-nme.svg)\n<!-- end -->" in generate.filled(page, study)
     modules = "experiments/lae_study/modules.yaml --publish results` (ten minutes a run"
     assert f"_Not measured yet: `engram bench --grid {modules}" in generate.filled(page, study)
     study[-1]["accuracy_by_classifier"]["nme"][AVERAGE] += 40
-    assert generate.figures.outdated(tmp_path, study) == ["bytes"]
+    assert generate.figures.outdated(tmp_path, study) == ["bytes by nme"]
+    study[-1]["memory_bytes"] -= 1000
+    assert generate.figures.outdated(tmp_path, study) == drawn[1:]
 
 
 def test_figures_and_tables_stand_in_the_documents(generate: types.ModuleType) -> None:
@@ -148,17 +151,17 @@ def test_what_pruning_may_cost_is_judged(generate: types.ModuleType) -> None:
             AVERAGE: average,
             "last_accuracy": whole["last_accuracy"],
         }
-    judged = generate.der_study.pruning_judged([whole, half, quarter, icarl])
-    text = "DER, whole, for the better rule of iCaRL, in as many epochs"
-    assert f"| {text} | 3.50 | 0.00 | 1 | met: +3 is asked, one run |" in judged
+    judged = plain(generate.der_study.pruning_judged([whole, half, quarter, icarl]))
+    text = "DER, whole, for iCaRL by {}, in as many epochs"
+    nearest, network = map(text.format, ("the nearest mean", "the network's outputs"))
+    assert f"| {nearest} | +3.50 | +0.00 | 1, fp32 | met: +3 is asked, one pair |" in judged
     icarl["accuracy_by_classifier"]["network"][AVERAGE] = whole[AVERAGE] - 2.5
-    assert f"| {text} | 2.50 |" in generate.der_study.pruning_judged([whole, icarl])
-    assert "| 0.5 of the weights for all | -0.90 | 0.00 | 1 | met: -1 is asked, one run |" in judged
-    assert (
-        "| 0.25 of the weights for all | -2.60 | 0.00 | 1 | missed: -2.5 is asked, one run |"
-        in judged
-    )
-    assert f"| 0.1 of the weights for all | {ABSENT} |" in judged
+    again = plain(generate.der_study.pruning_judged([whole, icarl]))
+    assert f"| {network} | +2.50 | +0.00 | 1, fp32 | missed: +3 is asked, one pair |" in again
+    cut = "{} of the weights for all | {} | +0.00 | 1, fp32 | {}: {} is asked, one pair |"
+    assert cut.format(0.5, "-0.90", "met", "-1") in judged
+    assert cut.format(0.25, "-2.60", "missed", "-2.5") in judged
+    assert f"| 0.1 of the weights for all | {ABSENT} | {ABSENT} | 0 | not measured |" in judged
 
 
 def test_our_curves_stand_beside_the_authors(generate: types.ModuleType) -> None:
@@ -234,6 +237,7 @@ def test_what_compares_stands_under_one_heading(generate: types.ModuleType) -> N
     text = generate.lae_study.lae_votes(summaries)
     laptop, quick = re.split(r"^### Preset quick.*$", text, flags=re.MULTILINE)
     assert laptop.startswith("### Preset laptop, test images: vit_tiny_patch16_224.augreg")
+    assert re.match(r".* at 112 pixels, in (bf16|fp32)\n", laptop)
     assert "RanPAC alone | 3 |" in laptop
     assert "RanPAC" not in quick
     assert f"| adapter 5, msa | {ABSENT} | 1 | all three | 79.02" in quick
@@ -263,33 +267,40 @@ def test_claims_of_lae_are_judged_order_by_order(generate: types.ModuleType) -> 
         for place, published in (("msa", 60.0 + 10 * seed), ("both", 62.0 + 10 * seed - seed))
     ]
     runs += [claimed_run(0, 80.0, stream="cifar100/100"), ranpac_run(0, 64.0), ranpac_run(1, 76.0)]
-    rows = generate.lae_study.lae_claims(runs).splitlines()
+    rows = plain(generate.lae_study.lae_claims(runs)).splitlines()
     cells = {row.split("|")[1].strip(): row for row in rows if row.startswith("|")}
 
     def judged(text: str) -> list[str]:
         return [cell.strip() for cell in cells[text].split("|")[2:-1]]
 
     assert judged("ridge regression as third expert") == [
-        *("5.00 ± 0.00", "2 of 2", "33 %"),
+        *("+5.00 [+5.00, +5.00]", "2 of 2", "25 %"),
         "gains, but less than 50 % of the gap",
     ]
     # By seed 1 and then -1: the third expert has 65 and 75, RanPAC 64 and 76.
     ranpac = "the three experts, for RanPAC as it is"
-    assert judged(ranpac) == ["0.00 ± 1.41", "1 of 2", ABSENT, "undecided"]
+    assert judged(ranpac) == ["+0.00 [-12.71, +12.71]", "1 of 2", ABSENT, "undecided"]
     adapted = "the three experts, for RanPAC on modules of the first task"
     assert judged(adapted) == [ABSENT, ABSENT, ABSENT, "not measured"]
     assert judged("mean for the moving average") == [
-        "-1.00 ± 0.00",
+        "-1.00 [-1.00, -1.00]",
         "0 of 2",
         ABSENT,
         "does not hold",
     ]
-    assert judged("ties:0.5 for the plain mean") == ["3.00 ± 0.00", "2 of 2", ABSENT, "holds"]
+    gained = "+3.00 [+3.00, +3.00]"
+    assert judged("ties:0.5 for the plain mean") == [gained, "2 of 2", ABSENT, "holds"]
     branch = "plain adapters beside the MLP too, at equal parameters"
     assert judged(branch)[-1] == "not measured"
     runs += [claimed_run(seed, 61.0 + 10 * seed, size=10) for seed in (0, 1)]
-    again = generate.lae_study.lae_claims(runs)
-    assert f"| {branch} | 0.50 ± 0.71 | 1 of 2 | {ABSENT} | undecided |" in again
+    again = plain(generate.lae_study.lae_claims(runs))
+    assert f"| {branch} | +0.50 [-5.85, +6.85] | 1 of 2 | {ABSENT} | undecided |" in again
+    slower = [copy.deepcopy(run) for run in runs]
+    for run in slower:
+        run["config"]["precision"] = "fp32"
+    both = plain(generate.lae_study.lae_claims([*runs, *slower]))
+    assert both.count("### Preset laptop") == 2, "precisions are not mixed"
+    assert plain(generate.lae_study.lae_claims(runs)) in both
 
 
 def test_the_best_on_validation_images_is_judged_on_test(generate: types.ModuleType) -> None:
@@ -299,20 +310,24 @@ def test_the_best_on_validation_images_is_judged_on_test(generate: types.ModuleT
     assert choice.best.changed == ("place=both",)
     assert choice.best.rule == "online + offline ema + ridge"
     runs += [claimed_run(0, 60.0), claimed_run(0, 55.5, place="both")]
-    text = generate.lae_study.lae_claims(runs)
+    text = plain(generate.lae_study.lae_claims(runs))
     best = "the best on validation images (online + offline ema + ridge, place=both)"
-    assert f"| {best} | 0.50 | 1 of 1 | {ABSENT} | gains; no gap to close is measured |" in text
+    assert f"| {best} | +0.50 | 1 of 1 | {ABSENT} | one order, no verdict |" in text
+    more = [claimed_run(1, 60.0), claimed_run(1, 55.5, place="both")]
+    text = plain(generate.lae_study.lae_claims([*runs, *more]))
+    twice = "+0.50 [+0.50, +0.50] | 2 of 2"
+    assert f"| {best} | {twice} | {ABSENT} | gains; no gap to close is measured |" in text
     runs += [claimed_run(0, 61.0, stream="cifar100/100")]
-    judged = "| 0.50 | 1 of 1 | 50 % | gains, but less than 1 point |"
-    assert f"| {best} {judged}" in generate.lae_study.lae_claims(runs)
+    judged = f"| {twice} | 50 % | gains, but less than 1 point |"
+    assert f"| {best} {judged}" in plain(generate.lae_study.lae_claims([*runs, *more]))
     # What lacks a class order of the published modules is not compared with them.
     assert generate.lae_study.chosen([*runs, quick_run(1, 50.0)]).best is None
     nothing = generate.lae_study.chosen([])
     assert (nothing.density, nothing.best) == (None, None)
-    assert "(not chosen yet) |" in generate.lae_study.lae_claims([claimed_run(0, 60.0)])
+    assert "(not chosen yet) |" in plain(generate.lae_study.lae_claims([claimed_run(0, 60.0)]))
     # Everything at once is no ceiling where it is lower.
     runs[-1] = claimed_run(0, 60.0, stream="cifar100/100")
-    assert f"| {best} | 0.50 | 1 of 1 | {ABSENT} |" in generate.lae_study.lae_claims(runs)
+    assert f"| {best} | +0.50 | 1 of 1 | {ABSENT} |" in plain(generate.lae_study.lae_claims(runs))
 
 
 def quick_run(seed: int, published: float, **modules: Any) -> dict[str, Any]:
@@ -323,7 +338,7 @@ def quick_run(seed: int, published: float, **modules: Any) -> dict[str, Any]:
     return run | {
         "preset": "quick",
         "evaluate_on": "validation",
-        "config": {"settings": settings},
+        "config": {"settings": settings, "precision": "bf16"},
     }
 
 
@@ -334,7 +349,7 @@ def ranpac_run(seed: int, accuracy: float) -> dict[str, Any]:
     settings = as_mapping(preset_settings("ranpac", "laptop"))
     return run | {
         "method": "ranpac",
-        "config": {"settings": settings},
+        "config": {"settings": settings, "precision": "bf16"},
         "accuracy_by_classifier": rule,
     }
 
@@ -358,8 +373,9 @@ def claimed_run(
         "preset": "laptop",
         "stream": stream,
         "evaluate_on": "test",
+        "seed": seed,
         "order": f"seed{seed}",
-        "config": {"settings": settings},
+        "config": {"settings": settings, "precision": "bf16"},
         "accuracy_by_classifier": {
             rule: {"last_accuracy": value} for rule, value in accuracies.items()
         },
@@ -372,19 +388,30 @@ def test_attempts_and_claims_are_judged_seed_by_seed(generate: types.ModuleType)
     for run, gain in zip(half, (1.0, 3.0, 9.0), strict=True):
         run["average_incremental_accuracy"] += gain
         run["last_accuracy"] -= gain
-    judged = generate.memory_study.attempts_judged([*whole, *half])
-    assert "| float16 for float32 | 2.00 ± 1.41 | -2.00 ± 1.41 | 2 | gains |" in judged
+    judged = plain(generate.memory_study.attempts_judged([*whole, *half]))
+    pairs = "| float16 for float32 | {} | 2, fp32 | {} |"
+    assert (
+        pairs.format(
+            "+2.00 [-10.71, +14.71] | -2.00 [-14.71, +10.71]", "undecided, gains in 2 of 2"
+        )
+        in judged
+    )
     assert f"| uint8 for float16 | {ABSENT} | {ABSENT} | 0 | not measured |" in judged
-    half[0]["average_incremental_accuracy"] -= 2
-    judged = generate.memory_study.attempts_judged([*whole, *half])
-    assert "| float16 for float32 | 1.00 ± 2.83 | -2.00 ± 1.41 | 2 | undecided |" in judged
+    half[0]["average_incremental_accuracy"] += 1.9
+    judged = plain(generate.memory_study.attempts_judged([*whole, *half]))
+    assert "| +2.95 [+2.31, +3.59] | -2.00 [-14.71, +10.71] | 2, fp32 | gains |" in judged
+    half[0]["config"]["precision"] = "bf16"
+    judged = plain(generate.memory_study.attempts_judged([*whole, *half]))
+    assert "| float16 for float32 | +3.00 | -3.00 | 1, fp32 | one pair, no verdict |" in judged
     small = study_run("quick", "resize:16", "6144000B")
     through = copy.deepcopy(small)
     through["config"]["settings"]["codec_augmentation"] = 1.0
     through["average_incremental_accuracy"] -= 2
     raw = study_run("quick", "raw", "6144000B")
-    judged = generate.memory_study.attempts_judged([small, through, raw])
-    assert "all new images through 16x16 | -2.00 | 0.00 | 1 | one run, no verdict |" in judged
+    judged = plain(generate.memory_study.attempts_judged([small, through, raw]))
+    assert (
+        "all new images through 16x16 | -2.00 | +0.00 | 1, fp32 | one pair, no verdict |" in judged
+    )
 
 
 def test_what_best_was_chosen_by_has_both_rules(generate: types.ModuleType) -> None:
@@ -401,18 +428,48 @@ def test_what_best_was_chosen_by_has_both_rules(generate: types.ModuleType) -> N
 
 
 def test_what_is_asked_of_a_memory_is_met_or_missed(generate: types.ModuleType) -> None:
-    plain = study_run("laptop", "raw", "2000")
+    published = study_run("laptop", "raw", "2000")
     best = study_run("best", "klt:32", "6144000B")
     for gain, verdict in ((9.9, "missed"), (10.1, "met")):
-        better = best | {"average_incremental_accuracy": plain[AVERAGE] + gain}
-        judged = generate.memory_study.best_judged([plain, better])
-        assert (
-            f"at equal epochs | {gain:.2f} | 0.00 | 1 | {verdict}: +10 is asked, one run |"
-            in judged
-        )
+        better = best | {"average_incremental_accuracy": published[AVERAGE] + gain}
+        judged = plain(generate.memory_study.best_judged([published, better]))
+        told = f"| {gain:+.2f} | +0.00 | 1, fp32 | {verdict}: +10 is asked, one pair |"
+        assert f"at equal epochs {told}" in judged
+    recipe = [study_run("best", codec, "6144000B") for codec in ("klt:32", "raw")]
+    for run in recipe:
+        run["config"]["settings"]["schedule"] |= {"epochs": None, "updates": 1693}
+    elsewhere = best | {"seed": 1, "order": "seed1"}
+    again = plain(generate.memory_study.best_judged([published, elsewhere, *recipe]))
+    assert f"at equal epochs | {ABSENT} | {ABSENT} | 0 | not measured; +10 is asked |" in again
+
+
+@pytest.mark.parametrize(
+    ("differences", "told"),
+    [
+        ((11.0, 11.2), "met: +10 is asked, within the interval"),
+        ((11.0, 11.02), "met: +10 is asked"),
+        ((8.0, 8.02), "missed: +10 is asked"),
+    ],
+)
+def test_a_target_may_lie_within_the_interval(
+    generate: types.ModuleType, differences: tuple[float, float], told: str
+) -> None:
+    claims = importlib.import_module("claims")
+    assert claims.verdict(differences, 10.0) == told
+
+
+def test_a_run_that_is_there_twice_is_no_pair_of_its_own(generate: types.ModuleType) -> None:
+    run = study_run("quick", "raw", "6144000B")
+    with pytest.raises(ValueError, match="Two runs of icarl, quick"):
+        generate.memory_study.attempts_judged([run, dict(run)])
 
 
 AVERAGE = "average_incremental_accuracy"
+
+
+def plain(table: str) -> str:
+    """With hyphens for minus signs, as a keyboard has them."""
+    return table.replace("\N{MINUS SIGN}", "-")
 
 
 def lae_run(

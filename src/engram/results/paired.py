@@ -1,5 +1,5 @@
-"""Differences between settings, over pairs of runs: what is due to the seed or the class order
-cancels out."""
+"""Differences between settings, over pairs of runs with the same seed and class order: what these
+add to both runs cancels out."""
 
 from __future__ import annotations
 
@@ -44,10 +44,21 @@ class Gain:
         quantile = QUANTILES[min(count - 1, len(QUANTILES)) - 1]
         return cls(mean, quantile * statistics.stdev(differences) / count**0.5)
 
+    def __str__(self) -> str:
+        """The mean, and in brackets the interval."""
+        if self.margin is None:
+            return _signed(self.mean)
+        low, high = self.mean - self.margin, self.mean + self.margin
+        return f"{_signed(self.mean)} [{_signed(low)}, {_signed(high)}]"
+
     @property
     def is_clear(self) -> bool:
         """Whether the interval leaves zero out."""
         return self.margin is not None and abs(self.mean) > self.margin
+
+
+def _signed(points: float) -> str:
+    return f"{points:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def gains(

@@ -343,15 +343,7 @@ def _gain_table(
 def _gain(differences: Sequence[float]) -> str:
     """The mean and its interval."""
     gain = Gain.of(differences)
-    if gain.margin is None:
-        return _points(gain.mean)
-    low, high = gain.mean - gain.margin, gain.mean + gain.margin
-    text = f"{_points(gain.mean)} [{_points(low)}, {_points(high)}]"
-    return f"<strong>{text}</strong>" if gain.is_clear else text
-
-
-def _points(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+    return f"<strong>{gain}</strong>" if gain.is_clear else str(gain)
 
 
 def _estimate(estimate: Estimate | None) -> str:
