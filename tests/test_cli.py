@@ -96,6 +96,13 @@ def test_misspelt_options_are_answered_with_the_right_ones(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_method_without_a_stream_is_told_what_is_missing(engram: Command) -> None:
+    code, text = engram("bench", "icarl")
+    assert code == 2
+    assert "required" in text
+    assert "engram bench icarl --help" in text
+
+
 def test_a_damaged_cifar_file_is_refused_before_anything_is_written(
     engram: Command, tmp_path: Path, cifar100_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

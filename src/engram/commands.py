@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -193,7 +194,7 @@ def _bench_options(method: str, words: Sequence[str]) -> BenchOptions[Any]:
 
 def _value_of(option: str, words: Sequence[str]) -> str | None:
     """The value of an option that has to be known before the others can be parsed."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in itertools.pairwise([*words, ""]):
         if word == option:
             return following
         if word.startswith(f"{option}="):
