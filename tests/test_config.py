@@ -10,7 +10,15 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from engram.config import Schedule, as_mapping, check_names, from_mapping, load_preset, presets_of
+from engram.config import (
+    Schedule,
+    as_mapping,
+    check_names,
+    difference,
+    from_mapping,
+    load_preset,
+    presets_of,
+)
 from engram.data.codecs import create_codec
 from engram.errors import UserError
 from engram.memory import Budget
@@ -140,6 +148,19 @@ def test_what_a_preset_leaves_out_is_the_method_s_own_default() -> None:
     assert found.schedule == replace(LAEConfig().schedule, epochs=2)
     assert found.modules == replace(LAEConfig().modules, size=7)
     assert found.schedule.optimizer == "adam"
+
+
+def test_a_setting_added_since_had_the_default_of_the_method() -> None:
+    """LAE's schedule has defaults of its own; the length of a schedule is 70 epochs elsewhere."""
+    config = LAEConfig()
+    written = as_mapping(config)
+    for name in ("decay", "epochs", "updates", "milestones"):
+        del written["schedule"][name]
+    assert from_mapping(LAEConfig, written, "here") == config
+    assert difference(written, config) is None
+    found = difference(written, replace(config, schedule=replace(config.schedule, epochs=3)))
+    assert found is not None
+    assert (found.name, found.there, found.here) == ("epochs", config.schedule.epochs, 3)
 
 
 def test_a_schedule_is_split_by_epochs_or_by_updates() -> None:

@@ -287,12 +287,15 @@ def difference(there: Mapping[str, Any], config: Any) -> Difference | None:
 
 
 def _defaults(config: Any) -> dict[str, Any]:
-    """What a dataclass, and those in it, would hold in the fields that have defaults."""
+    """What a dataclass, and those in it, would hold in the fields that have defaults.
+
+    Of one within it, that is what the outer one has there by default, as for `from_mapping`.
+    """
     found: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            found[field.name] = _defaults(value)
+            found[field.name] = _default_of(field) or _defaults(value)
         elif field.default is not dataclasses.MISSING:
             found[field.name] = _plain(field.default)
     return found
