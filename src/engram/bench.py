@@ -112,7 +112,7 @@ def run(
     snapshots = record.folder / "snapshots"
     learner = _learner(config, stream, execution, snapshots, on_epoch)
     with record.open(config):
-        _restore_newest(learner, record.folder, stream.class_names, execution)
+        _restore_newest(learner, record, stream.class_names, execution)
         progress.begin(record.folder.name, len(stream), work.share(learner.tasks, 0))
         for index in range(learner.tasks, len(stream)):
             task = stream.task(index)
@@ -121,7 +121,7 @@ def run(
             results = _results(learner, stream, task, effort, originals)
             record.add_task(index, results)
             record.add_originals(originals)
-            _save_newest(learner, record.folder / "model", execution)
+            _save_newest(learner, record, execution)
             progress.task(index, results, work.share(index + 1, 0))
         shutil.rmtree(snapshots, ignore_errors=True)
         tasks = record.tasks(len(stream))
@@ -143,7 +143,7 @@ def restored(
     Raises:
         UserError: the folder has no such learner, or not one of these settings.
     """
-    saved = {_task_of(path): path for path in _versions(folder / "model")}
+    saved = RunRecord(folder).learners()
     if not saved or (task is not None and task not in saved):
         raise UserError(
             f"{folder} has no learner after {'any task' if task is None else f'task {task}'}; "
@@ -204,37 +204,27 @@ def _learner(
     )
 
 
-def _versions(folder: Path) -> list[Path]:
-    """Saved learners, whole ones only, oldest first."""
-    saved = [path for path in folder.glob("task-*") if path.suffix != ".partial"]
-    return sorted(saved, key=_task_of)
-
-
-def _task_of(saved: Path) -> int:
-    """The task, from 0, after which a learner was saved."""
-    return int(saved.name.removeprefix("task-"))
-
-
 def _restore_newest(
-    learner: TaskLearner, run: Path, class_names: Sequence[str], execution: Execution
+    learner: TaskLearner, record: RunRecord, class_names: Sequence[str], execution: Execution
 ) -> None:
     """Go on from the last task that was learnt, where there is one.
 
     Raises:
         UserError: it is damaged.
     """
-    if saved := _versions(run / "model"):
+    if saved := record.learners():
+        newest = saved[max(saved)]
         try:
-            learner.restore(saved[-1], strict=execution.strict, class_names=class_names)
+            learner.restore(newest, strict=execution.strict, class_names=class_names)
         except UserError as error:
-            raise UserError(f"{error} To begin this run anew, remove {run}.") from error
+            raise UserError(f"{error} To begin this run anew, remove {record.folder}.") from error
         if not execution.keep_models:
-            _remove_all_but(saved[-1])
+            _remove_all_but(newest)
 
 
-def _save_newest(learner: TaskLearner, folder: Path, execution: Execution) -> None:
+def _save_newest(learner: TaskLearner, record: RunRecord, execution: Execution) -> None:
     """Save the learner after its last task, and then remove older ones if they are not kept."""
-    newest = folder / f"task-{learner.tasks - 1:02d}"
+    newest = record.learner(learner.tasks - 1)
     learner.save(newest)
     if not execution.keep_models:
         _remove_all_but(newest)

@@ -28,6 +28,19 @@ def test_a_run_is_one_process_s_until_it_is_left(
         pass
 
 
+def test_saved_learners_stand_in_the_order_of_their_tasks(tmp_path: Path) -> None:
+    record = RunRecord(tmp_path)
+    assert record.learners() == {}
+    for task in (99, 100, 7):
+        record.learner(task).mkdir(parents=True)
+    (tmp_path / "model" / "task-101.partial").mkdir()
+    assert list(record.learners().items()) == [
+        (7, tmp_path / "model/task-07"),
+        (99, tmp_path / "model/task-99"),
+        (100, tmp_path / "model/task-100"),
+    ]
+
+
 def test_a_checkout_of_something_else_is_no_commit_of_this_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -259,6 +259,17 @@ def test_an_empty_memory_is_said_to_be_empty(tmp_path: Path) -> None:
     assert page.named("img") == []
 
 
+def test_exemplars_shown_are_those_after_the_last_task(tmp_path: Path) -> None:
+    run = write_run(tmp_path, make_summary())
+    model = run / "model"
+    (model / "task-01").rename(model / "task-100")
+    none_kept = ExemplarMemory(Budget("images", 0), create_codec("raw", (4, 4)))
+    for name in ("task-99", "task-101.partial"):
+        (model / name).mkdir()
+        save_tensors(model / name / "memory.safetensors", *none_kept.state())
+    assert len(Page(write_report(run)).named("img")) == 40
+
+
 def test_a_single_task(tmp_path: Path) -> None:
     page = Page(write_report(write_run(tmp_path, make_summary([80.0]))))
     assert "80.0 %" in page.texts

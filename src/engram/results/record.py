@@ -148,6 +148,16 @@ class RunRecord:
         tensors, _ = load_tensors(self.folder / ORIGINALS)
         return ImageSet(tensors["pixels"], tensors["labels"])
 
+    def learner(self, task: int) -> Path:
+        """The folder of the learner that is saved after a task, counted from 0."""
+        return self.folder / f"model/task-{task:02d}"
+
+    def learners(self) -> dict[int, Path]:
+        """The folders of saved learners, whole ones only, by their task from 0; oldest first."""
+        saved = (self.folder / "model").glob("task-*")
+        found = {path.name.removeprefix("task-"): path for path in saved}
+        return {int(task): found[task] for task in sorted(filter(str.isdecimal, found), key=int)}
+
     def finish(
         self,
         summary: Mapping[str, Any],

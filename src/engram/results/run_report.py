@@ -361,12 +361,13 @@ def _task_of(sizes: Sequence[int], label: int) -> int:
 
 def _memory_section(run: FoundRun, confusion: _Confusion | None) -> str:
     """What is kept, and a sample of it; nothing where the run has no folder with a model."""
-    saved = sorted((run.folder or run.path).glob("model/task-[0-9]*/memory.safetensors"))
-    if not saved:
+    record = RunRecord(run.folder) if run.folder else None
+    if record is None or not (saved := record.learners()):
         return ""
     title = "Exemplars kept"
     try:
-        tensors, table = load_tensors(saved[-1], intact=False)
+        memory_file = saved[max(saved)] / "memory.safetensors"
+        tensors, table = load_tensors(memory_file, intact=False)
         memory = ExemplarMemory(
             Budget("all", 0), create_codec(table["codec"], tuple(table["image_size"]))
         )
@@ -377,8 +378,8 @@ def _memory_section(run: FoundRun, confusion: _Confusion | None) -> str:
         return section(title, paragraph("None: this run keeps no exemplars."))
     sizes = run.summary["task_sizes"]
     names = confusion.names if confusion else [f"class {n + 1}" for n in range(sum(sizes))]
-    originals = RunRecord(run.folder).originals() if run.folder else None
-    shown = _Exemplars(memory, names, sizes, None if memory.codec.lossless else originals)
+    originals = None if memory.codec.lossless else record.originals()
+    shown = _Exemplars(memory, names, sizes, originals)
     rows = [shown.row(label) for label in shown.labels]
     return section(
         title,
