@@ -45,6 +45,12 @@ def test_it_learns_names_and_tells_them() -> None:
     assert [len(found) for found in several] == [2, 2, 2]
 
 
+@pytest.mark.parametrize("top", [0, -1])
+def test_no_fewer_than_one_label_is_named(top: int) -> None:
+    with pytest.raises(UserError, match=f"At least one label must be named, not {top}: top"):
+        taught("red").predict(coloured("red", 2), top)
+
+
 def test_the_words_of_scikit_learn() -> None:
     learner = taught("red", "blue")
     pictures = coloured("red", 2, seed=5) + coloured("blue", 2, seed=5)

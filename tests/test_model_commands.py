@@ -219,6 +219,16 @@ def test_of_several_pictures_one_may_be_broken(engram: Command, tmp_path: Path) 
     assert "1 of 2 pictures could not be read" in text
 
 
+@pytest.mark.parametrize("top", ["0", "-1"])
+def test_no_fewer_than_one_class_is_named(engram: Command, tmp_path: Path, top: str) -> None:
+    pictures(tmp_path / "pictures", "red", "blue")
+    engram("learn", "pictures", *LEARN, "--image-size", "16")
+    names = ("pictures/red/0-0.png", "pictures/blue/0-0.png")
+    code, text = engram("predict", "model", *names, "--top", top)
+    assert (code, text.count("\n")) == (2, 1)
+    assert f"not {top}: top must be 1 or more" in text
+
+
 def test_a_damaged_version_is_listed_as_such(engram: Command, tmp_path: Path) -> None:
     pictures(tmp_path / "pictures", "red")
     pictures(tmp_path / "other", "blue")

@@ -30,7 +30,7 @@ from engram.runs import preset_settings
 from engram.task_learner import TaskLearner
 from engram.versions import ModelFolder
 
-__all__ = ["Learner", "load"]
+__all__ = ["Learner", "check_top", "load"]
 
 LASTING = ("method", "preset", "codec", "image_size", "seed")
 """What stays as it was when the first classes were learnt."""
@@ -288,8 +288,9 @@ class Learner:
             top: how many labels; all where None.
 
         Raises:
-            UserError: nothing was learnt yet, or a picture cannot be read.
+            UserError: `top` is below 1, nothing was learnt yet, or a picture cannot be read.
         """
+        check_top(top)
         if isinstance(pictures, Picture):
             return self.predict([pictures], top)[0]  # type: ignore[no-any-return]
         return [
@@ -435,6 +436,16 @@ def load(
         learner._restore(model.path(number), facts, classes, strict=strict)
     learner._version = model.folder.resolve(), number
     return learner
+
+
+def check_top(top: int | None) -> None:
+    """Refuse to name fewer than one label for a picture.
+
+    Raises:
+        UserError: that is what is asked for.
+    """
+    if top is not None and top < 1:
+        raise UserError(f"At least one label must be named, not {top}: top must be 1 or more.")
 
 
 def _measured(tasks: TaskLearner, images: ImageSet) -> dict[int, ClassAccuracy]:

@@ -24,7 +24,7 @@ from engram.console import (
 from engram.data.pictures import readable
 from engram.errors import UserError, install_command
 from engram.files import check_place, write_atomically
-from engram.learner import Learner, load
+from engram.learner import Learner, check_top, load
 from engram.memory import Budget
 from engram.results.formats import ABSENT, format_bytes
 from engram.results.model_page import changes_page, evaluation_page
@@ -256,6 +256,7 @@ def predict(words: Sequence[str]) -> None:
         raise UserError(
             "engram predict wants pictures after the model: engram predict model cat.jpg"
         )
+    check_top(options.top)
     learner = load(options.model, device=options.device)
     unread = 0
     for path in options.pictures:
