@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 from collections.abc import Sequence
@@ -141,26 +142,11 @@ def bench(words: Sequence[str]) -> None:
         )
     method = words[0]
     options = _bench_options(method, words[1:])
-    configs = [
-        configured(
-            method,
-            options.stream,
-            options.preset,
-            seed=seed,
-            order=options.order,
-            evaluate_on=options.evaluate_on,
-            budget=options.budget,
-            codec=options.codec,
-            infer_through_codec=options.infer_through_codec,
-            input_mean=options.input_mean,
-            image_size=options.image_size,
-            images_per_class=options.images_per_class,
-            device=options.device,
-            precision=options.precision,
-            settings=options.settings,
-        )
-        for seed in options.seed
-    ]
+    given = {
+        name: getattr(options, name)
+        for name in inspect.signature(configured).parameters.keys() - {"method", "seed"}
+    }
+    configs = [configured(method, seed=seed, **given) for seed in options.seed]
     _run_all(configs, options.out, _execution(options), options.publish)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import statistics
@@ -9,13 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engram.config import as_mapping, from_mapping, leaves, load_preset, setting
+from engram.config import as_mapping, leaves, load_preset, setting
 from engram.data.stream import order_label
 from engram.errors import UserError
-from engram.methods import METHODS, method_class
+from engram.methods import METHODS
 from engram.results.formats import ABSENT, format_bytes, format_count, format_seconds, markdown
 from engram.results.found import Summary
 from engram.results.metrics import total_bytes
+from engram.runs import RunConfig, preset_settings
 
 __all__ = [
     "SHORT_COLUMNS",
@@ -270,14 +272,11 @@ def _settings(summary: Summary) -> dict[str, Any]:
 
 def _usual(method: str, preset: str) -> dict[str, Any]:
     """The settings that a preset stands for, as far as this installation knows it."""
-    general: dict[str, Any] = {
-        "input_mean": "dataset",
-        "image_size": None,
-        "infer_through_codec": False,
-    }
+    defaults = {field.name: field.default for field in dataclasses.fields(RunConfig)}
+    general = {name: defaults[name] for name in ("input_mean", "image_size", "infer_through_codec")}
     try:
         given = load_preset(method, preset)
-        settings = from_mapping(method_class(method).Config, given.settings, preset)
+        settings = preset_settings(method, preset)
     except UserError:
         return general
     general["images_per_class"] = given.images_per_class
