@@ -126,9 +126,9 @@ def test_exemplars_are_stored_by_the_codec_that_is_named(tmp_path: Path, silent:
     assert tensors["lengths.0"].tolist() == [2 * 192] * 4
 
 
-@pytest.mark.parametrize("strict_memory", [False, True])
+@pytest.mark.parametrize("batchwise", [False, True])
 def test_exemplars_stay_encoded_where_memory_is_short(
-    strict_memory: bool, tmp_path: Path, silent: Silent, monkeypatch: pytest.MonkeyPatch
+    batchwise: bool, tmp_path: Path, silent: Silent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained_on: list[Images] = []
     images = ExemplarMemory.images
@@ -138,8 +138,8 @@ def test_exemplars_stay_encoded_where_memory_is_short(
         return trained_on[-1]
 
     monkeypatch.setattr(ExemplarMemory, "images", noted)
-    run(tiny("icarl"), tmp_path, silent, Execution(strict_memory=strict_memory))
-    assert {isinstance(found, EncodedImages) for found in trained_on} == {strict_memory}
+    run(tiny("icarl"), tmp_path, silent, Execution(batchwise=batchwise))
+    assert {isinstance(found, EncodedImages) for found in trained_on} == {batchwise}
 
 
 @pytest.mark.parametrize(("seconds", "saved"), [(0.0, True), (3600.0, False)])

@@ -158,7 +158,7 @@ class Received:
     ("words", "name", "value"),
     [
         (["--strict"], "strict", True),
-        (["--strict-memory"], "strict_memory", True),
+        (["--strict-memory"], "batchwise", True),
         (["--input-mean", "first-task"], "input_mean", "first-task"),
         (["--image-size", "48"], "image_size", 48),
         (["--images-per-class", "7"], "images_per_class", 7),
@@ -190,8 +190,8 @@ def test_options_of_a_grid_reach_its_runs(engram: Command, monkeypatch: pytest.M
     engram("bench", "--grid", "grid.yaml", "--strict", "--strict-memory")
     usual, strict = received.runs
     assert usual["out"] == "elsewhere"
-    assert (usual["strict"], usual["strict_memory"]) == (False, False)
-    assert (strict["strict"], strict["strict_memory"]) == (True, True)
+    assert (usual["strict"], usual["batchwise"]) == (False, False)
+    assert (strict["strict"], strict["batchwise"]) == (True, True)
 
 
 def test_the_demo_is_a_method_between_its_floor_and_its_ceiling(

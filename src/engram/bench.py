@@ -16,7 +16,7 @@ from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, Task, create_stream
 from engram.engine.cost import latency, multiply_adds
 from engram.engine.device import resolve_device
-from engram.engine.fit import EpochReport
+from engram.engine.fit import SNAPSHOT_EVERY, EpochReport
 from engram.errors import UserError
 from engram.memory import PROBED, Budget, ExemplarMemory
 from engram.models.normalise import mean_image
@@ -70,13 +70,13 @@ class Execution:
 
     Attributes:
         snapshot_every: least seconds between two snapshots during training.
-        strict_memory: decode exemplars a batch at a time instead of once a task.
+        batchwise: decode exemplars a batch at a time instead of once a task.
         strict: stop at a damaged exemplar instead of going on without it.
         keep_models: keep the learner as it was after every task, and not after the last alone.
     """
 
-    snapshot_every: float = 20.0
-    strict_memory: bool = False
+    snapshot_every: float = SNAPSHOT_EVERY
+    batchwise: bool = False
     strict: bool = False
     keep_models: bool = False
 
@@ -190,7 +190,7 @@ def _learner(
         image_size=stream.image_size,
         budget=config.budget,
         codec=config.codec,
-        strict_memory=execution.strict_memory,
+        batchwise=execution.batchwise,
         infer_through_codec=config.infer_through_codec,
         seed=config.seed,
         input_mean=(

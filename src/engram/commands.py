@@ -190,7 +190,7 @@ def _value_of(option: str, words: Sequence[str]) -> str | None:
 
 def _execution(options: ExecutionOptions) -> Execution:
     return Execution(
-        strict_memory=options.strict_memory,
+        batchwise=options.strict_memory,
         strict=options.strict,
         keep_models=options.keep_models,
     )

@@ -20,7 +20,7 @@ from engram.data.codecs import create_codec
 from engram.data.images import ImageSet
 from engram.data.stream import Task
 from engram.engine.device import move, resolve_device, resolve_precision
-from engram.engine.fit import Effort, EpochReport, Trainer
+from engram.engine.fit import SNAPSHOT_EVERY, Effort, EpochReport, Trainer
 from engram.errors import UserError
 from engram.files import load_tensors, save_tensors, write_atomically
 from engram.memory import Budget, ExemplarMemory
@@ -57,7 +57,7 @@ class TaskLearner:
         image_size: height and width of the images.
         budget: of the exemplar memory: `2000`, `20/class`, `6MB` or `all`.
         codec: how exemplars are stored: see `engram.data.codecs`.
-        strict_memory: decode exemplars a batch at a time instead of once a task.
+        batchwise: decode exemplars a batch at a time instead of once a task.
         infer_through_codec: classify images as the codec would give them back.
         seed: of everything random.
         input_mean: gives what is subtracted from every image, (H, W, 3) in [0, 1], when the first
@@ -82,14 +82,14 @@ class TaskLearner:
         image_size: tuple[int, int],
         budget: str = "2000",
         codec: str = "raw",
-        strict_memory: bool = False,
+        batchwise: bool = False,
         infer_through_codec: bool = False,
         seed: int = 0,
         input_mean: Callable[[], Tensor] | None = None,
         device: str = "auto",
         precision: Precision = "auto",
         snapshots: Path | None = None,
-        snapshot_every: float = 20.0,
+        snapshot_every: float = SNAPSHOT_EVERY,
         on_epoch: Callable[[EpochReport], None] = lambda report: None,
         on_progress: Callable[[str, float], None] = lambda stage, share: None,
     ) -> None:
@@ -98,7 +98,7 @@ class TaskLearner:
         self.config = kind.Config() if config is None else config
         self.seed = seed
         self.memory = ExemplarMemory(
-            Budget.parse(budget), create_codec(codec, image_size), batchwise=strict_memory
+            Budget.parse(budget), create_codec(codec, image_size), batchwise=batchwise
         )
         self.infer_through_codec = infer_through_codec
         self.task_sizes: list[int] = []

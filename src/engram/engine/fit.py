@@ -27,9 +27,20 @@ from engram.engine.optimizer import create_optimizer, optimizer_state, restore_o
 from engram.errors import UserError
 from engram.files import load_tensors, save_tensors
 
-__all__ = ["Effort", "EpochReport", "Plan", "Trainer", "learning_rate", "plan_of"]
+__all__ = [
+    "SNAPSHOT_EVERY",
+    "Effort",
+    "EpochReport",
+    "Plan",
+    "Trainer",
+    "learning_rate",
+    "plan_of",
+]
 
 Part = TypeVar("Part")
+
+SNAPSHOT_EVERY = 20.0
+"""Seconds between two snapshots, where nothing else is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +103,7 @@ class Trainer:
         folder: Path | None = None,
         on_epoch: Callable[[EpochReport], None] = lambda report: None,
         on_progress: Callable[[str, float], None] = lambda stage, share: None,
-        snapshot_every: float = 20.0,
+        snapshot_every: float = SNAPSHOT_EVERY,
     ) -> None:
         self.seed = seed
         self.device = device
