@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import math
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,11 +21,14 @@ from engram.config import (
     load_preset,
     presets_of,
 )
+from engram.data.augment import Augmentation
 from engram.data.codecs import create_codec
 from engram.errors import UserError
 from engram.memory import Budget
 from engram.methods import METHODS
+from engram.methods.icarl import ICaRLConfig
 from engram.methods.lae import LAEConfig
+from engram.methods.ranpac import RanPACConfig
 from engram.runs import configured, folder_name, preset_settings, read_grid
 
 PRESETS = [(method, preset) for method in METHODS for preset in presets_of(method)]
@@ -111,6 +116,27 @@ def test_wrong_values_are_named(mapping: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
         from_mapping(Example, mapping, "here")
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "message"),
+    [
+        (Schedule, "learning_rate", "must be above 0, not nan"),
+        (Schedule, "factor", "must be above 0, not nan"),
+        (Schedule, "weight_decay", "must not be negative, but is nan"),
+        (Schedule, "momentum", "must be in [0, 1), not nan"),
+        (ICaRLConfig, "temperature", "must be above 0, not nan"),
+        (ICaRLConfig, "codec_augmentation", "must be in [0, 1], not nan"),
+        (RanPACConfig, "temperature", "must be above 0, not nan"),
+        (LAEConfig, "ridge_temperature", "must be above 0, not nan"),
+        (LAEConfig, "strength", "must be above 0, not nan"),
+        (LAEConfig, "density", "must be above 0 and at most 1, not nan"),
+        (Augmentation, "least_area", "must be above 0 and at most 1, not nan"),
+    ],
+)
+def test_what_is_no_number_is_in_no_range(kind: Any, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"{name} {message}")):
+        kind(**{name: math.nan})
 
 
 def test_presets_travel_with_the_package() -> None:

@@ -26,6 +26,9 @@ __all__ = [
     "Schedule",
     "as_mapping",
     "check_names",
+    "check_not_negative",
+    "check_positive",
+    "check_share",
     "converted",
     "difference",
     "experiments_folder",
@@ -75,10 +78,7 @@ class Schedule:
     """Whether it rises with every update, or in equal steps, one an epoch."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "updates", "batch_size", "learning_rate", "factor"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"{name} must be above 0, not {value}.")
+        check_positive(self, "epochs", "updates", "batch_size", "learning_rate", "factor")
         if (self.epochs is None) == (self.updates is None):
             raise UserError(
                 f"Give epochs or updates, not both or neither: epochs is {self.epochs}, updates is "
@@ -94,8 +94,7 @@ class Schedule:
         for name in ("momentum", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must be in [0, 1), not {getattr(self, name)}.")
-        if self.weight_decay < 0:
-            raise UserError(f"weight_decay must not be negative, but is {self.weight_decay}.")
+        check_not_negative(self, "weight_decay")
 
     def split(self, share: float) -> tuple[Schedule | None, Schedule]:
         """Two schedules that together are as long: `share` of its epochs or updates, and the rest.
@@ -139,6 +138,41 @@ class Preset:
     images_per_class: int | None = None
     precision: Precision = "auto"
     settings: Mapping[str, Any]
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Refuse settings that are not above 0, NaN among them; None is a setting that is not given.
+
+    Raises:
+        UserError: one is not, with its name.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise UserError(f"{name} must be above 0, not {value}.")
+
+
+def check_not_negative(config: Any, *names: str) -> None:
+    """Refuse settings below 0, and NaN; None is a setting that is not given.
+
+    Raises:
+        UserError: one is, with its name.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value >= 0:
+            raise UserError(f"{name} must not be negative, but is {value}.")
+
+
+def check_share(config: Any, *names: str) -> None:
+    """Refuse settings that are no share of anything: outside (0, 1], or NaN.
+
+    Raises:
+        UserError: one is none, with its name.
+    """
+    for name in names:
+        if not 0 < getattr(config, name) <= 1:
+            raise UserError(f"{name} must be above 0 and at most 1, not {getattr(config, name)}.")
 
 
 def as_mapping(config: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engram.config import check_share
 from engram.errors import UserError
 
 __all__ = ["Augmentation", "brighten", "crop_and_flip", "cut_and_scale"]
@@ -37,8 +38,7 @@ class Augmentation:
         for name in ("padding", "brightness"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} must be in [0, 1], not {getattr(self, name)}.")
-        if not 0 < self.least_area <= 1:
-            raise UserError(f"least_area must be above 0 and at most 1, not {self.least_area}.")
+        check_share(self, "least_area")
 
 
 def brighten(pixels: Tensor, amount: float, generator: torch.Generator) -> Tensor:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engram import models
-from engram.config import Schedule
+from engram.config import Schedule, check_not_negative, check_positive
 from engram.data.augment import Augmentation
 from engram.data.batches import AugmentedImages, Loss, Step
 from engram.data.images import Images
@@ -105,17 +105,15 @@ class DERConfig(RehearsalConfig):
 
     def __post_init__(self) -> None:
         RehearsalConfig.__post_init__(self)
-        for name in ("temperature", "draws", "head_epochs", "least_channels", "round_channels"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be above 0, not {getattr(self, name)}.")
+        check_positive(
+            self, "temperature", "draws", "head_epochs", "least_channels", "round_channels"
+        )
         if not self.mask_steepness > 1:
             raise UserError(
                 f"mask_steepness must be above 1, not {self.mask_steepness}: masks grow from its "
                 "inverse to it in every epoch."
             )
-        for name in ("auxiliary_weight", "sparsity_weight"):
-            if not (getattr(self, name) or 0) >= 0:
-                raise UserError(f"{name} must not be negative, but is {getattr(self, name)}.")
+        check_not_negative(self, "auxiliary_weight", "sparsity_weight")
         if self.keep is not None and not 0 < self.keep <= 1:
             raise UserError(
                 f"keep must be above 0 and at most 1, not {self.keep}: 0.1 keeps a tenth of an "

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engram import models
-from engram.config import Schedule
+from engram.config import Schedule, check_positive
 from engram.data.batches import Loss, Step
 from engram.data.images import Images
 from engram.data.stream import Task
@@ -68,9 +68,7 @@ class ICaRLConfig(RehearsalConfig):
 
     def __post_init__(self) -> None:
         RehearsalConfig.__post_init__(self)
-        for name in ("temperature", "outputs"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name} must be above 0, not {getattr(self, name)}.")
+        check_positive(self, "temperature", "outputs")
         if self.distillation != "sigmoid" and (
             self.exemplar_targets != "soft" or self.distillation_fades
         ):

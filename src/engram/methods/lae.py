@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engram.config import Schedule
+from engram.config import Schedule, check_positive, check_share
 from engram.data.augment import Augmentation
 from engram.data.batches import FeatureDraws, Loss, Step
 from engram.data.stream import Task
@@ -93,12 +93,8 @@ class LAEConfig:
         for name in ("merge", "experts"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise UserError(f"{name} names one twice: {', '.join(getattr(self, name))}.")
-        for name in ("draws", "ridge_temperature", "strength"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name} must be above 0, not {getattr(self, name)}.")
-        for name in ("retention", "density"):
-            if not 0 < getattr(self, name) <= 1:
-                raise UserError(f"{name} must be above 0 and at most 1, not {getattr(self, name)}.")
+        check_positive(self, "draws", "ridge_temperature", "strength")
+        check_share(self, "retention", "density")
         if not 0 <= self.frozen_share < 1:
             raise UserError(f"frozen_share must be in [0, 1), not {self.frozen_share}.")
         if self.projected < 0:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch.nn.functional as F
 from torch import Tensor
 
-from engram.config import Schedule
+from engram.config import Schedule, check_positive
 from engram.data.augment import Augmentation
 from engram.data.batches import Loss, Step
 from engram.data.stream import Task
@@ -59,8 +59,7 @@ class RanPACConfig:
     def __post_init__(self) -> None:
         if self.projected < 0:
             raise UserError(f"projected must be 0 or more, not {self.projected}.")
-        if self.temperature <= 0:
-            raise UserError(f"temperature must be above 0, not {self.temperature}.")
+        check_positive(self, "temperature")
 
 
 class RanPAC(PretrainedMethod):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engram.config import check_share
 from engram.errors import UserError, unknown
 from engram.seeding import generator
 
@@ -89,7 +90,7 @@ class Ema(Merge):
     every_step: bool = False
 
     def __post_init__(self) -> None:
-        _check_share("retention", self.retention)
+        check_share(self, "retention")
 
     def __call__(
         self, reference: Module, offline: Module, online: Module, task: int
@@ -124,7 +125,7 @@ class Ties(MergeOfDifferences):
     strength: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_share("density", self.density)
+        check_share(self, "density")
 
     def merged(self, differences: Tensor, task: int) -> Tensor:
         return self.strength * ties(differences, self.density)
@@ -143,7 +144,7 @@ class Dare(MergeOfDifferences):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_share("density", self.density)
+        check_share(self, "density")
 
     def merged(self, differences: Tensor, task: int) -> Tensor:
         source = generator(self.seed, "dare", task)
@@ -161,7 +162,7 @@ class Magnitude(MergeOfDifferences):
     density: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_share("density", self.density)
+        check_share(self, "density")
 
     def merged(self, differences: Tensor, task: int) -> Tensor:
         return trimmed(differences, self.density).mean(dim=0)
@@ -276,8 +277,3 @@ def _put_back(reference: Module, merged: Tensor, modules: Sequence[Module]) -> d
         else:
             found[name] = torch.stack([module[name] for module in modules]).mean(dim=0)
     return found
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0 < value <= 1:
-        raise UserError(f"{name} must be above 0 and at most 1, not {value}.")
