@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import os
 import platform
 import time
@@ -36,7 +35,13 @@ from engram.errors import UserError, install_command
 from engram.files import data_folder
 from engram.methods import METHODS
 from engram.models.pretrained import WEIGHTS_SUFFIXES
-from engram.results.comparison import SHORT_COLUMNS, comparison_table, short_cells, starts_differ
+from engram.results.comparison import (
+    SHORT_COLUMNS,
+    by_stream,
+    comparison_table,
+    short_cells,
+    starts_differ,
+)
 from engram.results.record import environment
 
 __all__ = [
@@ -206,11 +211,8 @@ def shown_progress() -> Iterator[Callable[[str, float], None]]:
 
 def print_comparison(summaries: Sequence[Mapping[str, Any]]) -> None:
     """For each stream, a line for every method with its settings; seeds are pooled."""
-    by_stream = itertools.groupby(
-        comparison_table(summaries), key=lambda row: f"{row.stream}, {row.evaluate_on} images, in %"
-    )
-    for title, grouped in by_stream:
-        rows = list(grouped)
+    for rows in by_stream(comparison_table(summaries)):
+        title = f"{rows[0].stream}, {rows[0].evaluate_on} images, in %"
         table = Table("method", title=title, **LOOK)
         if apart := starts_differ(rows):
             table.add_column("starts from", overflow="fold")

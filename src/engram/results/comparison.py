@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from engram.config import as_mapping, leaves, load_preset, setting
 from engram.data.stream import order_label
@@ -23,6 +22,8 @@ __all__ = [
     "SHORT_COLUMNS",
     "ComparisonRow",
     "Estimate",
+    "bound_of",
+    "by_stream",
     "changed_settings",
     "comparison_table",
     "in_words",
@@ -134,6 +135,14 @@ def comparison_table(summaries: Sequence[Summary]) -> list[ComparisonRow]:
         for pool in _pools(summaries, positions)
     ]
     return sorted(rows, key=lambda row: (row.stream, row.evaluate_on, row.start, -row.average.mean))
+
+
+def by_stream(rows: Sequence[ComparisonRow]) -> list[list[ComparisonRow]]:
+    """The rows of each stream, parted by the images that they were evaluated on."""
+    found: dict[tuple[str, str], list[ComparisonRow]] = {}
+    for row in rows:
+        found.setdefault((row.stream, row.evaluate_on), []).append(row)
+    return list(found.values())
 
 
 def start_of(summary: Summary) -> str:
@@ -264,6 +273,13 @@ def method_title(name: str) -> str:
     return METHODS[name].title if name in METHODS else name
 
 
+def bound_of(method: str, memory_bytes: int) -> Literal["ceiling", "floor"] | None:
+    """Which bound of the others a method is, and None of these."""
+    if method == "joint":
+        return "ceiling"
+    return "floor" if method == "finetune" and memory_bytes == 0 else None
+
+
 def _settings(summary: Summary) -> dict[str, Any]:
     config = summary["config"]
     general = {key: config[key] for key in GENERAL if key in config}
@@ -313,12 +329,8 @@ def short_cells(row: ComparisonRow) -> list[str]:
 def markdown_table(summaries: Sequence[Summary]) -> str:
     """The comparison as Markdown: for each stream and the images it was evaluated on a heading, a
     table of accuracies in percent as mean ± sample deviation, and one of what they took."""
-    by_stream = itertools.groupby(
-        comparison_table(summaries), key=lambda row: f"{row.stream}, {row.evaluate_on} images"
-    )
     parts = []
-    for title, grouped in by_stream:
-        rows = list(grouped)
+    for rows in by_stream(comparison_table(summaries)):
         settings = [_setting_cells(row, start=starts_differ(rows)) for row in rows]
         header = [*settings[0]]
         told = [[*cells.values()] for cells in settings]
@@ -332,7 +344,8 @@ def markdown_table(summaries: Sequence[Summary]) -> str:
             [cells + _cost_cells(row) for cells, row in zip(told, rows, strict=True)],
             texts=len(header),
         )
-        parts.append(f"#### {title}\n\n{accuracies}\n{costs}")
+        title = f"#### {rows[0].stream}, {rows[0].evaluate_on} images"
+        parts.append(f"{title}\n\n{accuracies}\n{costs}")
     return "\n".join(parts)
 
 

@@ -26,7 +26,7 @@ __all__ = [
     "heat_level",
     "heat_scale",
     "image_uri",
-    "line_style",
+    "series_style",
     "swatch",
 ]
 
@@ -168,12 +168,8 @@ def _curve(line: Line, frame: _Frame) -> str:
     return f'<g class="{line.style}"><path class="line" d="M{path}"/>{"".join(markers)}</g>'
 
 
-def line_style(method: str, memory_bytes: int, index: int) -> str:
-    """A line's class: `floor` and `ceiling` in grey, other methods in the colour of `index`."""
-    if method == "joint":
-        return "ceiling"
-    if method == "finetune" and memory_bytes == 0:
-        return "floor"
+def series_style(index: int) -> str:
+    """The class of a line in the colour of `index`; after all colours they come a second time."""
     return f"series-{index % COLOURS + 1}" + (" second" if index >= COLOURS else "")
 
 

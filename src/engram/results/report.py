@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
-from itertools import accumulate, groupby
+from itertools import accumulate, count
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,11 +15,13 @@ from engram.files import write_atomically
 from engram.results.comparison import (
     ComparisonRow,
     Estimate,
+    bound_of,
+    by_stream,
     comparison_table,
     method_title,
     starts_differ,
 )
-from engram.results.figures import MARKERS, Line, accuracy_chart, line_style, swatch
+from engram.results.figures import MARKERS, Line, accuracy_chart, series_style, swatch
 from engram.results.formats import ABSENT, format_bytes, format_count, format_seconds
 from engram.results.found import Findings, FoundRun, find_runs
 from engram.results.markup import figure, legend, page, paragraph, section, signed, table
@@ -77,13 +80,7 @@ def _comparison_parts(findings: Findings, folder: Path, against: str | None) -> 
     """The report of several runs: the table first, then curves, then run by run."""
     runs = findings.runs
     rows = comparison_table([run.summary for run in runs])
-    lines = _lines(rows)
-    groups = [
-        list(group)
-        for _, group in groupby(
-            range(len(rows)), key=lambda i: (rows[i].stream, rows[i].evaluate_on)
-        )
-    ]
+    groups = _shown_by_stream(rows)
     titles = [method_title(method) for method in dict.fromkeys(row.method for row in rows)]
     lead = (
         f"{len(runs)} runs of {len(titles)} {'method' if len(titles) == 1 else 'methods'} "
@@ -94,19 +91,47 @@ def _comparison_parts(findings: Findings, folder: Path, against: str | None) -> 
     return [
         f'<header>\n<p class="eyebrow">engram · comparison</p>\n<h1>{_title(rows)}</h1>\n'
         f"{paragraph(lead, 'lead')}\n</header>",
-        section("Comparison", _comparison(rows, lines, groups)),
-        *([] if against is None else [_gain_section(findings, rows, lines, groups, against)]),
-        section(
-            "Accuracy as classes arrive", *(_group_figure(rows, lines, group) for group in groups)
-        ),
-        section(
-            "Runs",
-            *(
-                _row_part(index, row, line.label, [runs[position] for position in row.runs], folder)
-                for index, (row, line) in enumerate(zip(rows, lines, strict=True))
-            ),
-        ),
+        section("Comparison", _comparison(groups)),
+        "" if against is None else _gain_section(groups, findings, against),
+        section("Accuracy as classes arrive", *map(_group_figure, groups)),
+        section("Runs", *(_row_part(shown, runs, folder) for group in groups for shown in group)),
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A row as the report shows it.
+
+    Attributes:
+        number: from 1; by it, tables lead to what there is to say of the row's runs.
+        setting: what tells the row from others of its stream, but for the class order.
+        line: its curve. The label tells the class order too, where it has to.
+    """
+
+    number: int
+    row: ComparisonRow
+    setting: str
+    line: Line
+
+
+def _shown_by_stream(rows: Sequence[ComparisonRow]) -> list[list[_Shown]]:
+    """The rows of each stream with their curves.
+
+    A label has the same colour wherever it appears.
+    """
+    colours: dict[str, int] = {}
+    numbers = count(1)
+    groups = []
+    for group in by_stream(rows):
+        shown = []
+        for row in group:
+            rivals = [other for other in group if other.method == row.method]
+            setting = label = _setting(row, rivals)
+            if len({other.orders for other in rivals}) > 1:
+                label += f" · order {_orders(row)}"
+            shown.append(_Shown(next(numbers), row, setting, _line(row, label, colours)))
+        groups.append(shown)
+    return groups
 
 
 def _title(rows: Sequence[ComparisonRow]) -> str:
@@ -117,72 +142,49 @@ def _title(rows: Sequence[ComparisonRow]) -> str:
     return escape(f"{subject} on {place}")
 
 
-def _labels(rows: Sequence[ComparisonRow], *, orders: bool = True) -> list[str]:
-    """The method, and what tells a row from others of the method on the same stream.
-
-    Args:
-        orders: tell class orders too.
-    """
-    labels = []
-    for row in rows:
-        rivals = [
-            other
-            for other in rows
-            if (other.method, other.stream, other.evaluate_on)
-            == (row.method, row.stream, row.evaluate_on)
-        ]
-        parts = [row.method]
-        if len({other.preset for other in rivals}) > 1:
-            parts.append(row.preset)
-        if len({other.budget for other in rivals}) > 1:
-            parts.append(row.budget)
-        if len({other.codec for other in rivals}) > 1:
-            parts.append(row.codec)
-        if len({other.changed for other in rivals}) > 1:
-            parts += row.differences
-        if starts_differ(rivals):
-            parts.append(f"from {row.start}")
-        if orders and len({other.orders for other in rivals}) > 1:
-            parts.append(f"order {_orders(row)}")
-        labels.append(" · ".join(parts))
-    return labels
+def _setting(row: ComparisonRow, rivals: Sequence[ComparisonRow]) -> str:
+    """The method, and what but for the class order tells a row from others of the method."""
+    parts = [row.method]
+    if len({other.preset for other in rivals}) > 1:
+        parts.append(row.preset)
+    if len({other.budget for other in rivals}) > 1:
+        parts.append(row.budget)
+    if len({other.codec for other in rivals}) > 1:
+        parts.append(row.codec)
+    if len({other.changed for other in rivals}) > 1:
+        parts += row.differences
+    if starts_differ(rivals):
+        parts.append(f"from {row.start}")
+    return " · ".join(parts)
 
 
 def _orders(row: ComparisonRow) -> str:
     return ", ".join(row.orders)
 
 
-def _lines(rows: Sequence[ComparisonRow]) -> list[Line]:
+def _line(row: ComparisonRow, label: str, colours: dict[str, int]) -> Line:
     """A row's curve: the mean over its seeds in a band from the lowest to the highest.
 
-    A label has the same colour wherever it appears.
+    Args:
+        colours: of labels; one that is new takes the next.
     """
-    labels = _labels(rows)
-    colours: dict[str, int] = {}
-    lines = []
-    for row, label in zip(rows, labels, strict=True):
-        style = line_style(row.method, row.memory_bytes, colours.setdefault(label, len(colours)))
-        if style in BOUNDS:
-            del colours[label]
-        several = len(row.accuracies) > 1
-        values = list(zip(*row.accuracies, strict=True))
-        lines.append(
-            Line(
-                label=label,
-                style=style,
-                marker=MARKERS[colours.get(label, 0) % len(MARKERS)],
-                x=list(accumulate(row.task_sizes)),
-                y=[statistics.fmean(task) for task in values],
-                low=[min(task) for task in values] if several else (),
-                high=[max(task) for task in values] if several else (),
-            )
-        )
-    return lines
+    bound = bound_of(row.method, row.memory_bytes)
+    colour = 0 if bound else colours.setdefault(label, len(colours))
+    several = len(row.accuracies) > 1
+    values = list(zip(*row.accuracies, strict=True))
+    return Line(
+        label=label,
+        style=bound or series_style(colour),
+        marker=MARKERS[colour % len(MARKERS)],
+        x=list(accumulate(row.task_sizes)),
+        y=[statistics.fmean(task) for task in values],
+        low=[min(task) for task in values] if several else (),
+        high=[max(task) for task in values] if several else (),
+    )
 
 
-def _comparison(
-    rows: Sequence[ComparisonRow], lines: Sequence[Line], groups: Sequence[Sequence[int]]
-) -> str:
+def _comparison(groups: Sequence[Sequence[_Shown]]) -> str:
+    rows = [shown.row for group in groups for shown in group]
     apart = starts_differ(rows)
     header = (
         "Method",
@@ -205,11 +207,9 @@ def _comparison(
     for group in groups:
         markup.append(
             f'<tr class="group"><th scope="colgroup" colspan="{len(header)}">'
-            f"{_place(rows[group[0]])}</th></tr>"
+            f"{_place(group[0].row)}</th></tr>"
         )
-        markup += [
-            _comparison_row(index, rows[index], lines[index], start=apart) for index in group
-        ]
+        markup += [_comparison_row(shown, start=apart) for shown in group]
     texts = range(4 if apart else 3)
     return table(header, markup, texts=texts, kind="spread" if spread else "")
 
@@ -218,7 +218,8 @@ def _place(row: ComparisonRow) -> str:
     return escape(f"{row.stream}, {EVALUATIONS.get(row.evaluate_on, row.evaluate_on)}")
 
 
-def _comparison_row(index: int, row: ComparisonRow, line: Line, *, start: bool) -> str:
+def _comparison_row(shown: _Shown, *, start: bool) -> str:
+    row = shown.row
     estimates = (
         row.average,
         row.average_without_first_task,
@@ -236,7 +237,7 @@ def _comparison_row(index: int, row: ComparisonRow, line: Line, *, start: bool) 
     ]
     seeds = f'{", ".join(map(str, row.seeds))} <span class="task">n = {len(row.seeds)}</span>'
     return (
-        f"<tr>{_heading(index, row, line)}"
+        f"<tr>{_heading(shown)}"
         + (f"<td>{escape(row.start)}</td>" if start else "")
         + f"<td>{escape(row.budget)}<small>{escape(row.codec)}</small></td>"
         f"<td>{seeds}<small>{escape(_orders(row))}</small></td>"
@@ -245,39 +246,32 @@ def _comparison_row(index: int, row: ComparisonRow, line: Line, *, start: bool) 
     )
 
 
-def _heading(index: int, row: ComparisonRow, line: Line) -> str:
+def _heading(shown: _Shown) -> str:
     """What a row of a table begins with."""
     return (
-        f'<th scope="row">{swatch(line)}<a href="#row-{index + 1}">{escape(row.method)}</a>'
-        f"<small>{escape(row.setting)}</small></th>"
+        f'<th scope="row">{swatch(shown.line)}'
+        f'<a href="#row-{shown.number}">{escape(shown.row.method)}</a>'
+        f"<small>{escape(shown.row.setting)}</small></th>"
     )
 
 
-def _gain_section(
-    findings: Findings,
-    rows: Sequence[ComparisonRow],
-    lines: Sequence[Line],
-    groups: Sequence[Sequence[int]],
-    against: str,
-) -> str:
+def _gain_section(groups: Sequence[Sequence[_Shown]], findings: Findings, against: str) -> str:
     """What other settings gain over one, on every stream that has it.
 
     Raises:
         UserError: no setting has such a label, or several on one stream.
     """
-    labels = _labels(rows, orders=False)
     parts = []
     for group in groups:
-        base = _fitting([labels[index] for index in group], against)
+        base = _fitting([shown.setting for shown in group], against)
         if base is not None:
             parts += [
-                f"<h3>{_place(rows[group[0]])}: over {escape(base)}</h3>",
-                _gain_table(findings, rows, lines, _settings(rows, labels, group), base),
+                f"<h3>{_place(group[0].row)}: over {escape(base)}</h3>",
+                _gain_table(group, findings, base),
             ]
     if not parts:
-        raise UserError(
-            f'No setting begins with "{against}". There are: {"; ".join(dict.fromkeys(labels))}.'
-        )
+        there = dict.fromkeys(shown.setting for group in groups for shown in group)
+        raise UserError(f'No setting begins with "{against}". There are: {"; ".join(there)}.')
     explained = (
         "Differences in points, over pairs of runs with the same seed and class order: their mean "
         "with its 95 % confidence interval by Student's t, bold where it excludes zero. One pair "
@@ -299,33 +293,21 @@ def _fitting(labels: Sequence[str], text: str) -> str | None:
     return text if text in fitting else next(iter(fitting), None)
 
 
-def _settings(
-    rows: Sequence[ComparisonRow], labels: Sequence[str], group: Sequence[int]
-) -> dict[str, list[int]]:
-    """The rows of each setting, which differ in class orders only, by its label."""
-    found: dict[str, list[int]] = {}
-    for index in group:
-        found.setdefault(labels[index], []).append(index)
-    return found
-
-
-def _gain_table(
-    findings: Findings,
-    rows: Sequence[ComparisonRow],
-    lines: Sequence[Line],
-    settings: Mapping[str, Sequence[int]],
-    base: str,
-) -> str:
+def _gain_table(group: Sequence[_Shown], findings: Findings, base: str) -> str:
     """A row for every setting that shares runs with the base."""
     summaries = [run.summary for run in findings.runs]
-    others = [rows[index] for index in settings[base]]
+    settings: dict[str, list[_Shown]] = {}
+    for shown in group:
+        settings.setdefault(shown.setting, []).append(shown)
+    others = [shown.row for shown in settings.pop(base)]
     markup = []
-    for label, indices in settings.items():
-        first = rows[indices[0]]
-        if label == base or first.start != others[0].start:
+    for alike in settings.values():
+        first = alike[0].row
+        if first.start != others[0].start:
             continue
+        rows = [shown.row for shown in alike]
         average, last = (
-            gains(summaries, [rows[index] for index in indices], others, measure)
+            gains(summaries, rows, others, measure)
             for measure in ("average_incremental_accuracy", "last_accuracy")
         )
         if not average:
@@ -333,7 +315,7 @@ def _gain_table(
         cells = [str(len(average)), _gain(average), _gain(last)]
         numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
         budget = f"<td>{escape(first.budget)}<small>{escape(first.codec)}</small></td>"
-        markup.append(f"<tr>{_heading(indices[0], first, lines[indices[0]])}{budget}{numbers}</tr>")
+        markup.append(f"<tr>{_heading(alike[0])}{budget}{numbers}</tr>")
     if not markup:
         return paragraph("No other setting has a seed and class order in common with it.")
     header = ("Method", "Memory budget", "Pairs", "Average incremental", "Last")
@@ -356,32 +338,29 @@ def _estimate(estimate: Estimate | None) -> str:
     )
 
 
-def _group_figure(
-    rows: Sequence[ComparisonRow], lines: Sequence[Line], group: Sequence[int]
-) -> str:
+def _group_figure(group: Sequence[_Shown]) -> str:
     """The curves on one stream."""
-    shown = [lines[index] for index in group]
-    orders = {rows[index].orders for index in group}
+    rows, lines = [shown.row for shown in group], [shown.line for shown in group]
+    orders = {row.orders for row in rows}
     remarks = [
-        "Bands go from the lowest to the highest seed." if any(line.low for line in shown) else "",
-        *(text for bound, text in BOUNDS.items() if any(line.style == bound for line in shown)),
+        "Bands go from the lowest to the highest seed." if any(line.low for line in lines) else "",
+        *(text for bound, text in BOUNDS.items() if any(line.style == bound for line in lines)),
         "The lines do not all share their class orders; see the table." if len(orders) > 1 else "",
         "Lines that start from different weights do not compare methods; see the table."
-        if starts_differ([rows[index] for index in group])
+        if starts_differ(rows)
         else "",
     ]
     caption = " ".join(filter(None, ["The key gives accuracy after the last task.", *remarks]))
-    return f"<h3>{_place(rows[group[0]])}</h3>\n" + figure(
-        accuracy_chart(shown, "Accuracy over all classes seen, by the number of classes seen"),
-        legend(shown),
+    return f"<h3>{_place(rows[0])}</h3>\n" + figure(
+        accuracy_chart(lines, "Accuracy over all classes seen, by the number of classes seen"),
+        legend(lines),
         caption,
     )
 
 
-def _row_part(
-    index: int, row: ComparisonRow, label: str, runs: Sequence[FoundRun], folder: Path
-) -> str:
+def _row_part(shown: _Shown, runs: Sequence[FoundRun], folder: Path) -> str:
     """What there is to say of each run of a row, folded away."""
+    row = shown.row
     setting = (
         f"Preset {row.setting}, from {row.start}; memory budget {row.budget}, codec "
         f"{row.codec}; decision rule {row.classifier}; class order {_orders(row)}."
@@ -391,11 +370,12 @@ def _row_part(
         f"{run.summary['average_incremental_accuracy']:.2f} % on average, "
         f"{run.summary['last_accuracy']:.2f} % at the end</summary>\n"
         f"{_source(run, folder)}\n{task_table(run)}\n{facts(run.summary)}</details>"
-        for run in runs
+        for run in (runs[position] for position in row.runs)
     ]
     return (
-        f'<article id="row-{index + 1}">\n<h3>{escape(label)} <span class="task">{_place(row)}'
-        f"</span></h3>\n{paragraph(setting)}\n{chr(10).join(details)}\n</article>"
+        f'<article id="row-{shown.number}">\n<h3>{escape(shown.line.label)} '
+        f'<span class="task">{_place(row)}</span></h3>\n'
+        f"{paragraph(setting)}\n{chr(10).join(details)}\n</article>"
     )
 
 

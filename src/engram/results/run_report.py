@@ -20,7 +20,7 @@ from engram.errors import UserError
 from engram.files import load_tensors
 from engram.memory import Budget, ExemplarMemory
 from engram.results import metrics
-from engram.results.comparison import changed_settings, in_words, method_title
+from engram.results.comparison import bound_of, changed_settings, in_words, method_title
 from engram.results.figures import (
     CONFUSION_STEPS,
     EVEN_STEPS,
@@ -30,7 +30,7 @@ from engram.results.figures import (
     confusion_picture,
     heat_scale,
     image_uri,
-    line_style,
+    series_style,
 )
 from engram.results.formats import ABSENT, format_bytes, format_count, format_seconds
 from engram.results.found import FoundRun, Summary
@@ -141,7 +141,7 @@ def _curve_section(summary: Summary) -> str:
     lines = [
         Line(
             label=f"{name} (the one that counts)" if name == counting else name,
-            style=line_style(summary["method"], summary["memory_bytes"], index),
+            style=bound_of(summary["method"], summary["memory_bytes"]) or series_style(index),
             marker=MARKERS[index % len(MARKERS)],
             x=list(accumulate(summary["task_sizes"])),
             y=curves[name]["accuracy_per_task"],
