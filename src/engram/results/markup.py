@@ -6,7 +6,7 @@ picture is markup that its maker has made safe.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -15,10 +15,13 @@ from engram.results.formats import ABSENT
 
 __all__ = [
     "MOST_CELLS_WITH_NUMBERS",
+    "detail_list",
     "figure",
     "heat_table",
     "legend",
+    "number_cells",
     "page",
+    "page_header",
     "paragraph",
     "percent",
     "section",
@@ -47,6 +50,14 @@ def page(title: str, kind: str, parts: Sequence[str]) -> str:
         f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n"
         f'<body>\n<main class="{kind}">\n'
         f"{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def page_header(kind: str, title: str, lead: str) -> str:
+    """What a report begins with: its kind, its title, and a text on what there is to see."""
+    return (
+        f'<header>\n<p class="eyebrow">engram · {kind}</p>\n<h1>{escape(title)}</h1>\n'
+        f"{paragraph(lead, 'lead')}\n</header>"
     )
 
 
@@ -80,9 +91,20 @@ def table(
     )
 
 
+def number_cells(cells: Iterable[str]) -> str:
+    """Cells of a table's row for numbers, which are markup."""
+    return "".join(f'<td class="number">{cell}</td>' for cell in cells)
+
+
 def _scroll(table: str) -> str:
     """A frame in which what is too wide for the screen moves alone, by touch or by keyboard."""
     return f'<div class="scroll" tabindex="0">{table}</div>'
+
+
+def detail_list(details: Iterable[tuple[str, str]]) -> str:
+    """Texts, each under its name, which is markup."""
+    items = "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in details)
+    return f'<dl class="details">{items}</dl>'
 
 
 def figure(picture: str, key: str, caption: str) -> str:

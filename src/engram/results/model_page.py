@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from engram.results.formats import ABSENT
-from engram.results.markup import page, paragraph, percent, section, signed, table
+from engram.results.markup import number_cells, page, paragraph, percent, section, signed, table
 from engram.results.outcomes import Change, Evaluation
 from engram.results.verdict import evaluation_verdict, forgetting_verdict
 
@@ -75,5 +75,4 @@ def evaluation_page(title: str, found: Evaluation) -> str:
 
 
 def _row(name: str, *cells: str) -> str:
-    numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
-    return f'<tr><th scope="row">{escape(name)}</th>{numbers}</tr>'
+    return f'<tr><th scope="row">{escape(name)}</th>{number_cells(cells)}</tr>'

@@ -24,9 +24,19 @@ from engram.results.comparison import (
 from engram.results.figures import MARKERS, Line, accuracy_chart, series_style, swatch
 from engram.results.formats import ABSENT, format_bytes, format_count, format_seconds
 from engram.results.found import Findings, FoundRun, find_runs
-from engram.results.markup import figure, legend, page, paragraph, section, signed, table
+from engram.results.markup import (
+    figure,
+    legend,
+    number_cells,
+    page,
+    page_header,
+    paragraph,
+    section,
+    signed,
+    table,
+)
 from engram.results.paired import Gain, gains
-from engram.results.run_report import facts, run_parts, task_table
+from engram.results.run_report import facts, run_parts, run_title, task_table
 
 __all__ = ["write_report"]
 
@@ -58,11 +68,10 @@ def write_report(folder: Path, against: str | None = None) -> Path:
         raise UserError(f"{folder} has one run, so that there is nothing to compare it with.")
     if len(findings.runs) == 1:
         [run] = findings.runs
-        title = f"{run.summary['method']} on {run.summary['stream']}"
-        kind, parts = "run", run_parts(run)
+        title, kind, parts = run_title(run.summary), "run", run_parts(run)
     else:
-        title = "Comparison"
-        kind, parts = "comparison", _comparison_parts(findings, folder.resolve(), against)
+        title, kind = "Comparison", "comparison"
+        parts = _comparison_parts(findings, folder.resolve(), against)
     content = page(f"{title} · engram", kind, [*parts, _left_out(findings.left_out)])
     path = folder / "report.html"
     write_atomically(path, content.encode("utf-8", "replace"))
@@ -89,8 +98,7 @@ def _comparison_parts(findings: Findings, folder: Path, against: str | None) -> 
         "Accuracies are in percent, over all classes seen, by the decision rule that counts."
     )
     return [
-        f'<header>\n<p class="eyebrow">engram · comparison</p>\n<h1>{_title(rows)}</h1>\n'
-        f"{paragraph(lead, 'lead')}\n</header>",
+        page_header("comparison", _title(rows), lead),
         section("Comparison", _comparison(groups)),
         "" if against is None else _gain_section(groups, findings, against),
         section("Accuracy as classes arrive", *map(_group_figure, groups)),
@@ -139,7 +147,7 @@ def _title(rows: Sequence[ComparisonRow]) -> str:
     streams = list(dict.fromkeys(row.stream for row in rows))
     subject = ", ".join(methods) if len(methods) <= 4 else f"{len(methods)} methods"
     place = streams[0] if len(streams) == 1 else f"{len(streams)} streams"
-    return escape(f"{subject} on {place}")
+    return f"{subject} on {place}"
 
 
 def _setting(row: ComparisonRow, rivals: Sequence[ComparisonRow]) -> str:
@@ -241,8 +249,7 @@ def _comparison_row(shown: _Shown, *, start: bool) -> str:
         + (f"<td>{escape(row.start)}</td>" if start else "")
         + f"<td>{escape(row.budget)}<small>{escape(row.codec)}</small></td>"
         f"<td>{seeds}<small>{escape(_orders(row))}</small></td>"
-        + "".join(f'<td class="number">{number}</td>' for number in numbers)
-        + "</tr>"
+        f"{number_cells(numbers)}</tr>"
     )
 
 
@@ -313,9 +320,8 @@ def _gain_table(group: Sequence[_Shown], findings: Findings, base: str) -> str:
         if not average:
             continue
         cells = [str(len(average)), _gain(average), _gain(last)]
-        numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
         budget = f"<td>{escape(first.budget)}<small>{escape(first.codec)}</small></td>"
-        markup.append(f"<tr>{_heading(alike[0])}{budget}{numbers}</tr>")
+        markup.append(f"<tr>{_heading(alike[0])}{budget}{number_cells(cells)}</tr>")
     if not markup:
         return paragraph("No other setting has a seed and class order in common with it.")
     header = ("Method", "Memory budget", "Pairs", "Average incremental", "Last")

@@ -36,9 +36,12 @@ from engram.results.formats import ABSENT, format_bytes, format_count, format_se
 from engram.results.found import FoundRun, Summary
 from engram.results.markup import (
     MOST_CELLS_WITH_NUMBERS,
+    detail_list,
     figure,
     heat_table,
     legend,
+    number_cells,
+    page_header,
     paragraph,
     percent,
     section,
@@ -47,7 +50,7 @@ from engram.results.markup import (
 )
 from engram.results.record import RunRecord
 
-__all__ = ["facts", "run_parts", "task_table"]
+__all__ = ["facts", "run_parts", "run_title", "task_table"]
 
 SHOWN_CLASSES, SHOWN_EXEMPLARS, SHOWN_PAIRS = 10, 10, 12
 
@@ -60,10 +63,8 @@ def run_parts(run: FoundRun) -> list[str]:
     """
     summary = run.summary
     confusion = _read_confusion(run)
-    title = f"{summary['method']} on {summary['stream']}"
     return [
-        f'<header>\n<p class="eyebrow">engram · one run</p>\n<h1>{escape(title)}</h1>\n'
-        f"{paragraph(_circumstances(summary), 'lead')}\n</header>",
+        page_header("one run", run_title(summary), _circumstances(summary)),
         _headline(summary),
         _curve_section(summary),
         section("Task by task", task_table(run)),
@@ -72,6 +73,11 @@ def run_parts(run: FoundRun) -> list[str]:
         _memory_section(run, confusion),
         section("Configuration and environment", facts(summary)),
     ]
+
+
+def run_title(summary: Summary) -> str:
+    """What the report of a run is called."""
+    return f"{summary['method']} on {summary['stream']}"
 
 
 def _circumstances(summary: Summary) -> str:
@@ -127,10 +133,7 @@ def _headline(summary: Summary) -> str:
         f"<small>{meaning}</small></dd></div>"
         for name, value, meaning in large
     )
-    details = "".join(
-        f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in small
-    )
-    return f'<dl class="figures">{figures}</dl>\n<dl class="details">{details}</dl>'
+    return f'<dl class="figures">{figures}</dl>\n{detail_list(small)}'
 
 
 def _curve_section(summary: Summary) -> str:
@@ -194,7 +197,7 @@ def task_table(run: FoundRun) -> str:
             _of_task(summary, "latency_ms", index, "{:.1f}".format),
             format_seconds(sum(seconds.values())) if seconds else ABSENT,
         ]
-        numbers = "".join(f'<td class="number">{escape(cell)}</td>' for cell in cells)
+        numbers = number_cells(map(escape, cells))
         rows.append(f'<tr><th scope="row" class="number">{index + 1}</th>{numbers}</tr>')
     header = (
         "Task",
@@ -330,19 +333,18 @@ def _confusion_section(summary: Summary, confusion: _Confusion | None) -> str:
 
 def _pair_table(confusion: _Confusion, sizes: Sequence[int]) -> str:
     """The largest shares off the diagonal."""
-    shares = confusion.shares()
+    names, counts, shares = confusion.names, confusion.counts, confusion.shares()
     np.fill_diagonal(shares, 0)
     worst = np.argsort(-shares, axis=None, kind="stable")[:SHOWN_PAIRS]
-    pairs = [divmod(int(position), len(shares)) for position in worst]
-    rows = [
-        f"<tr><td>{_class(confusion.names, sizes, true)}</td>"
-        f"<td>{_class(confusion.names, sizes, predicted)}</td>"
-        f'<td class="number">{shares[true, predicted]:.1f}</td>'
-        f'<td class="number">{confusion.counts[true, predicted]} of '
-        f"{confusion.counts[true].sum()}</td></tr>"
-        for true, predicted in pairs
-        if shares[true, predicted] > 0
-    ]
+    rows = []
+    for true, predicted in (divmod(int(position), len(shares)) for position in worst):
+        if shares[true, predicted] > 0:
+            share = f"{shares[true, predicted]:.1f}"
+            images = f"{counts[true, predicted]} of {counts[true].sum()}"
+            rows.append(
+                f"<tr><td>{_class(names, sizes, true)}</td>"
+                f"<td>{_class(names, sizes, predicted)}</td>{number_cells([share, images])}</tr>"
+            )
     if not rows:
         return paragraph("No image was taken for one of another class.")
     return table(
@@ -487,8 +489,7 @@ def _memory_table(summary: Summary, memory: ExemplarMemory) -> str:
         facts.append(("Peak signal-to-noise ratio of each class's best ten", f"{noise:.1f} dB"))
     if summary.get("exemplars_lost"):
         facts.append(("Damaged exemplars left out", str(summary["exemplars_lost"])))
-    items = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
-    return f'<dl class="details">{items}</dl>'
+    return detail_list(facts)
 
 
 def _class_table(memory: ExemplarMemory, names: Sequence[str], sizes: Sequence[int]) -> str:
@@ -496,7 +497,7 @@ def _class_table(memory: ExemplarMemory, names: Sequence[str], sizes: Sequence[i
     taken = memory.bytes_of_classes
     rows = [
         f"<tr><td>{_class(names, sizes, label)}</td>"
-        f'<td class="number">{count:,}</td><td class="number">{taken[label]:,}</td></tr>'
+        f"{number_cells([f'{count:,}', f'{taken[label]:,}'])}</tr>"
         for label, count in sorted(memory.counts.items())
     ]
     content = table(("Class", "Exemplars", "Bytes"), rows, texts=(0,), kind="pairs")
