@@ -25,7 +25,6 @@ from engram.seeding import generator
 
 __all__ = [
     "ICARL_RUN0",
-    "SEED1993",
     "ClassStream",
     "Evaluation",
     "Task",
@@ -58,15 +57,6 @@ ICARL_RUN0 = (
     17, 81, 41, 12, 37, 59, 25, 20, 80, 73, 1, 28, 6, 46, 62, 82, 53, 9, 31, 75,
     38, 63, 33, 74, 27, 22, 36, 3, 16, 21, 60, 19, 70, 90, 89, 43, 5, 42, 65, 76,
     40, 30, 23, 85, 2, 95, 56, 48, 71, 64, 98, 13, 99, 7, 34, 55, 54, 26, 35, 39,
-)
-# NumPy's RandomState(1993).permutation(100): the order of LUCIR, PyCIL and FACIL, which most papers
-# mean by "seed 1993".
-SEED1993 = (
-    68, 56, 78, 8, 23, 84, 90, 65, 74, 76, 40, 89, 3, 92, 55, 9, 26, 80, 43, 38,
-    58, 70, 77, 1, 85, 19, 17, 50, 28, 53, 13, 81, 45, 82, 6, 59, 83, 16, 15, 44,
-    91, 41, 72, 60, 79, 52, 20, 10, 31, 54, 37, 95, 14, 71, 96, 98, 97, 2, 64, 66,
-    42, 22, 35, 86, 24, 34, 87, 21, 99, 0, 88, 27, 18, 94, 11, 12, 47, 25, 30, 46,
-    62, 69, 36, 61, 7, 63, 75, 5, 32, 4, 51, 48, 73, 93, 39, 67, 29, 49, 57, 33,
 )
 # fmt: on
 
@@ -247,9 +237,9 @@ def class_order(name: str, classes: int) -> tuple[int, ...]:
     """Original labels in order of arrival.
 
     Args:
-        name: `icarl_run0` or `seed1993` (the two that the literature calls 1993; the former for
-            100 classes only), `seed<N>` for NumPy's RandomState(N).permutation, or `given` for the
-            data set's own order. `<label>:<numbers>` lists labels, as `resolved_order` writes.
+        name: `icarl_run0` (for 100 classes only) or `seed1993`, the two that the literature calls
+            1993; `seed<N>` for NumPy's RandomState(N).permutation, or `given` for the data set's
+            own order. `<label>:<numbers>` lists labels, as `resolved_order` writes.
 
     Raises:
         UserError: no order has that name, or it is one of another number of classes.
@@ -264,8 +254,6 @@ def class_order(name: str, classes: int) -> tuple[int, ...]:
                 f"Class order icarl_run0 is one of 100 classes; this data has {classes}."
             )
         return ICARL_RUN0
-    if name == "seed1993" and classes == len(SEED1993):
-        return SEED1993
     if match := re.fullmatch(r"seed(\d{1,9})", name):
         return tuple(np.random.RandomState(int(match[1])).permutation(classes).tolist())
     known = ["icarl_run0", "seed1993", "seed<number>", "given", *_papers_orders()]
