@@ -88,7 +88,8 @@ class BenchOptions(ExecutionOptions, Generic[S]):
     seed: tuple[int, ...] = (0,)
     """One or several; each is a run."""
     order: OptionalText = None
-    """Class order: icarl_run0, seed1993, seed<number>, given, or a file of labels. Default:
+    """Class order: icarl_run0, seed1993, seed<number>, given, a paper's (der_trial0, lae_order2,
+    lae_order3, podnet_order2, podnet_order3), or a file of labels. Default:
     seed<the run's seed>."""
     evaluate_on: Literal["validation", "test"] = "test"
     """Choose settings on validation (cut out of training); test is for published figures."""
