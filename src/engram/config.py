@@ -268,10 +268,7 @@ def converted(hint: Any, value: Any, where: str) -> Any:
 
 def leaves(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """The values of nested mappings by their own names, which are unique in a configuration."""
-    found: dict[str, Any] = {}
-    for key, value in mapping.items():
-        found |= leaves(value) if isinstance(value, Mapping) else {key: value}
-    return found
+    return dict(_leaves(mapping))
 
 
 def check_names(config: Any) -> None:
@@ -280,17 +277,17 @@ def check_names(config: Any) -> None:
     Raises:
         ValueError: two do, which is a mistake of whoever wrote the dataclass.
     """
-    names = list(_names(as_mapping(config)))
+    names = [name for name, _ in _leaves(as_mapping(config))]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"A configuration has two settings called {twice[0]}.")
 
 
-def _names(mapping: Mapping[str, Any]) -> Iterator[str]:
+def _leaves(mapping: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in mapping.items():
         if isinstance(value, Mapping):
-            yield from _names(value)
+            yield from _leaves(value)
         else:
-            yield key
+            yield key, value
 
 
 def setting(name: str, value: Any) -> str:
