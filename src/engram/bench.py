@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engram.config import as_mapping, read_yaml
-from engram.data.codecs import create_codec
 from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, Task, create_stream
 from engram.engine.cost import latency, multiply_adds
 from engram.engine.device import resolve_device
 from engram.engine.fit import SNAPSHOT_EVERY, EpochReport
 from engram.errors import UserError
-from engram.memory import PROBED, Budget, ExemplarMemory
+from engram.memory import PROBED, ExemplarMemory
 from engram.models.normalise import mean_image
 from engram.results import metrics
 from engram.results.record import RunRecord
@@ -61,7 +60,8 @@ def check(config: RunConfig, out: Path) -> None:
     """
     record = RunRecord(out / folder_name(config))
     if record.finished(config) is None:
-        _learner(config, _stream(config), Execution())
+        stream = _stream(config)
+        _check_budget(_learner(config, stream, Execution()), stream)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +103,6 @@ def run(
         return record.folder, finished
     execution = execution or Execution()
     stream = _stream(config)
-    work = _Work.of(stream, config)
 
     def on_epoch(report: EpochReport) -> None:
         record.add_epoch(asdict(report))
@@ -111,6 +110,8 @@ def run(
 
     snapshots = record.folder / "snapshots"
     learner = _learner(config, stream, execution, snapshots, on_epoch)
+    _check_budget(learner, stream)
+    work = _Work.of(stream, learner.memory)
     with record.open(config):
         _restore_newest(learner, record, stream.class_names, execution)
         progress.begin(record.folder.name, len(stream), work.share(learner.tasks, 0))
@@ -158,22 +159,13 @@ def restored(
 
 
 def _stream(config: RunConfig) -> ClassStream:
-    """The run's stream; the budget must hold an exemplar of each of its classes."""
-    stream = create_stream(
+    return create_stream(
         config.stream,
         order=config.order,
         evaluate_on=config.evaluate_on,
         image_size=config.image_size,
         images_per_class=config.images_per_class,
     )
-    _memory(config, stream).check(len(stream.class_names), stream.examples(PROBED))
-    return stream
-
-
-def _memory(config: RunConfig, stream: ClassStream) -> ExemplarMemory:
-    """A memory like the run's, to ask what it would hold."""
-    codec = create_codec(config.codec, stream.image_size)
-    return ExemplarMemory(Budget.parse(config.budget), codec)
 
 
 def _learner(
@@ -202,6 +194,15 @@ def _learner(
         snapshot_every=execution.snapshot_every,
         on_epoch=on_epoch,
     )
+
+
+def _check_budget(learner: TaskLearner, stream: ClassStream) -> None:
+    """Refuse a budget that cannot hold an exemplar of each of the stream's classes.
+
+    Raises:
+        UserError: it is such a one.
+    """
+    learner.memory.check(len(stream.class_names), stream.examples(PROBED))
 
 
 def _restore_newest(
@@ -243,12 +244,11 @@ class _Work:
     images: tuple[int, ...]
 
     @classmethod
-    def of(cls, stream: ClassStream, config: RunConfig) -> _Work:
-        """New images, and as many old ones as the memory holds."""
+    def of(cls, stream: ClassStream, memory: ExemplarMemory) -> _Work:
+        """New images, and as many old ones as the memory, empty yet, will hold."""
         new = stream.images_per_task()
         old = itertools.accumulate([0, *new[:-1]])
-        examples = stream.examples(PROBED)
-        room = _memory(config, stream).capacity(len(stream.class_names), examples)
+        room = memory.capacity(len(stream.class_names), stream.examples(PROBED))
         kept = [int(min(seen, room)) for seen in old]
         return cls(tuple(a + b for a, b in zip(new, kept, strict=True)))
 
