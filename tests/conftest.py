@@ -16,7 +16,7 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
-from engram.bench import Silent
+from engram.bench import Progress
 from engram.cli import main
 from engram.data.benchmarks import load_dataset
 from engram.data.images import ImageSet
@@ -74,7 +74,7 @@ class InterruptionError(Exception):
     """Stands for a kill in the middle of a run."""
 
 
-class StopAfter(Silent):
+class StopAfter(Progress):
     """Ends the run after a number of epochs and tasks, counted together."""
 
     def __init__(self, events: int) -> None:
@@ -92,7 +92,7 @@ class StopAfter(Silent):
             raise InterruptionError
 
 
-class StopAtTask(Silent):
+class StopAtTask(Progress):
     """Ends the run when the first task has been learnt."""
 
     def task(self, index: int, results: Mapping[str, Any], share: float) -> None:
@@ -120,8 +120,8 @@ def engram(
 
 
 @pytest.fixture
-def silent() -> Silent:
-    return Silent()
+def silent() -> Progress:
+    return Progress()
 
 
 def tiny(method: str, stream: str = "digits/3,2", updates: int = 8, **options: Any) -> RunConfig:

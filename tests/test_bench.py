@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from conftest import InterruptionError, StopAfter, StopAtTask, learner_of, same, saved_state, tiny
-from engram.bench import Execution, Silent, restored, run
+from engram.bench import Execution, Progress, restored, run
 from engram.data.encoded import EncodedImages
 from engram.data.images import Images
 from engram.data.stream import create_stream
@@ -30,7 +30,7 @@ def tasks_of(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("evaluate_on", ["validation", "test"])
 def test_a_run_is_evaluated_on_what_it_says(
-    evaluate_on: Any, tmp_path: Path, silent: Silent
+    evaluate_on: Any, tmp_path: Path, silent: Progress
 ) -> None:
     config = tiny("ranpac", evaluate_on=evaluate_on)
     folder, _ = run(config, tmp_path, silent)
@@ -40,7 +40,7 @@ def test_a_run_is_evaluated_on_what_it_says(
         assert [sum(row) for row in results["confusion"]] == images
 
 
-def test_what_is_validated_on_is_not_trained_on(tmp_path: Path, silent: Silent) -> None:
+def test_what_is_validated_on_is_not_trained_on(tmp_path: Path, silent: Progress) -> None:
     images = {}
     for evaluate_on in ("validation", "test"):
         config = tiny("ranpac", evaluate_on=evaluate_on)
@@ -59,7 +59,7 @@ def test_what_is_validated_on_is_not_trained_on(tmp_path: Path, silent: Silent) 
     [({}, True), ({"seed": 1}, False), ({"order": "seed3"}, False), ({"precision": "bf16"}, False)],
 )
 def test_what_is_learnt_depends_on_the_configuration(
-    other: dict[str, Any], alike: bool, tmp_path: Path, silent: Silent
+    other: dict[str, Any], alike: bool, tmp_path: Path, silent: Progress
 ) -> None:
     config = tiny("finetune", order="given")
     one, _ = run(config, tmp_path / "one", silent)
@@ -69,7 +69,7 @@ def test_what_is_learnt_depends_on_the_configuration(
 
 @pytest.mark.parametrize("through", [False, True])
 def test_images_are_classified_as_they_are_or_as_the_codec_gives_them_back(
-    through: bool, tmp_path: Path, silent: Silent
+    through: bool, tmp_path: Path, silent: Progress
 ) -> None:
     config = replace(tiny("icarl"), codec="jpeg:10", infer_through_codec=through)
     folder, _ = run(config, tmp_path, silent)
@@ -85,7 +85,7 @@ def test_images_are_classified_as_they_are_or_as_the_codec_gives_them_back(
 
 
 def test_photographs_are_brought_to_the_size_that_is_asked_for(
-    tmp_path: Path, silent: Silent
+    tmp_path: Path, silent: Progress
 ) -> None:
     for split in ("train", "test"):
         for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
@@ -100,7 +100,7 @@ def test_photographs_are_brought_to_the_size_that_is_asked_for(
 
 @pytest.mark.parametrize("images_per_class", [5, 9])
 def test_no_more_images_of_a_class_are_used_than_is_asked_for(
-    images_per_class: int, tmp_path: Path, silent: Silent
+    images_per_class: int, tmp_path: Path, silent: Progress
 ) -> None:
     """All are in one batch, so that an update sees each once."""
     config = tiny("finetune", updates=4, images_per_class=images_per_class)
@@ -111,14 +111,14 @@ def test_no_more_images_of_a_class_are_used_than_is_asked_for(
 
 @pytest.mark.parametrize(("budget", "exemplars"), [("20", 20), ("3/class", 15), ("1921B", 10)])
 def test_the_memory_holds_what_the_budget_says(
-    budget: str, exemplars: int, tmp_path: Path, silent: Silent
+    budget: str, exemplars: int, tmp_path: Path, silent: Progress
 ) -> None:
     """An image takes 192 bytes."""
     _, summary = run(tiny("icarl", budget=budget), tmp_path, silent)
     assert summary["exemplars"] == exemplars
 
 
-def test_exemplars_are_stored_by_the_codec_that_is_named(tmp_path: Path, silent: Silent) -> None:
+def test_exemplars_are_stored_by_the_codec_that_is_named(tmp_path: Path, silent: Progress) -> None:
     config = replace(tiny("icarl", budget="20"), codec="float16")
     folder, _ = run(config, tmp_path, silent)
     tensors, table = load_tensors(folder / "model/task-01/memory.safetensors")
@@ -128,7 +128,7 @@ def test_exemplars_are_stored_by_the_codec_that_is_named(tmp_path: Path, silent:
 
 @pytest.mark.parametrize("batchwise", [False, True])
 def test_exemplars_stay_encoded_where_memory_is_short(
-    batchwise: bool, tmp_path: Path, silent: Silent, monkeypatch: pytest.MonkeyPatch
+    batchwise: bool, tmp_path: Path, silent: Progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained_on: list[Images] = []
     images = ExemplarMemory.images

@@ -21,7 +21,7 @@ from conftest import (
     saved_state,
     tiny,
 )
-from engram.bench import Execution, Silent, run
+from engram.bench import Execution, Progress, run
 from engram.data.images import ImageSet
 from engram.data.stream import ClassStream, Task, create_stream
 from engram.errors import UserError
@@ -117,7 +117,7 @@ def test_a_saved_learner_gives_the_same_scores(method: str, tmp_path: Path) -> N
 
 
 def test_an_interrupted_run_continues_bit_for_bit(
-    method: str, tmp_path: Path, silent: Silent
+    method: str, tmp_path: Path, silent: Progress
 ) -> None:
     config = tiny(method, "digits/3,2", updates=8)
     whole, expected = run(config, tmp_path / "whole", silent)
@@ -135,7 +135,7 @@ def test_an_interrupted_run_continues_bit_for_bit(
 
 
 def test_exemplars_decoded_batch_by_batch_give_the_same_bits(
-    method: str, tmp_path: Path, silent: Silent
+    method: str, tmp_path: Path, silent: Progress
 ) -> None:
     for codec in ("resize:6",) if method in VARIANTS else ("jpeg:60", "klt:16", "resize:6"):
         config = replace(tiny(method), codec=codec)
@@ -146,7 +146,7 @@ def test_exemplars_decoded_batch_by_batch_give_the_same_bits(
 
 
 def test_a_run_goes_on_without_a_damaged_exemplar_or_stops(
-    method: str, tmp_path: Path, silent: Silent
+    method: str, tmp_path: Path, silent: Progress
 ) -> None:
     config = replace(tiny(method), codec="webp-lossless")
     config = config if method == "joint" else replace(config, budget="30")
@@ -281,11 +281,11 @@ def test_a_class_of_a_single_image(method: str) -> None:
 def floor(tmp_path_factory: pytest.TempPathFactory) -> float:
     """Average incremental accuracy of finetune."""
     config = tiny("finetune", "digits/b0-inc2", 40)
-    _, summary = run(config, tmp_path_factory.mktemp("floor"), Silent())
+    _, summary = run(config, tmp_path_factory.mktemp("floor"), Progress())
     return float(summary["average_incremental_accuracy"])
 
 
-def test_it_beats_finetune(method: str, tmp_path: Path, silent: Silent, floor: float) -> None:
+def test_it_beats_finetune(method: str, tmp_path: Path, silent: Progress, floor: float) -> None:
     """Finetune itself beats nothing: it stands at its floor, the last task's share. And two
     thousand parameters are too few to promise anything, forty updates too few for a transformer
     with random weights."""

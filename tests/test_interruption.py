@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from conftest import InterruptionError, same, saved_state, tiny
-from engram.bench import Execution, Silent, run
+from engram.bench import Execution, Progress, run
 
 TESTS = str(Path(__file__).parent)
 
@@ -26,11 +26,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from conftest import tiny
-from engram.bench import Execution, run, Silent
+from engram.bench import Execution, run, Progress
 
 config = tiny("icarl", "digits/3,3,4", updates=100, precision="auto")
 config = replace(config, settings=replace(config.settings, backbone="resnet32"))
-run(config, Path(sys.argv[1]), Silent(), Execution(snapshot_every=0.5))
+run(config, Path(sys.argv[1]), Progress(), Execution(snapshot_every=0.5))
 """
 """With snapshots so often that most kills come between two of the same stage."""
 
@@ -52,7 +52,7 @@ class FailsOnce:
 
 @pytest.mark.parametrize("call", ["fsync", "rename", "replace", "rmdir", "unlink"])
 def test_an_end_at_any_write_loses_nothing(
-    call: str, tmp_path: Path, silent: Silent, monkeypatch: pytest.MonkeyPatch
+    call: str, tmp_path: Path, silent: Progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny("icarl", "digits/2,2", updates=4)
     whole, expected = run(config, tmp_path / "whole", silent)

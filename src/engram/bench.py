@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from engram.config import as_mapping, read_yaml
 from engram.data.images import ImageSet
@@ -24,25 +24,15 @@ from engram.results.record import RunRecord
 from engram.runs import RunConfig, folder_name, recorded
 from engram.task_learner import TaskEffort, TaskLearner
 
-__all__ = ["Execution", "Progress", "Silent", "check", "restored", "run"]
+__all__ = ["Execution", "Progress", "check", "restored", "run"]
 
 SHOWN_ORIGINALS = 10
 """The best exemplars of a new class, by which its codec is judged, and whose originals are recorded
 to be looked at beside them."""
 
 
-class Progress(Protocol):
-    """Hears how a run goes on; `share` is the part of the run's work that is done."""
-
-    def begin(self, name: str, tasks: int, share: float) -> None: ...
-
-    def epoch(self, report: EpochReport, share: float) -> None: ...
-
-    def task(self, index: int, results: Mapping[str, Any], share: float) -> None: ...
-
-
-class Silent:
-    """Hears a run and says nothing."""
+class Progress:
+    """Hears how a run goes on, and says nothing; `share` is the part of its work that is done."""
 
     def begin(self, name: str, tasks: int, share: float) -> None: ...
 
@@ -96,7 +86,7 @@ def run(
         OccupiedError: another process is at work in the folder.
         UserError: what `check` raises, and then nothing is written; or training diverges.
     """
-    progress = progress or Silent()
+    progress = progress or Progress()
     record = RunRecord(out / folder_name(config))
     if finished := record.finished(config):
         progress.begin(record.folder.name, len(finished["task_sizes"]), 1)

@@ -27,6 +27,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from engram import bench
 from engram.config import load_preset, presets_of
 from engram.data.codecs import create_codec
 from engram.engine.device import resolve_device, resolve_precision
@@ -95,7 +96,7 @@ def plain_console() -> Console:
     return Console(markup=False, emoji=False, highlight=False)
 
 
-class RunProgress:
+class RunProgress(bench.Progress):
     """One line of progress with the time left for all runs; a line of results for every task.
 
     Args:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conftest import tiny
-from engram.bench import Silent, run
+from engram.bench import Progress, run
 from engram.data.augment import Augmentation
 from engram.data.images import ImageSet
 from engram.data.stream import Task, create_stream
@@ -262,7 +262,7 @@ def test_a_class_without_exemplars_is_never_the_nearest() -> None:
     assert scores[:, 1:].isneginf().all()
 
 
-def test_no_memory_needs_the_network_as_classifier(silent: Silent, tmp_path: Any) -> None:
+def test_no_memory_needs_the_network_as_classifier(silent: Progress, tmp_path: Any) -> None:
     with pytest.raises(UserError, match="--classifier network"):
         method().check(Budget.parse("0"))
     config = tiny("icarl", budget="0")
@@ -273,7 +273,7 @@ def test_no_memory_needs_the_network_as_classifier(silent: Silent, tmp_path: Any
 
 
 @pytest.mark.parametrize("input_mean", ["dataset", "first-task"])
-def test_what_is_subtracted_from_images(input_mean: str, silent: Silent, tmp_path: Path) -> None:
+def test_what_is_subtracted_from_images(input_mean: str, silent: Progress, tmp_path: Path) -> None:
     """The mean of all training images, as in the paper, or of those that have been seen."""
     config = tiny("icarl", input_mean=input_mean)
     folder, _ = run(config, tmp_path, silent)
@@ -289,7 +289,7 @@ def test_what_is_subtracted_from_images(input_mean: str, silent: Silent, tmp_pat
 
 
 @pytest.mark.parametrize("distillation", ["sigmoid", "softmax", "none"])
-def test_every_distillation_learns(distillation: str, silent: Silent, tmp_path: Any) -> None:
+def test_every_distillation_learns(distillation: str, silent: Progress, tmp_path: Any) -> None:
     config = tiny("icarl", "digits/3,3", updates=40)
     schedule = config.settings.schedule
     if distillation == "softmax":

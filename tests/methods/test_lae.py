@@ -18,7 +18,7 @@ from torch import Tensor
 
 from conftest import tiny
 from engram import bench
-from engram.bench import Silent
+from engram.bench import Progress
 from engram.config import Schedule, from_mapping, load_preset
 from engram.data.batches import Step
 from engram.data.stream import ClassStream, Task, create_stream
@@ -303,7 +303,7 @@ def test_bad_settings_are_refused(knobs: dict[str, Any], message: str) -> None:
 
 
 def test_a_result_names_what_it_stands_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: Silent
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: Progress
 ) -> None:
     monkeypatch.setenv("ENGRAM_DATA", str(tmp_path))
     name = "vit_micro_patch2_8.of_a_test"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import tiny
-from engram.bench import Silent, run
+from engram.bench import Progress, run
 from engram.results.metrics import (
     accuracy_per_task,
     accuracy_row,
@@ -56,7 +56,7 @@ def test_one_task_has_neither() -> None:
     assert average([]) is None
 
 
-def test_the_average_includes_the_first_task(tmp_path: Path, silent: Silent) -> None:
+def test_the_average_includes_the_first_task(tmp_path: Path, silent: Progress) -> None:
     _, summary = run(tiny("finetune", "digits/2,2,2"), tmp_path, silent)
     first, *rest = summary["accuracy_per_task"]
     whole = (first + sum(rest)) / 3

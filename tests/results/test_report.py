@@ -16,7 +16,7 @@ from summaries import CONFIG, make_summary, write_run
 
 from conftest import tiny
 from engram import bench
-from engram.bench import Silent
+from engram.bench import Progress
 from engram.console import print_comparison
 from engram.data.codecs import create_codec
 from engram.errors import UserError
@@ -394,7 +394,7 @@ def test_a_damaged_confusion_table_is_named(tmp_path: Path, table: str) -> None:
 
 
 def test_exemplars_of_the_last_task_stand_beside_their_originals(
-    tmp_path: Path, silent: Silent
+    tmp_path: Path, silent: Progress
 ) -> None:
     config = replace(tiny("icarl", "digits/2,2", budget="12", order="given"), codec="jpeg:30")
     folder, summary = bench.run(config, tmp_path, silent)
@@ -412,7 +412,7 @@ def test_exemplars_of_the_last_task_stand_beside_their_originals(
 
 
 def test_of_many_classes_half_of_those_shown_have_their_originals_beside(
-    tmp_path: Path, silent: Silent, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, silent: Progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_report, "SHOWN_CLASSES", 4)
     config = replace(tiny("icarl", "digits/4,4", budget="24", order="given"), codec="jpeg:30")
@@ -425,7 +425,7 @@ def test_of_many_classes_half_of_those_shown_have_their_originals_beside(
         assert f"{count:,}" in page.texts
 
 
-def test_what_a_method_tells_of_its_tasks_has_columns(tmp_path: Path, silent: Silent) -> None:
+def test_what_a_method_tells_of_its_tasks_has_columns(tmp_path: Path, silent: Progress) -> None:
     """So that it shows in which tasks only the classifier of a bounded network has learnt."""
     config = tiny("der, bounded to one extractor")
     with pytest.warns(UserWarning, match="To go on growing, begin anew with more"):
