@@ -30,6 +30,16 @@ NUMBERS_OR_NONE = (
     "backward_transfer",
     "memory_budget_bytes",
 )
+KINDS: Mapping[str, Any] = {
+    **dict.fromkeys(TEXTS, str),
+    **dict.fromkeys(NUMBERS, int | float),
+    **dict.fromkeys(NUMBERS_OR_NONE, int | float | None),
+    "seed": int,
+    **dict.fromkeys(("config", "environment", "accuracy_by_classifier", "seconds"), dict),
+    "config.settings": dict,
+    "seconds.total": int | float,
+}
+"""What a summary has to hold; after a point, the key within the mapping before it."""
 OF_TASKS_OR_ABSENT = ("multiply_adds", "latency_ms")
 
 
@@ -142,23 +152,10 @@ def _read_summary(path: Path) -> Summary | None:
 
 def _check(path: Path, summary: Mapping[str, Any]) -> None:
     """Refuse a summary that lacks what a report shows."""
-    kinds: dict[str, tuple[type, ...]] = {
-        **dict.fromkeys(TEXTS, (str,)),
-        **dict.fromkeys(NUMBERS, (int, float)),
-        **dict.fromkeys(NUMBERS_OR_NONE, (int, float, type(None))),
-        "seed": (int,),
-        "config": (dict,),
-        "environment": (dict,),
-        "accuracy_by_classifier": (dict,),
-        "seconds": (dict,),
-    }
-    for key, kind in kinds.items():
-        if not isinstance(summary.get(key, ...), kind):
+    for key, kind in KINDS.items():
+        within, _, name = key.rpartition(".")
+        if not isinstance((summary[within] if within else summary).get(name, ...), kind):
             raise _damaged(path, f"{key} is missing or of another type")
-    if not isinstance(summary["config"].get("settings"), dict):
-        raise _damaged(path, "config.settings is missing or of another type")
-    if not isinstance(summary["seconds"].get("total"), (int, float)):
-        raise _damaged(path, "seconds.total is missing or of another type")
     tasks = len(summary["task_sizes"]) if isinstance(summary.get("task_sizes"), list) else 0
     if not _numbers(summary.get("task_sizes"), tasks) or tasks == 0:
         raise _damaged(path, "task_sizes is not a list of numbers")
