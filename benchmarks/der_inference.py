@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from engram import models
 from engram.engine.cost import latency, multiply_adds
-from engram.engine.device import move, resolve_device
+from engram.engine.device import compute_exactly, move, resolve_device
 from engram.models.masks import Allowance, ChannelMasks, Floor, shrunk
 from engram.models.resnet import ResNet
 from engram.results.record import environment
@@ -106,6 +106,7 @@ def main() -> None:
     options = parser.parse_args()
     images = torch.randn(options.batch, 3, 32, 32, generator=generator(0))
     device = resolve_device("auto")
+    compute_exactly(device)
     images = images.to(device, memory_format=torch.channels_last)
     rows = [
         row

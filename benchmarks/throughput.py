@@ -32,7 +32,7 @@ from engram.config import Schedule
 from engram.data.augment import Augmentation
 from engram.data.batches import AugmentedImages
 from engram.data.images import ImageSet
-from engram.engine.device import move, resolve_device, resolve_precision
+from engram.engine.device import compute_exactly, move, resolve_device, resolve_precision
 from engram.engine.fit import Trainer
 from engram.models.network import Network
 from engram.models.normalise import Normalise, mean_image
@@ -163,6 +163,7 @@ def main() -> None:
     add_option(parser)
     options = parser.parse_args()
     device = resolve_device("auto")
+    compute_exactly(device)
     precision = resolve_precision("auto", device)
     data = images(options.batches)
     loops = {

@@ -25,7 +25,7 @@ from engram.config import Schedule
 from engram.data.augment import Augmentation
 from engram.data.batches import AugmentedImages, Step
 from engram.data.images import ImageSet
-from engram.engine.device import resolve_device, resolve_precision
+from engram.engine.device import compute_exactly, resolve_device, resolve_precision
 from engram.engine.fit import Trainer
 from engram.models.adapters import ModuleConfig, attach
 from engram.models.pretrained import BackboneConfig, load_backbone
@@ -152,6 +152,7 @@ def main() -> None:
     add_option(parser)
     options = parser.parse_args()
     device = resolve_device(options.device)
+    compute_exactly(device)
     precision = resolve_precision("auto", device)
     count = options.steps * options.batch
     pixels = torch.randint(256, (count, 32, 32, 3), generator=generator(2), dtype=torch.uint8)

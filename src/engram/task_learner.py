@@ -19,7 +19,7 @@ from engram.data.batches import apply
 from engram.data.codecs import create_codec
 from engram.data.images import ImageSet
 from engram.data.stream import Task
-from engram.engine.device import move, resolve_device, resolve_precision
+from engram.engine.device import compute_exactly, move, resolve_device, resolve_precision
 from engram.engine.fit import SNAPSHOT_EVERY, Effort, EpochReport, Trainer
 from engram.errors import UserError
 from engram.files import load_tensors, save_tensors, write_atomically
@@ -103,6 +103,7 @@ class TaskLearner:
         self.infer_through_codec = infer_through_codec
         self.task_sizes: list[int] = []
         place = resolve_device(device)
+        compute_exactly(place)
         self.method = kind(self.config, image_size, seed)
         self.method.check(self.memory.budget)
         self.method.eval().to(place)

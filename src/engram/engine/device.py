@@ -12,15 +12,11 @@ from torch import nn
 from engram.config import Precision
 from engram.errors import UserError
 
-__all__ = ["move", "resolve_device", "resolve_precision"]
+__all__ = ["compute_exactly", "move", "resolve_device", "resolve_precision"]
 
 
 def resolve_device(name: str) -> torch.device:
     """The device called `name`; `auto` takes a GPU where there is one.
-
-    On CUDA, float32 is made to mean float32 (no TF32) and convolutions deterministic: ranks of
-    exemplars hang on near ties, and a resumed run has to give the same bits. The gradient of
-    attention is not deterministic there: transformers that are resumed end near these bits only.
 
     Raises:
         UserError: torch knows no such device, or it is not there.
@@ -34,14 +30,24 @@ def resolve_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f'Device "{name}" is not available: {reason} Use auto or cpu.') from error
-    if device.type == "cuda":
-        torch.backends.cudnn.deterministic = True
-        with warnings.catch_warnings():
-            # The names that torch has for it since 2.9 are unknown to the versions before.
-            warnings.simplefilter("ignore")
-            torch.backends.cuda.matmul.allow_tf32 = False
-            torch.backends.cudnn.allow_tf32 = False
     return device
+
+
+def compute_exactly(device: torch.device) -> None:
+    """See to it that a device gives the same bits again, from now on and in the whole process.
+
+    On CUDA, float32 is made to mean float32 (no TF32) and convolutions deterministic: ranks of
+    exemplars hang on near ties, and a resumed run has to give the same bits. The gradient of
+    attention is not deterministic there: transformers that are resumed end near these bits only.
+    """
+    if device.type != "cuda":
+        return
+    torch.backends.cudnn.deterministic = True
+    with warnings.catch_warnings():
+        # The names that torch has for it since 2.9 are unknown to the versions before.
+        warnings.simplefilter("ignore")
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
 
 
 def move(module: nn.Module, device: torch.device) -> None:
