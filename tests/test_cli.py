@@ -17,7 +17,7 @@ import pytest
 from filelock import FileLock
 
 from conftest import Command
-from engram import console
+from engram import console, doctor
 from engram.bench import Execution
 from engram.cli import COMMANDS, main
 from engram.config import as_mapping
@@ -489,17 +489,14 @@ def test_the_doctor_knows_what_can_be_installed_beside() -> None:
         for name, requirements in project["optional-dependencies"].items()
         if name != "dev"
     }
-    assert extras == console.EXTRAS
+    assert extras == doctor.EXTRAS
 
 
-def test_the_doctor_names_what_is_missing(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(console.EXTRAS, "serve", ("rich", "no-such-package"))
+def test_the_doctor_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(doctor.EXTRAS, "serve", ("rich", "no-such-package"))
     monkeypatch.setattr(sys, "executable", "bin/python")
-    console.print_diagnosis()
-    found = " ".join(capsys.readouterr().out.split())
-    assert "no-such-package missing: bin/python -m pip install 'engram[serve]'" in found
+    found = doctor.diagnosis()["extra serve"]
+    assert found == "no-such-package missing: bin/python -m pip install 'engram[serve]'"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="quotes are those of POSIX")
@@ -515,15 +512,12 @@ def test_what_is_missing_is_installed_beside_the_engram_that_runs(
     assert text == f"engram: engram serve needs uvicorn. Install it: {install}.\n"
 
 
-def test_the_doctor_names_what_a_codec_lacks(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_doctor_names_what_a_codec_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: str, size: tuple[int, int]) -> None:
         raise UserError(f"{name} needs a plugin.")
 
-    monkeypatch.setattr(console, "create_codec", refuse)
-    console.print_diagnosis()
-    assert "jxl:80 needs a plugin." in " ".join(capsys.readouterr().out.split())
+    monkeypatch.setattr(doctor, "create_codec", refuse)
+    assert doctor.diagnosis()["codec jxl"] == "jxl:80 needs a plugin."
 
 
 def test_names_that_look_like_markup_are_shown_as_they_are(

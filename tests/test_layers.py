@@ -47,6 +47,7 @@ LAYERS: dict[str, int] = {
     "results.report": 3,
     "results.run_report": 3,
     "runs": 3,
+    "doctor": 4,
     "results.summary": 4,
     "task_learner": 4,
     "holdout": 4,

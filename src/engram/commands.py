@@ -20,9 +20,10 @@ from engram.console import (
     OptionalText,
     RunProgress,
     print_comparison,
-    print_diagnosis,
+    print_facts,
     print_methods,
 )
+from engram.doctor import diagnosis
 from engram.errors import UserError
 from engram.files import write_atomically
 from engram.methods import METHODS, method_class
@@ -328,4 +329,4 @@ class DoctorOptions:
 def doctor(words: Sequence[str]) -> None:
     """What a result here depends on, and what is missing."""
     tyro.cli(DoctorOptions, args=words, prog="engram doctor")
-    print_diagnosis()
+    print_facts(diagnosis())

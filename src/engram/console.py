@@ -1,20 +1,15 @@
-"""What the command line shows: progress, tables, and a diagnosis of the installation."""
+"""What the command line shows, progress and tables; and types of its options."""
 
 from __future__ import annotations
 
-import importlib
-import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
 
-import torch
 import tyro
 from rich.console import Console
 from rich.progress import (
@@ -29,13 +24,8 @@ from rich.text import Text
 
 from engram import bench
 from engram.config import load_preset, presets_of
-from engram.data.codecs import create_codec
-from engram.engine.device import resolve_device, resolve_precision
 from engram.engine.fit import EpochReport
-from engram.errors import UserError, install_command
-from engram.files import data_folder
 from engram.methods import METHODS
-from engram.models.pretrained import WEIGHTS_SUFFIXES
 from engram.results.comparison import (
     SHORT_COLUMNS,
     by_stream,
@@ -43,7 +33,6 @@ from engram.results.comparison import (
     short_cells,
     starts_differ,
 )
-from engram.results.record import environment
 
 __all__ = [
     "LOOK",
@@ -54,7 +43,7 @@ __all__ = [
     "RunProgress",
     "plain_console",
     "print_comparison",
-    "print_diagnosis",
+    "print_facts",
     "print_methods",
     "shown_progress",
 ]
@@ -72,19 +61,6 @@ LOOK: dict[str, Any] = {
     "title_justify": "left",
     "title_style": "bold",
 }
-
-
-EXTRAS = {
-    "serve": ("fastapi", "uvicorn"),
-    "hub": ("huggingface_hub",),
-    "onnx": ("onnx", "onnxscript"),
-    "timm": ("timm",),
-    "demo": ("scikit-learn",),
-}
-"""What can be installed beside engram, and the packages that come with it."""
-
-DEMANDING_CODECS = ("avif:60", "jxl:80")
-"""Of formats that not every installation can write."""
 
 RULES_SHOWN = 3
 """Decision rules whose accuracies stand in a line; of more, the one that counts."""
@@ -237,88 +213,9 @@ def print_methods() -> None:
         plain_console().print(table)
 
 
-def print_diagnosis() -> None:
-    """Versions, device, data, and what is known to go wrong."""
-    device = resolve_device("auto")
-    facts = {
-        **environment(),
-        "device": str(device),
-        "precision": resolve_precision("auto", device),
-        "free memory": _free_memory(),
-        "data folder": f"{data_folder()} ({_data_sets()})",
-        "pretrained weights": _weights(),
-        "torchvision": _torchvision(),
-        **{f"extra {name}": _extra(name) for name in EXTRAS},
-        **{f"codec {name.partition(':')[0]}": _codec(name) for name in DEMANDING_CODECS},
-    }
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Facts, each beside its name."""
     table = Table(show_header=False, **LOOK)
     for name, value in facts.items():
         table.add_row(name, str(value))
     plain_console().print(table)
-
-
-def _free_memory() -> str:
-    if platform.system() != "Linux":
-        return "unknown"
-    return f"{os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9:.1f} GB"
-
-
-def _data_sets() -> str:
-    folders = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
-    present = [name for name, folder in folders.items() if (data_folder() / folder).is_dir()]
-    missing = [name for name in folders if name not in present]
-    return "; ".join(
-        part
-        for part in (
-            f"has {', '.join(present)}" if present else "",
-            f"{', '.join(missing)} downloaded when needed" if missing else "",
-        )
-        if part
-    )
-
-
-def _weights() -> str:
-    """What `lae`, `ranpac` and `engram learn` stand on."""
-    folder = data_folder() / "weights"
-    found = sorted(path.stem for path in folder.glob("*") if path.suffix in WEIGHTS_SUFFIXES)
-    return ", ".join(found) or (
-        f"none in {folder}; fetched when needed, with the extra hub, or put there by hand"
-    )
-
-
-def _extra(name: str) -> str:
-    """Whether the packages of an extra are there."""
-    missing = [package for package in EXTRAS[name] if not _is_installed(package)]
-    if not missing:
-        return "installed"
-    return f"{', '.join(missing)} missing: {install_command(f'engram[{name}]')}"
-
-
-def _codec(name: str) -> str:
-    """Whether images can be written by a codec, or what is missing."""
-    try:
-        create_codec(name, (32, 32))
-    except UserError as error:
-        return str(error)
-    return "there"
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True
-
-
-def _torchvision() -> str:
-    """A CPU build of torch beside the registry's torchvision fails at import; engram needs none."""
-    try:
-        found = version("torchvision")
-    except PackageNotFoundError:
-        return "not installed (not needed)"
-    try:
-        importlib.import_module("torchvision")
-    except (ImportError, RuntimeError):
-        return f"{found}, does not fit torch {torch.__version__} (engram does not need it)"
-    return found

@@ -28,7 +28,7 @@ from engram.data.images import Dataset, ImageSet
 from engram.errors import UserError, install_command, unknown
 from engram.files import data_folder
 
-__all__ = ["DATASETS", "IMAGENETS", "load_dataset"]
+__all__ = ["DATASETS", "DOWNLOADED", "IMAGENETS", "load_dataset"]
 
 
 def load_dataset(name: str, image_size: int | None = None) -> Dataset:
@@ -221,6 +221,9 @@ DATASETS: dict[str, Callable[[Path], Dataset]] = {
     "cifar100": lambda data: _cifar("cifar100", _CIFAR100, data),
     "digits": _digits,
 }
+
+DOWNLOADED = {"cifar10": _CIFAR10.folder, "cifar100": _CIFAR100.folder}
+"""Data sets that are fetched when they are missing, and their folders below the data folder."""
 
 IMAGENETS = {"imagenet100": 100, "imagenet1000": 1000}
 """Their folders below the data folder, and how many classes these must have."""
