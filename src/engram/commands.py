@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import tyro
 
@@ -23,13 +23,14 @@ from engram.console import (
     print_facts,
     print_methods,
 )
+from engram.data.stream import EvaluatedOn
 from engram.doctor import diagnosis
 from engram.errors import UserError
 from engram.files import write_atomically
 from engram.methods import METHODS, method_class
 from engram.results.record import OccupiedError
 from engram.results.report import write_report
-from engram.runs import RunConfig, configured, folder_name, preset_settings, read_grid
+from engram.runs import InputMean, RunConfig, configured, folder_name, preset_settings, read_grid
 
 __all__ = ["bench", "demo", "doctor", "methods", "report"]
 
@@ -92,7 +93,7 @@ class BenchOptions(ExecutionOptions, Generic[S]):
     """Class order: icarl_run0, seed1993, seed<number>, given, a paper's (der_trial0, lae_order2,
     lae_order3, podnet_order2, podnet_order3), or a file of labels. Default:
     seed<the run's seed>."""
-    evaluate_on: Literal["validation", "test"] = "test"
+    evaluate_on: EvaluatedOn = "test"
     """Choose settings on validation (cut out of training); test is for published figures."""
     budget: str
     """Of the memory: images (2000), images a class (20/class), bytes (6144000B, 6MB), or all."""
@@ -100,7 +101,7 @@ class BenchOptions(ExecutionOptions, Generic[S]):
     """How exemplars are stored: raw, png, webp-lossless, jpeg:75, klt:32, resize:24+jpeg:75, ..."""
     infer_through_codec: bool = False
     """Classify images as the codec would give them back."""
-    input_mean: Literal["dataset", "first-task"] = "dataset"
+    input_mean: InputMean = "dataset"
     """Whose mean image is subtracted from every input. That of the whole data set, future classes
     included, is what iCaRL's authors take. Pretrained networks have constants of their own."""
     image_size: OptionalInteger = None

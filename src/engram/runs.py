@@ -21,12 +21,20 @@ from engram.config import (
     read_yaml,
     setting,
 )
-from engram.data.stream import Evaluation, order_label, resolved_order
+from engram.data.stream import EvaluatedOn, order_label, resolved_order
 from engram.engine.device import resolve_device, resolve_precision
 from engram.errors import UserError, unknown
 from engram.methods import method_class
 
-__all__ = ["RunConfig", "configured", "folder_name", "preset_settings", "read_grid", "recorded"]
+__all__ = [
+    "InputMean",
+    "RunConfig",
+    "configured",
+    "folder_name",
+    "preset_settings",
+    "read_grid",
+    "recorded",
+]
 
 LONGEST_NAME = 180
 
@@ -52,7 +60,7 @@ class RunConfig:
     preset: str
     seed: int = 0
     order: str
-    evaluate_on: Evaluation = "test"
+    evaluate_on: EvaluatedOn = "test"
     budget: str
     codec: str
     infer_through_codec: bool = False
@@ -71,7 +79,7 @@ def configured(
     *,
     seed: int = 0,
     order: str | None = None,
-    evaluate_on: Evaluation = "test",
+    evaluate_on: EvaluatedOn = "test",
     budget: str | None = None,
     codec: str | None = None,
     infer_through_codec: bool = False,

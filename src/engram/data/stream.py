@@ -26,7 +26,7 @@ from engram.seeding import generator
 __all__ = [
     "ICARL_RUN0",
     "ClassStream",
-    "Evaluation",
+    "EvaluatedOn",
     "Task",
     "class_order",
     "create_stream",
@@ -35,7 +35,7 @@ __all__ = [
     "resolved_order",
 ]
 
-Evaluation = Literal["validation", "test"]
+EvaluatedOn = Literal["validation", "test"]
 
 VALIDATION_IMAGES = 50
 """Training images a class that validation sets aside; at most a fifth of a class."""
@@ -106,7 +106,7 @@ class ClassStream:
         dataset: Dataset,
         order: tuple[int, ...],
         sizes: tuple[int, ...],
-        evaluate_on: Evaluation = "test",
+        evaluate_on: EvaluatedOn = "test",
         images_per_class: int | None = None,
     ) -> None:
         self.order = order[: sum(sizes)]
@@ -352,7 +352,7 @@ def create_stream(
     name: str,
     *,
     order: str,
-    evaluate_on: Evaluation = "test",
+    evaluate_on: EvaluatedOn = "test",
     image_size: int | None = None,
     images_per_class: int | None = None,
 ) -> ClassStream:
