@@ -311,23 +311,11 @@ def report(words: Sequence[str]) -> None:
     print(f"Report: {path.resolve().as_uri()}")
 
 
-@dataclass(frozen=True)
-class MethodsOptions:
-    """The methods, their presets, and what these reach."""
-
-
 def methods(words: Sequence[str]) -> None:
     """What there is to choose from."""
-    tyro.cli(MethodsOptions, args=words, prog="engram methods")
-    print_methods()
-
-
-@dataclass(frozen=True)
-class DoctorOptions:
-    """Versions, device, data: what a result here depends on, and what is missing."""
+    tyro.cli(print_methods, args=words, prog="engram methods")
 
 
 def doctor(words: Sequence[str]) -> None:
     """What a result here depends on, and what is missing."""
-    tyro.cli(DoctorOptions, args=words, prog="engram doctor")
-    print_facts(diagnosis())
+    print_facts(tyro.cli(diagnosis, args=words, prog="engram doctor"))

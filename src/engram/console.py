@@ -202,7 +202,7 @@ def print_comparison(summaries: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_methods() -> None:
-    """Every method, and what its presets reach."""
+    """The methods, their presets, and what these reach."""
     for name, kind in METHODS.items():
         table = Table(
             "preset", "stream", "reaches", title=f"{name} \N{EN DASH} {kind.title}", **LOOK

@@ -34,7 +34,7 @@ DEMANDING_CODECS = ("avif:60", "jxl:80")
 
 
 def diagnosis() -> dict[str, Any]:
-    """Versions, device, data, and what is known to go wrong, by name."""
+    """Versions, device, data: what a result here depends on, and what is missing."""
     device = resolve_device("auto")
     return {
         **environment(),
