@@ -281,6 +281,7 @@ def test_parameters_count_every_set_of_modules_that_votes() -> None:
     ("knobs", "message"),
     [
         ({"merge": ("tie",)}, 'Unknown merge "tie". Perhaps you meant "ties"'),
+        ({"merge": ("tie:0.2",)}, 'Unknown merge "tie". Perhaps you meant "ties"'),
         ({"merge": ("ties:2",)}, "density must be above 0 and at most 1, not 2"),
         ({"merge": ("ties:half",)}, 'merge ties:half: "half" is not a density'),
         ({"merge": ("ties:",)}, 'merge ties:: "" is not a density'),

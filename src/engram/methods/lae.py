@@ -28,7 +28,7 @@ from engram.methods.base import Trainer
 from engram.methods.pretrained import PretrainedMethod
 from engram.models.adapters import ModuleConfig, attach
 from engram.models.heads import LinearHead, RidgeHead
-from engram.models.merging import EMA, Ema, Merge, create_merge
+from engram.models.merging import Ema, Merge, MergeSettings, create_merge
 from engram.models.pretrained import BackboneConfig
 from engram.seeding import generator
 
@@ -46,7 +46,7 @@ class LAEConfig:
 
     pretrained: BackboneConfig = field(default_factory=lambda: BackboneConfig(normalisation="none"))
     modules: ModuleConfig = field(default_factory=ModuleConfig)
-    merge: tuple[str, ...] = (EMA,)
+    merge: tuple[str, ...] = ("ema",)
     """How the offline module takes in the online one: ema (after every step), ema-per-task, mean,
     ties, dare, magnitude or max-abs; ties:0.2 gives another density than `density`. Several are
     kept beside the same online module and all reported; the first one decides."""
@@ -112,16 +112,10 @@ class LAEConfig:
         Raises:
             UserError: there is no such merge, or its density is not in (0, 1].
         """
-        return {
-            name: create_merge(
-                name,
-                retention=self.retention,
-                density=self.density,
-                strength=self.strength,
-                seed=seed,
-            )
-            for name in self.merge
-        }
+        settings = MergeSettings(
+            retention=self.retention, density=self.density, strength=self.strength, seed=seed
+        )
+        return {name: create_merge(name, settings) for name in self.merge}
 
 
 class LAE(PretrainedMethod):

@@ -8,8 +8,8 @@ together as one vector; scales and biases are averaged, since trimming would set
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,12 +19,13 @@ from engram.errors import UserError, unknown
 from engram.seeding import generator
 
 __all__ = [
-    "EMA",
+    "MERGES",
     "Dare",
     "Ema",
     "Magnitude",
     "MaxAbs",
     "Merge",
+    "MergeSettings",
     "Module",
     "RunningMean",
     "Ties",
@@ -37,11 +38,6 @@ __all__ = [
 
 Module = Mapping[str, Tensor]
 """Parameters by name."""
-
-EMA = "ema"
-"""The moving average after every step, as published; others merge at the end of a task."""
-NAMES = (EMA, "ema-per-task", "mean", "ties", "dare", "magnitude", "max-abs")
-WITH_DENSITY = ("ties", "dare", "magnitude")
 
 
 class Merge(ABC):
@@ -176,41 +172,66 @@ class MaxAbs(MergeOfDifferences):
         return max_abs(differences)
 
 
-def create_merge(
-    text: str, *, retention: float, density: float, strength: float, seed: int
-) -> Merge:
-    """The merge that a name stands for; `ties:0.2` gives another density than `density`.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MergeSettings:
+    """What merges are made with.
 
-    Args:
+    Attributes:
         retention: of the moving averages.
         density: of ties, dare and magnitude.
         strength: of ties.
         seed: of dare's choice.
+    """
+
+    retention: float
+    density: float
+    strength: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """How to make a merge, and whether its name can take a density."""
+
+    make: Callable[[MergeSettings], Merge]
+    has_density: bool = False
+
+
+MERGES: dict[str, _Kind] = {
+    "ema": _Kind(lambda given: Ema(given.retention, every_step=True)),
+    "ema-per-task": _Kind(lambda given: Ema(given.retention)),
+    "mean": _Kind(lambda given: RunningMean()),
+    "ties": _Kind(lambda given: Ties(given.density, given.strength), has_density=True),
+    "dare": _Kind(lambda given: Dare(given.density, given.seed), has_density=True),
+    "magnitude": _Kind(lambda given: Magnitude(given.density), has_density=True),
+    "max-abs": _Kind(lambda given: MaxAbs()),
+}
+
+
+def create_merge(text: str, settings: MergeSettings) -> Merge:
+    """The merge that a name stands for; `ties:0.2` gives another density than the settings.
 
     Raises:
         UserError: there is no such merge, or a share is not in (0, 1].
     """
     name, colon, number = text.partition(":")
-    if colon and name not in WITH_DENSITY:
-        raise UserError(f"merge {text}: only {', '.join(WITH_DENSITY)} have a density.")
+    if name not in MERGES:
+        raise unknown("merge", name, MERGES)
+    kind = MERGES[name]
+    if colon and not kind.has_density:
+        with_density = ", ".join(name for name, kind in MERGES.items() if kind.has_density)
+        raise UserError(f"merge {text}: only {with_density} have a density.")
+    if colon:
+        settings = replace(settings, density=_density(text, number))
+    return kind.make(settings)
+
+
+def _density(text: str, number: str) -> float:
+    """The number after the colon."""
     try:
-        density = float(number) if colon else density
+        return float(number)
     except ValueError as error:
         raise UserError(f'merge {text}: "{number}" is not a density.') from error
-    match name:
-        case "ema" | "ema-per-task":
-            return Ema(retention, every_step=name == EMA)
-        case "mean":
-            return RunningMean()
-        case "ties":
-            return Ties(density, strength)
-        case "dare":
-            return Dare(density, seed)
-        case "magnitude":
-            return Magnitude(density)
-        case "max-abs":
-            return MaxAbs()
-    raise unknown("merge", name, NAMES)
 
 
 def ties(vectors: Tensor, density: float) -> Tensor:
