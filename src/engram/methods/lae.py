@@ -161,8 +161,7 @@ class LAE(PretrainedMethod):
     def learn(self, task: Task, memory: ExemplarMemory, trainer: Trainer) -> None:
         """Section 3: learning and accumulation. The ensemble is in `scores_by_classifier`."""
         self.grow(len(task.new))
-        if self.tasks == 2:
-            self.offline.copy_(flat(self.online).expand_as(self.offline))
+        self.begin_offline()
         self.learn_online(task, trainer)
         self.accumulate()
         self.regress(task, trainer)
@@ -205,6 +204,11 @@ class LAE(PretrainedMethod):
         if self.tasks == 2:
             self.offline = self.reference.new_zeros(len(self.merges), len(self.reference))
 
+    def begin_offline(self) -> None:
+        """In the second task, let every offline module begin as a copy of the online one."""
+        if self.tasks == 2:
+            self.offline.copy_(flat(self.online))
+
     def freeze_heads(self, task: Task) -> None:
         """Let the classifiers learn that have classes of the task, and no others."""
         first = 0
@@ -238,7 +242,9 @@ class LAE(PretrainedMethod):
 
         While modules are frozen, to average step by step is to average once.
         """
-        for offline, merge in zip(self.offline, self.merges.values(), strict=False):
+        if self.tasks == 1:
+            return
+        for offline, merge in zip(self.offline, self.merges.values(), strict=True):
             if isinstance(merge, Ema) and merge.every_step:
                 offline.lerp_(flat(self.online), 1 - merge.retained(part))
 
@@ -249,10 +255,9 @@ class LAE(PretrainedMethod):
             self.first.copy_(flat(self.online))
             return
         reference, online = self.named(self.reference), self.online
-        for row, merge in enumerate(self.merges.values()):
+        for offline, merge in zip(self.offline, self.merges.values(), strict=True):
             if not merge.every_step:
-                merged = merge(reference, self.named(self.offline[row]), online, self.tasks - 1)
-                self.offline[row] = flat(merged)
+                offline.copy_(flat(merge(reference, self.named(offline), online, self.tasks - 1)))
 
     def regress(self, task: Task, trainer: Trainer) -> None:
         """Let the third expert learn, where there is one."""
