@@ -268,7 +268,8 @@ def test_statistics_are_of_batches_of_one_size(
     pixels = torch.randint(256, (images, 8, 8, 3), generator=generator(0), dtype=torch.uint8)
     trainer = Trainer(seed=0, device=torch.device("cpu"))
     found = ImageSet(pixels, torch.zeros(images, dtype=torch.int64))
-    der.pruned(der.augmented(found, der.config.augmentation), trainer)
+    assert der.masks is not None
+    der.prune(der.masks, der.augmented(found, der.config.augmentation), trainer)
     assert sum(sizes) == images
     assert max(sizes) - min(sizes) <= 1
     assert max(sizes) <= 500

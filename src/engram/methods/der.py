@@ -220,7 +220,8 @@ class DER(RehearsalMethod):
             self.config.schedule,
             self.after_step,
         )
-        self.freeze(self.pruned(images, trainer))
+        extractor = self.dense if self.masks is None else self.prune(self.masks, images, trainer)
+        self.freeze(extractor)
 
     def learn_classifier(self, images: AugmentedImages, trainer: Trainer) -> None:
         """The second stage (section 3.5): a new classifier on as many images of every class."""
@@ -281,25 +282,31 @@ class DER(RehearsalMethod):
         among[list(task.classes)] = torch.arange(1, len(task.classes) + 1, device=self.device)
         others = len(task.classes) < self.seen
 
-        def both(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
-            gates = None if self.masks is None else self.masks(step.batch, step.batches)
-            new = self.dense(x) if gates is None else self.prunable(x, gates)
+        def classified(x: Tensor, y: Tensor, new: Tensor) -> dict[str, Tensor]:
             logits = self.head(torch.cat([*self.frozen_features(x), new], dim=1)).float()
             parts = {"classification": F.cross_entropy(logits, y)}
             if others and self.config.auxiliary_weight:
                 auxiliary = F.cross_entropy(self.auxiliary(new).float(), among[y])
                 parts["auxiliary"] = self.config.auxiliary_weight * auxiliary
-            if gates is not None:
-                parts["sparsity"] = self.sparsity_weight(step) * weight_share(self.prunable, gates)
             return parts
 
-        return both
+        masks = self.masks
+        if masks is None:
+            return lambda x, y, step: classified(x, y, self.dense(x))
 
-    def sparsity_weight(self, step: Step) -> float | Tensor:
+        def masked(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
+            gates = masks(step.batch, step.batches)
+            parts = classified(x, y, self.prunable(x, gates))
+            weight = self.sparsity_weight(masks, step)
+            return {**parts, "sparsity": weight * weight_share(self.prunable, gates)}
+
+        return masked
+
+    def sparsity_weight(self, masks: ChannelMasks, step: Step) -> float | Tensor:
         """Of the sparsity loss, for a batch."""
-        if self.control is None or self.masks is None:
+        if self.control is None:
             return self.config.sparsity_weight or 0.0
-        weight: Tensor = self.control(self.share_left(self.masks), step.progress)
+        weight: Tensor = self.control(self.share_left(masks), step.progress)
         return weight
 
     def share_left(self, masks: ChannelMasks) -> Tensor:
@@ -314,14 +321,17 @@ class DER(RehearsalMethod):
         if self.config.head_init == "reset" and step.done + 1 == step.warmup:
             self.draw_heads()
 
-    def pruned(self, source: AugmentedImages, trainer: Trainer) -> Backbone:
-        """The new extractor without the channels whose masks are closed (section 3.4)."""
-        if self.masks is None:
-            return self.dense
+    def prune(self, masks: ChannelMasks, source: AugmentedImages, trainer: Trainer) -> Backbone:
+        """Cut the new extractor down to the channels whose masks are open (section 3.4), and let
+        the classifier read what features are left; `dense` stays whole, with BatchNorms anew.
+
+        Returns:
+            The smaller extractor.
+        """
         whole, allowance = self.prunable, self.allowance
-        kept = self.masks.kept(allowance)
+        kept = masks.kept(allowance)
         self.shares = {
-            "share left by masks": float(self.share_left(self.masks)),
+            "share left by masks": float(self.share_left(masks)),
             "share kept": allowance.share_of(kept),
         }
         reestimate_norms(whole, kept, self.even_batches(source, trainer))
