@@ -19,7 +19,7 @@ from engram.data.images import ImageSet
 from engram.data.stream import Task, create_stream
 from engram.errors import UserError
 from engram.files import load_tensors
-from engram.memory import Budget
+from engram.memory import Budget, ExemplarMemory
 from engram.methods.icarl import ICaRL, ICaRLConfig
 from engram.models.network import Network, frozen
 from engram.models.normalise import mean_image
@@ -34,6 +34,17 @@ def method(seen: int = 0, **settings: Any) -> ICaRL:
     return icarl.eval()
 
 
+def memory_of(icarl: ICaRL, **options: Any) -> ExemplarMemory:
+    return TaskLearner("icarl", icarl.config, image_size=(8, 8), **options).memory
+
+
+def blank_task(new: range, count: int) -> Task:
+    """As many black images of every new class, `count` in all."""
+    labels = torch.tensor(new).repeat(count // len(new))
+    pixels = torch.zeros(len(labels), 8, 8, 3, dtype=torch.uint8)
+    return Task(1 if new.start else 0, ImageSet(pixels, labels), new, range(new.stop))
+
+
 @pytest.fixture
 def batch() -> tuple[Tensor, Tensor]:
     return torch.randn(6, 3, 8, 8, generator=generator(0)), torch.tensor([0, 1, 2, 3, 4, 4])
@@ -44,7 +55,7 @@ def test_the_first_loss_is_binary_cross_entropy_over_100_outputs(
 ) -> None:
     x, y = batch
     icarl = method(seen=5)
-    parts = icarl.loss(None, range(5))(x, y, None)
+    parts = icarl.loss(None, range(5), torch.ones(5))(x, y, None)
     logits = icarl.network(x)
     labels = F.one_hot(y, 5).float()
     expected = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").sum() / 600
@@ -59,7 +70,7 @@ def test_the_gradient_is_that_of_a_head_with_100_outputs(batch: tuple[Tensor, Te
     logits = F.linear(icarl.network.backbone(x), wide)
     labels = F.one_hot(y, 100).float()
     F.binary_cross_entropy_with_logits(logits, labels).backward()
-    sum(icarl.loss(None, range(5))(x, y, None).values()).backward()
+    sum(icarl.loss(None, range(5), torch.ones(5))(x, y, None).values()).backward()
     assert icarl.network.head.weight.grad is not None
     assert wide.grad is not None
     assert torch.allclose(icarl.network.head.weight.grad, wide.grad[:5], atol=1e-7)
@@ -70,39 +81,44 @@ def test_old_columns_follow_the_teacher_for_every_image(batch: tuple[Tensor, Ten
     icarl = method(seen=3)
     teacher = frozen(icarl.network)
     icarl.grow(2)
-    parts = icarl.loss(teacher, (3, 4))(x, y, None)
+    parts = icarl.loss(teacher, (3, 4), torch.ones(5))(x, y, None)
     logits, past = icarl.network(x), teacher(x).sigmoid()
     targets = torch.cat([past, F.one_hot(y, 5)[:, 3:].float()], dim=1)
     whole = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / 600
     assert torch.allclose(parts["classification"] + parts["distillation"], whole)
     doubled = method(seen=3, distillation_weight=2.0)
     doubled.grow(2)
-    again = doubled.loss(teacher, (3, 4))(x, y, None)
+    again = doubled.loss(teacher, (3, 4), torch.ones(5))(x, y, None)
     assert torch.allclose(again["distillation"], 2 * parts["distillation"])
 
 
 @pytest.mark.parametrize(
-    ("settings", "kept_share", "trust", "trust_in_exemplars"),
+    ("settings", "images", "trust", "trust_in_exemplars"),
     [
-        ({"exemplar_targets": "label"}, 0.4, 1.0, 0.0),
-        ({"exemplar_targets": "mixed"}, 0.4, 1.0, 0.5),
-        ({"distillation_fades": True}, 0.4, 0.6, 0.6),
-        ({"distillation_fades": True, "exemplar_targets": "mixed"}, 0.4, 0.6, 0.3),
-        ({"distillation_fades": True}, 1.0, 0.0, 0.0),
+        ({"exemplar_targets": "label"}, 10, 1.0, 0.0),
+        ({"exemplar_targets": "mixed"}, 10, 1.0, 0.5),
+        ({"distillation_fades": True}, 10, 0.6, 0.6),
+        ({"distillation_fades": True, "exemplar_targets": "mixed"}, 10, 0.6, 0.3),
+        ({"distillation_fades": True}, 4, 0.0, 0.0),
     ],
 )
 def test_old_columns_follow_the_teacher_as_far_as_it_is_trusted(
     batch: tuple[Tensor, Tensor],
     settings: dict[str, Any],
-    kept_share: float,
+    images: int,
     trust: float,
     trust_in_exemplars: float,
 ) -> None:
+    """Of old classes two exemplars each are kept, of new ones there are 5 images each, or 2."""
     x, y = batch
     icarl = method(seen=3, **settings)
     teacher = frozen(icarl.network)
+    memory = memory_of(icarl, budget="6")
+    memory.update(blank_task(range(3), 9))
     icarl.grow(2)
-    parts = icarl.loss(teacher, (3, 4), kept_share)(x, y, None)
+    trusts = icarl.trust(blank_task(range(3, 5), images), memory)
+    assert trusts.tolist() == pytest.approx([trust_in_exemplars] * 3 + [trust] * 2)
+    parts = icarl.loss(teacher, (3, 4), trusts)(x, y, None)
     labels, past = F.one_hot(y, 5).float(), teacher(x).sigmoid()
     trusted = torch.tensor([trust_in_exemplars if label < 3 else trust for label in y])[:, None]
     targets = torch.cat([trusted * past + (1 - trusted) * labels[:, :3], labels[:, 3:]], dim=1)
@@ -114,7 +130,7 @@ def test_classes_that_are_learnt_further_follow_their_labels(batch: tuple[Tensor
     x, y = batch
     icarl = method(seen=5)
     teacher = frozen(icarl.network)
-    parts = icarl.loss(teacher, (1, 4))(x, y, None)
+    parts = icarl.loss(teacher, (1, 4), torch.ones(5))(x, y, None)
     targets = teacher(x).sigmoid()
     targets[:, [1, 4]] = F.one_hot(y, 5).float()[:, [1, 4]]
     whole = F.binary_cross_entropy_with_logits(icarl.network(x), targets, reduction="sum") / 600
@@ -123,26 +139,22 @@ def test_classes_that_are_learnt_further_follow_their_labels(batch: tuple[Tensor
 
 def test_the_kept_share_is_exemplars_of_an_old_class_for_each_image_of_a_new_one() -> None:
     icarl = method(seen=2)
-    pixels = torch.zeros(16, 8, 8, 3, dtype=torch.uint8)
-    memory = TaskLearner("icarl", icarl.config, image_size=(8, 8), budget="6").memory
-    first = Task(0, ImageSet(pixels, torch.arange(2).repeat_interleave(8)), range(2), range(2))
-    assert icarl.kept_share(first, memory) == 0
-    memory.update(first)
+    memory = memory_of(icarl, budget="6")
+    assert icarl.kept_share(blank_task(range(2), 16), memory) == 0
+    memory.update(blank_task(range(2), 16))
     icarl.grow(2)
-    second = Task(1, ImageSet(pixels, torch.tensor([2, 3]).repeat(8)), range(2, 4), range(4))
-    assert icarl.kept_share(second, memory) == 3 / 8
-    few = replace(second, train=second.train[:2])
-    assert icarl.kept_share(few, memory) == 1
+    assert icarl.kept_share(blank_task(range(2, 4), 16), memory) == 3 / 8
+    assert icarl.kept_share(blank_task(range(2, 4), 2), memory) == 1
 
 
 @pytest.mark.parametrize("fades", [False, True])
-def test_the_loss_is_told_the_kept_share(fades: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[float] = []
+def test_the_loss_is_told_the_trust(fades: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[list[float]] = []
     loss = ICaRL.loss
 
-    def noted(icarl: ICaRL, teacher: Any, classes: Any, kept_share: float = 0.0) -> Any:
-        told.append(kept_share)
-        return loss(icarl, teacher, classes, kept_share)
+    def noted(icarl: ICaRL, teacher: Any, classes: Any, trust: Tensor) -> Any:
+        told.append(trust.tolist())
+        return loss(icarl, teacher, classes, trust)
 
     monkeypatch.setattr(ICaRL, "loss", noted)
     settings = replace(tiny("icarl").settings, distillation_fades=fades)
@@ -150,14 +162,15 @@ def test_the_loss_is_told_the_kept_share(fades: bool, monkeypatch: pytest.Monkey
     stream = create_stream("digits/2,2", order="given")
     for task in stream:
         learner.learn(task)
-    assert told == [0, pytest.approx(10 / (len(stream.task(1).train) / 2))]
+    kept_share = 10 / (len(stream.task(1).train) / 2)
+    assert told == [[1, 1], pytest.approx([1 - kept_share * fades] * 4)]
 
 
 def test_codec_augmentation_sends_new_images_through_the_codec_and_no_others() -> None:
     pixels = torch.randint(256, (60, 8, 8, 3), generator=generator(0), dtype=torch.uint8)
     settings = {"codec_augmentation": 0.5, "augmentation": Augmentation(padding=0, flip=False)}
     icarl = method(**settings)
-    memory = TaskLearner("icarl", icarl.config, image_size=(8, 8), codec="jpeg:10").memory
+    memory = memory_of(icarl, codec="jpeg:10")
     old = ImageSet(pixels[:20], torch.zeros(20, dtype=torch.int64))
     memory.update(Task(0, old, range(1), range(1)))
     new = ImageSet(pixels[20:], torch.ones(40, dtype=torch.int64))
@@ -180,7 +193,7 @@ def test_without_distillation_labels_count_for_all_classes(batch: tuple[Tensor, 
     icarl = method(seen=3, distillation="none")
     teacher = frozen(icarl.network)
     icarl.grow(2)
-    parts = icarl.loss(teacher, (3, 4))(x, y, None)
+    parts = icarl.loss(teacher, (3, 4), torch.ones(5))(x, y, None)
     labels = F.one_hot(y, 5).float()
     expected = F.binary_cross_entropy_with_logits(icarl.network(x), labels, reduction="sum") / 600
     assert torch.allclose(sum(parts.values()), expected)
@@ -193,7 +206,7 @@ def test_softmax_distillation_is_cross_entropy_at_temperature(
     icarl = method(seen=3, distillation="softmax", temperature=2.0)
     teacher = frozen(icarl.network)
     icarl.grow(2)
-    parts = icarl.loss(teacher, (3, 4))(x, y, None)
+    parts = icarl.loss(teacher, (3, 4), torch.ones(5))(x, y, None)
     logits = icarl.network(x)
     assert torch.allclose(parts["classification"], F.cross_entropy(logits, y))
     target = (teacher(x) / 2).softmax(1)
@@ -226,7 +239,7 @@ def test_nme_is_the_nearest_mean_of_exemplars_and_their_mirror_images() -> None:
     drawn = generator(1)
     pixels = torch.randint(256, (9, 8, 8, 3), generator=drawn, dtype=torch.uint8)
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 2])
-    memory = TaskLearner("icarl", icarl.config, image_size=(8, 8), budget="all").memory
+    memory = memory_of(icarl, budget="all")
     memory.update(Task(0, ImageSet(pixels, labels), range(3), range(3)))
     icarl.means = icarl.class_means(memory)
 

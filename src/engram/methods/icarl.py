@@ -118,7 +118,7 @@ class ICaRL(RehearsalMethod):
         trainer.fit(
             "representation",
             self.training_images(task, memory),
-            self.loss(teacher, task.classes, self.kept_share(task, memory)),
+            self.loss(teacher, task.classes, self.trust(task, memory)),
             self.network.named_parameters(),
             self.config.schedule,
         )
@@ -130,44 +130,58 @@ class ICaRL(RehearsalMethod):
         self.seen += new
         self.means = self.means.new_zeros(self.seen, self.network.dim)
 
+    def trust(self, task: Task, memory: ExemplarMemory) -> Tensor:
+        """How far the old network's outputs replace the labels of old classes, for an image of each
+        class: (seen,) in [0, 1]. `exemplar_targets` and `distillation_fades` lower it from 1."""
+        trust = 1 - self.kept_share(task, memory) if self.config.distillation_fades else 1.0
+        by_class = torch.full((self.seen,), trust * TRUST[self.config.exemplar_targets])
+        by_class[list(task.classes)] = trust
+        return by_class.to(self.device)
+
     def kept_share(self, task: Task, memory: ExemplarMemory) -> float:
         """Exemplars of an old class for each image of one of the task's, at most 1."""
         old, new = self.seen - len(task.new), len(task.train) / len(task.classes)
         return min(1.0, len(memory) / old / new) if old else 0.0
 
-    def loss(
-        self, teacher: Network | None, classes: Sequence[int], kept_share: float = 0.0
-    ) -> Loss:
+    def loss(self, teacher: Network | None, classes: Sequence[int], trust: Tensor) -> Loss:
         """The loss of Algorithm 3: classification for the task's classes, distillation for others.
 
         As in the authors' code, the old network sees the same augmented batch, and its outputs
-        replace the labels of old classes for every image, exemplars included. How far they do is
-        a matter of trust, which `exemplar_targets` and `distillation_fades` lower from 1.
+        replace the labels of old classes for every image, exemplars included.
 
         Args:
             teacher: the network as it was before this task; None at the first.
             classes: those of the task.
-            kept_share: see `kept_share`.
+            trust: see `trust`; without effect on softmax distillation.
         """
-        weight, temperature = self.config.distillation_weight, self.config.temperature
-        trust = 1 - kept_share if self.config.distillation_fades else 1.0
-        trust_in_exemplars = trust * TRUST[self.config.exemplar_targets]
+        if self.config.distillation == "softmax":
+            return self.softmax_loss(teacher)
         is_taught = torch.zeros(self.seen, dtype=torch.bool, device=self.device)
         is_taught[list(classes)] = True
-        trust_by_class = torch.where(is_taught, trust, trust_in_exemplars)
         taught, others = is_taught.nonzero()[:, 0], (~is_taught).nonzero()[:, 0]
+        weight = self.config.distillation_weight
 
         def binary(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
             logits, labels = self.network(x).float(), F.one_hot(y, self.seen).float()
             if teacher is None or self.config.distillation == "none":
                 return {"classification": self._binary(logits, labels)}
             past = teacher(x)[:, others].float().sigmoid()
-            trusted = trust_by_class[y][:, None]
+            trusted = trust[y][:, None]
             targets = trusted * past + (1 - trusted) * labels[:, others]
             return {
                 "classification": self._binary(logits[:, taught], labels[:, taught]),
                 "distillation": weight * self._binary(logits[:, others], targets),
             }
+
+        return binary
+
+    def softmax_loss(self, teacher: Network | None) -> Loss:
+        """Cross-entropy, and cross-entropy to the old network's softened softmax.
+
+        Args:
+            teacher: the network as it was before this task; None at the first.
+        """
+        weight, temperature = self.config.distillation_weight, self.config.temperature
 
         def softmax(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
             logits = self.network(x).float()
@@ -178,7 +192,7 @@ class ICaRL(RehearsalMethod):
                 parts["distillation"] = weight * temperature**2 * soft
             return parts
 
-        return softmax if self.config.distillation == "softmax" else binary
+        return softmax
 
     def _binary(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Binary cross-entropy, summed over classes, divided by `outputs`, mean over images."""
