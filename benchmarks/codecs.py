@@ -31,7 +31,7 @@ from engram.data.stream import Task, create_stream
 from engram.engine.device import resolve_precision
 from engram.engine.fit import Trainer
 from engram.errors import UserError
-from engram.models.normalise import Normalise
+from engram.models.normalise import SubtractMean
 from engram.results.metrics import psnr
 from engram.results.record import environment
 from engram.seeding import generator
@@ -128,7 +128,7 @@ def epoch_seconds(images: ImageSet, classes: int, device: torch.device, precisio
     trainer.begin(0, network)
     trainer.fit(
         "epoch",
-        AugmentedImages(images, Normalise(images.image_size), Augmentation()),
+        AugmentedImages(images, SubtractMean(images.image_size), Augmentation()),
         lambda x, y, step: {"classification": F.cross_entropy(network(x).float(), y)},
         network.named_parameters(),
         Schedule(epochs=1, learning_rate=0.1, milestones=()),

@@ -23,7 +23,7 @@ from engram.data.images import Dataset, ImageSet
 from engram.data.stream import Task
 from engram.errors import UserError
 from engram.memory import Budget, ExemplarMemory, herding
-from engram.models.normalise import Normalise
+from engram.models.normalise import SubtractMean
 
 Images = Callable[..., ImageSet]
 IMAGE = 4 * 4 * 3
@@ -398,7 +398,7 @@ def test_batchwise_never_holds_more_than_two_batches_decoded(
     held.update(task_of(random_images(50, 50), 0, 2))
     new = random_images(9)
     recoding = Recoding.of_last(held.recode(new), 109, probability)
-    source = AugmentedImages(held + new, Normalise((4, 4)), Augmentation(), recoding)
+    source = AugmentedImages(held + new, SubtractMean((4, 4)), Augmentation(), recoding)
     alive = Alive(monkeypatch)
     batches = source.batches(10, torch.Generator().manual_seed(0))
     assert sum(len(labels) for _, labels in batches) == 109

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from engram.data.augment import Augmentation, brighten, crop_and_flip, cut_and_scale
 from engram.data.batches import AugmentedImages, apply
 from engram.data.images import ImageSet
-from engram.models.normalise import Normalise, Standardise, mean_image
+from engram.models.normalise import Standardise, SubtractMean, mean_image
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -89,7 +89,7 @@ def test_brightness_scales_each_image_by_one_factor() -> None:
 
 def test_the_border_holds_the_mean() -> None:
     images = ImageSet(torch.full((50, 4, 4, 3), 200, dtype=torch.uint8), torch.zeros(50).long())
-    normalise = Normalise((4, 4))
+    normalise = SubtractMean((4, 4))
     normalise.mean.copy_(mean_image([images.pixels]))
     ((x, _),) = AugmentedImages(images, normalise, Augmentation(padding=0.5)).batches(
         50, generator()
@@ -100,7 +100,7 @@ def test_the_border_holds_the_mean() -> None:
 def test_an_epoch_is_a_permutation_that_the_generator_decides() -> None:
     labels = torch.arange(23)
     images = ImageSet(torch.zeros(23, 4, 4, 3, dtype=torch.uint8), labels)
-    source = AugmentedImages(images, Normalise((4, 4)), Augmentation())
+    source = AugmentedImages(images, SubtractMean((4, 4)), Augmentation())
     epochs = [torch.cat([y for _, y in source.batches(5, generator(s))]) for s in (0, 0, 1)]
     assert torch.equal(epochs[0].sort().values, labels)
     assert torch.equal(epochs[0], epochs[1])

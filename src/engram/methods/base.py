@@ -25,7 +25,7 @@ from engram.data.batches import (
 from engram.data.images import Images
 from engram.data.stream import Task
 from engram.memory import Budget, ExemplarMemory
-from engram.models.normalise import Normalise, Standardise
+from engram.models.normalise import Standardise, SubtractMean
 
 __all__ = ["Method", "Trainer"]
 
@@ -66,7 +66,7 @@ class Method(nn.Module, ABC):
         title: what the method is called in full, and where it was published.
         resting: how names in the state begin that no training by gradients changes; the snapshots
             of such training leave them out.
-        normalise: pixels to the network's input.
+        normalise: pixels to the network's input; set by the method itself, when it is made.
         precision: of training. Where nothing is trained, methods compute in float32, but for those
             that say otherwise.
         seen: classes learnt so far.
@@ -78,11 +78,11 @@ class Method(nn.Module, ABC):
     Config: ClassVar[type[Any]]
     title: ClassVar[str]
     resting: ClassVar[tuple[str, ...]] = ()
+    normalise: SubtractMean | Standardise
 
     def __init__(self, config: Any, image_size: tuple[int, int], seed: int) -> None:
         super().__init__()
         self.config = config
-        self.normalise: Normalise | Standardise = Normalise(image_size)
         self.precision: Literal["bf16", "fp32"] = "fp32"
         self.image_size = image_size
         self.seed = seed

@@ -37,9 +37,9 @@ class PretrainedMethod(Method):
     def __init__(self, config: Any, image_size: tuple[int, int], seed: int) -> None:
         super().__init__(config, image_size, seed)
         found = load_backbone(config.pretrained, generator(seed, "network"))
+        self.normalise = found.normalise
         self.backbone = found.network
         self.dim = found.dim
-        self.normalise = found.normalise
         self.weights_sha256 = found.sha256
 
     def train(self, mode: bool = True) -> Self:

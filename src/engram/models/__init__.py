@@ -8,7 +8,7 @@ import torch
 
 from engram.errors import UserError, unknown
 from engram.models.network import Network
-from engram.models.normalise import Normalise, Standardise
+from engram.models.normalise import Standardise, SubtractMean
 from engram.models.pretrained import RANDOM, vision_transformer
 from engram.models.resnet import CifarResNet, ResNet, ResNet18
 from engram.models.vit import MEAN_AND_DEVIATION, VIT
@@ -49,8 +49,8 @@ def create(
     return Network(BACKBONES[name](generator))
 
 
-def normaliser(name: str, image_size: tuple[int, int]) -> Normalise | Standardise:
+def normaliser(name: str, image_size: tuple[int, int]) -> SubtractMean | Standardise:
     """What makes pixels the input of the backbone called `name`."""
     if name.startswith(VIT):
         return Standardise(image_size, *MEAN_AND_DEVIATION)
-    return Normalise(image_size)
+    return SubtractMean(image_size)

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Normalise", "Standardise", "mean_image"]
+__all__ = ["Standardise", "SubtractMean", "mean_image"]
 
 
-class Normalise(nn.Module):
+class SubtractMean(nn.Module):
     """Pixels to the network's input: divided by 255, minus a mean image.
 
     iCaRL subtracts the mean of every pixel over the whole training set and divides by nothing
