@@ -98,6 +98,10 @@ def test_from_the_first_class_to_a_rollback(engram: Command, tmp_path: Path) -> 
         ),
         (("learn", "other", "--into", "new", "--image-size", "0"), "image_size must be 8 or more"),
         (("learn", "other", "--into", "new", "--weights", "no.npz"), "no.npz cannot be read"),
+        (
+            ("learn", "other", "--into", "new", "--method", "icarl", "--weights", "no.npz"),
+            "--weights goes with lae and ranpac. What icarl starts from is looked for in weights/",
+        ),
         (("learn", "other", *LEARN, "--keep-versions", "0"), "At least one version must be kept"),
         (("predict", "model"), "wants pictures after the model"),
         (("predict", "model", "nothing.jpg"), "There is no file nothing.jpg"),

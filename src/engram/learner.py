@@ -24,7 +24,6 @@ from engram.export import export_onnx
 from engram.holdout import Holdout
 from engram.memory import Budget, ExemplarMemory
 from engram.methods import METHODS, method_class
-from engram.models.pretrained import without_weights
 from engram.results.outcomes import Change, ClassAccuracy, Evaluation, mean_forgetting
 from engram.runs import preset_settings
 from engram.task_learner import TaskLearner
@@ -394,7 +393,8 @@ class Learner:
 
     def _begin_without_weights(self) -> None:
         """Make what `_restore` fills; weights that are about to be restored are not looked for."""
-        self._tasks, self._holdout = self._made(without_weights(self.settings))
+        drawn = method_class(self.method_name).without_weights(self.settings)
+        self._tasks, self._holdout = self._made(drawn)
 
     def _restore(
         self, folder: Path, facts: dict[str, Any], classes: Sequence[str], *, strict: bool

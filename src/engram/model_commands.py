@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,8 @@ from engram.errors import UserError, install_command
 from engram.files import check_place, write_atomically
 from engram.learner import Learner, check_top, load
 from engram.memory import Budget
+from engram.methods import METHODS, method_class
+from engram.methods.pretrained import PretrainedMethod
 from engram.results.formats import ABSENT, format_bytes
 from engram.results.model_page import changes_page, evaluation_page
 from engram.results.outcomes import Change, mean_forgetting
@@ -180,13 +182,14 @@ def _with_weights(learner: Learner, weights: Path) -> Any:
     Raises:
         UserError: the method has no pretrained backbone.
     """
-    settings = learner.settings
-    if not hasattr(settings, "pretrained"):
+    kind = method_class(learner.method_name)
+    if not issubclass(kind, PretrainedMethod):
+        able = [name for name, other in METHODS.items() if issubclass(other, PretrainedMethod)]
         raise UserError(
-            f"--weights goes with lae and ranpac. What {learner.method_name} starts from is looked "
-            "for in weights/ in the folder that ENGRAM_DATA names."
+            f"--weights goes with {' and '.join(able)}. What {learner.method_name} starts from is "
+            "looked for in weights/ in the folder that ENGRAM_DATA names."
         )
-    return replace(settings, pretrained=replace(settings.pretrained, weights=str(weights)))
+    return kind.with_weights(learner.settings, str(weights))
 
 
 def _sentences(learner: Learner) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
@@ -89,6 +90,11 @@ class Method(nn.Module, ABC):
         self.seen = 0
         self.cache_bytes = 0
         self.weights_sha256: str | None = None
+
+    @classmethod
+    def without_weights(cls, settings: Any) -> Any:
+        """The same settings, but weights are drawn and none are looked for."""
+        return replace(settings, backbone=settings.backbone.partition(".")[0])
 
     @abstractmethod
     def grow(self, new: int) -> None:

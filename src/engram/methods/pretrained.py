@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -12,7 +13,7 @@ from torch.func import functional_call
 from engram.data.images import ImageSet, hashed_share
 from engram.methods.base import Method, Trainer
 from engram.models.heads import RidgeHead
-from engram.models.pretrained import load_backbone
+from engram.models.pretrained import RANDOM, load_backbone
 from engram.seeding import generator
 
 __all__ = ["SET_ASIDE", "PretrainedMethod"]
@@ -41,6 +42,15 @@ class PretrainedMethod(Method):
         self.backbone = found.network
         self.dim = found.dim
         self.weights_sha256 = found.sha256
+
+    @classmethod
+    def with_weights(cls, settings: Any, weights: str) -> Any:
+        """The same settings with another `weights` of the backbone; see `BackboneConfig`."""
+        return replace(settings, pretrained=replace(settings.pretrained, weights=weights))
+
+    @classmethod
+    def without_weights(cls, settings: Any) -> Any:
+        return cls.with_weights(settings, RANDOM)
 
     def train(self, mode: bool = True) -> Self:
         """The backbone stays as it is in use: nothing in it that would move or draw."""

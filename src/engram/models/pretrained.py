@@ -10,7 +10,7 @@ import hashlib
 import shutil
 import sys
 import textwrap
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,6 @@ from engram.files import data_folder, read_weights, replacing, sha256
 from engram.models.normalise import Standardise
 from engram.models.vit import (
     MEAN_AND_DEVIATION,
-    VIT,
     VisionTransformer,
     create_vit,
     fitted_weights,
@@ -35,7 +34,6 @@ __all__ = [
     "Pretrained",
     "load_backbone",
     "vision_transformer",
-    "without_weights",
 ]
 
 RANDOM = "random"
@@ -127,16 +125,6 @@ def vision_transformer(
     except UserError as error:
         raise UserError(f"{path} does not fit {name}. {error}") from error
     return vit, sha256(path)
-
-
-def without_weights(settings: Any) -> Any:
-    """A method's settings with which no weights are looked for; they are drawn instead."""
-    if hasattr(settings, "pretrained"):
-        drawn = replace(settings.pretrained, weights=RANDOM)
-        return replace(settings, pretrained=drawn)
-    if settings.backbone.startswith(VIT):
-        return replace(settings, backbone=settings.backbone.partition(".")[0])
-    return settings
 
 
 def _frozen(
