@@ -20,7 +20,6 @@ from engram.data.batches import AugmentedImages, Recoding, apply
 from engram.data.codecs import create_codec
 from engram.data.encoded import EncodedImages
 from engram.data.images import Dataset, ImageSet
-from engram.data.stream import Task
 from engram.errors import UserError
 from engram.memory import Budget, ExemplarMemory, herding
 from engram.models.normalise import SubtractMean
@@ -30,9 +29,9 @@ IMAGE = 4 * 4 * 3
 CODECS_OF_ALL_KINDS = ["raw", "float16", "zlib-uint8", "png", "jpeg:50", "resize:2", "klt:60"]
 
 
-def task_of(images: ImageSet, first: int, classes: int) -> Task:
-    labelled = ImageSet(images.pixels, images.labels + first)
-    return Task(first, labelled, range(first, first + classes), range(first + classes))
+def shifted(images: ImageSet, first: int) -> ImageSet:
+    """The same images as later classes, from `first` on."""
+    return replace(images, labels=images.labels + first)
 
 
 def memory(budget: str, codec: str = "raw") -> ExemplarMemory:
@@ -68,7 +67,7 @@ def test_other_budgets_are_refused(text: str) -> None:
 def test_two_thousand_images_of_cifar_are_6144000_bytes(budget: str) -> None:
     held = ExemplarMemory(Budget.parse(budget), create_codec("raw", (32, 32)))
     pixels = torch.zeros(2100, 32, 32, 3, dtype=torch.uint8)
-    held.update(task_of(ImageSet(pixels, torch.arange(100).repeat(21)), 0, 100))
+    held.update(ImageSet(pixels, torch.arange(100).repeat(21)))
     assert len(held) == 2000
     assert held.nbytes == held.budget_bytes() == 6_144_000
 
@@ -77,7 +76,7 @@ def test_the_paper_s_quotas_rounded_down(random_images: Images) -> None:
     held = memory("2000")
     quotas = []
     for first in range(0, 100, 10):
-        held.update(task_of(random_images(*[201] * 10), first, 10))
+        held.update(shifted(random_images(*[201] * 10), first))
         quotas.append(set(held.counts.values()))
     assert quotas == [{200}, {100}, {66}, {50}, {40}, {33}, {28}, {25}, {22}, {20}]
 
@@ -99,7 +98,7 @@ def test_two_thousand_float32_images_of_cifar_are_this_many_in_other_codecs(
     cifar100: Dataset, codec: str, least: int, most: int
 ) -> None:
     held = ExemplarMemory(Budget.parse("24576000B"), create_codec(codec, (32, 32)))
-    held.update(Task(0, cifar100.train, range(100), range(100)))
+    held.update(cifar100.train)
     assert least <= len(held) <= most
     assert held.nbytes <= 24_576_000
 
@@ -107,9 +106,9 @@ def test_two_thousand_float32_images_of_cifar_are_this_many_in_other_codecs(
 def test_a_byte_budget_holds_what_the_same_number_of_images_does(random_images: Images) -> None:
     by_images, by_bytes = memory("7"), memory(f"{7 * IMAGE}B")
     for first in (0, 2):
-        task = task_of(random_images(5, 5), first, 2)
-        by_images.update(task)
-        by_bytes.update(task)
+        images = shifted(random_images(5, 5), first)
+        by_images.update(images)
+        by_bytes.update(images)
         assert by_images.counts == by_bytes.counts
 
 
@@ -119,9 +118,9 @@ def test_the_best_ranked_are_kept_in_order_and_dropped_from_the_tail(
     images = random_images(6, 6)
     held = memory("8")
     order = [4, 0, 5, 1, 2, 3]
-    held.update(task_of(images, 0, 2), rank=lambda found: order)
+    held.update(images, rank=lambda found: order)
     assert torch.equal(held.of(0).pixels, images.of(0).pixels[order[:4]])
-    held.update(task_of(random_images(6, 6, seed=1), 2, 2), rank=lambda found: order)
+    held.update(shifted(random_images(6, 6, seed=1), 2), rank=lambda found: order)
     assert torch.equal(held.of(0).pixels, images.of(0).pixels[order[:2]])
     assert torch.equal(held.of(1).pixels, images.of(1).pixels[order[:2]])
 
@@ -132,7 +131,7 @@ def test_new_images_of_a_known_class_are_ranked_with_its_exemplars(
 ) -> None:
     held = ExemplarMemory(Budget.parse("6"), create_codec(codec, (8, 8)))
     first = random_images(6, 6, size=8)
-    held.update(task_of(first, 0, 2))
+    held.update(first)
     kept, stored = held.of(0), held.state()[0]["payloads.0"]
     more = random_images(5, size=8, seed=1)
     given: list[ImageSet] = []
@@ -141,7 +140,7 @@ def test_new_images_of_a_known_class_are_ranked_with_its_exemplars(
         given.append(images)
         return [5, 2, 0, 1, 3, 4, 6, 7]
 
-    held.update(Task(1, more, range(2, 2), range(2)), rank)
+    held.update(more, rank)
     assert torch.equal(given[0].pixels, torch.cat([kept.pixels, more.pixels]))
     assert held.counts == {0: 3, 1: 3}
     expected = torch.cat([held.recode(more[2:3]).pixels, kept.pixels[2:3], kept.pixels[:1]])
@@ -152,15 +151,15 @@ def test_new_images_of_a_known_class_are_ranked_with_its_exemplars(
 
 def test_classes_smaller_than_their_share_are_kept_whole(random_images: Images) -> None:
     held = memory("30")
-    held.update(task_of(random_images(1, 3, 50), 0, 3))
+    held.update(random_images(1, 3, 50))
     assert held.counts == {0: 1, 1: 3, 2: 10}
 
 
 def test_all_keeps_everything_and_nothing_keeps_nothing(random_images: Images) -> None:
     images = random_images(3, 4)
     everything, nothing = memory("all"), memory("0")
-    everything.update(task_of(images, 0, 2))
-    nothing.update(task_of(images, 0, 2))
+    everything.update(images)
+    nothing.update(images)
     assert torch.equal(everything.images()[:].pixels, images.pixels)
     assert len(nothing) == nothing.nbytes == 0
     assert everything.budget_bytes() is None
@@ -173,7 +172,7 @@ def test_a_share_below_one_image_is_refused_with_the_smallest_budget(
     random_images: Images, budget: str
 ) -> None:
     with pytest.raises(UserError, match=f"4 images, or {4 * IMAGE} bytes"):
-        memory(budget).update(task_of(random_images(5, 5, 5, 5), 0, 4))
+        memory(budget).update(random_images(5, 5, 5, 5))
 
 
 @settings(max_examples=2000)
@@ -205,18 +204,18 @@ def test_no_sequence_of_updates_exceeds_the_budget(
         # From flat to noisy, so that payloads differ in length.
         spread = noise.integers(1, 256, (len(labels), 1, 1, 1))
         pixels = torch.from_numpy(noise.integers(0, spread, (len(labels), 8, 8, 3), np.uint8))
-        task = task_of(ImageSet(pixels, labels), first, len(counts))
+        images = shifted(ImageSet(pixels, labels), first)
         if number % 2 and again:
             # Further images of classes that are known, beside the new ones or without them.
             old = ImageSet(pixels, labels % first)
-            task = replace(task, train=old if again == "alone" else task.train + old)
+            images = old if again == "alone" else images + old
         if again and number == 2:
             copy = ExemplarMemory(budget, create_codec(codec, (8, 8)))
             copy.load_state(*held.state())
             held = copy
         before = held.counts
         try:
-            held.update(task)
+            held.update(images)
         except UserError:
             assert held.counts == before, "a refused update changed the memory"
             return
@@ -233,7 +232,7 @@ def test_no_sequence_of_updates_exceeds_the_budget(
 @pytest.mark.parametrize("codec", CODECS_OF_ALL_KINDS)
 def test_nbytes_is_what_a_reader_would_need(random_images: Images, codec: str) -> None:
     held = ExemplarMemory(Budget.parse("all"), create_codec(codec, (8, 8)))
-    held.update(task_of(random_images(5, 5, size=8), 0, 2))
+    held.update(random_images(5, 5, size=8))
     tensors, _ = held.state()
     payloads = sum(len(tensors[f"payloads.{label}"]) for label in (0, 1))
     lengths = [int(n) for label in (0, 1) for n in tensors[f"lengths.{label}"]]
@@ -244,7 +243,7 @@ def test_nbytes_is_what_a_reader_would_need(random_images: Images, codec: str) -
 @pytest.mark.parametrize("codec", ["raw", "zlib-uint8", "klt:32", "resize:4+jpeg:60"])
 def test_a_saved_memory_comes_back(random_images: Images, codec: str) -> None:
     held = ExemplarMemory(Budget.parse("9"), create_codec(codec, (8, 8)))
-    held.update(task_of(random_images(1, 5, 5, size=8), 0, 3))
+    held.update(random_images(1, 5, 5, size=8))
     copy = ExemplarMemory(Budget.parse("9"), create_codec(codec, (8, 8)))
     copy.load_state(*held.state())
     assert copy.counts == held.counts
@@ -273,7 +272,7 @@ def test_damaged_exemplars_are_named_and_left_out(
     image = random_images(1, size=8)
     images = ImageSet(image.pixels.repeat(8, 1, 1, 1), torch.arange(2).repeat_interleave(4))
     held = ExemplarMemory(Budget.parse("8"), create_codec(codec, (8, 8)))
-    held.update(task_of(images, 0, 2))
+    held.update(images)
     tensors, table = held.state()
     tensors["payloads.1"] = damage(tensors["payloads.1"])
     copy = ExemplarMemory(Budget.parse("8"), create_codec(codec, (8, 8)))
@@ -291,7 +290,7 @@ def test_damaged_exemplars_are_named_and_left_out(
 @pytest.mark.parametrize("codec", ["jpeg:75", "klt:32"])
 def test_damage_to_what_all_exemplars_share_is_found(random_images: Images, codec: str) -> None:
     held = ExemplarMemory(Budget.parse("8"), create_codec(codec, (8, 8)))
-    held.update(task_of(random_images(4, 4, size=8), 0, 2))
+    held.update(random_images(4, 4, size=8))
     tensors, table = held.state()
     tensors["shared"][200] ^= 1
     with pytest.raises(UserError, match="share is damaged"):
@@ -302,7 +301,7 @@ def test_a_memory_of_nothing_is_saved_with_any_codec(random_images: Images) -> N
     held = ExemplarMemory(Budget.parse("0"), create_codec("klt:32", (8, 8)))
     copy = ExemplarMemory(Budget.parse("0"), create_codec("klt:32", (8, 8)))
     copy.load_state(*held.state())
-    held.update(task_of(random_images(4, size=8), 0, 1))
+    held.update(random_images(4, size=8))
     copy.load_state(*held.state())
     assert copy.nbytes == len(copy) == 0
 
@@ -311,14 +310,14 @@ def test_a_memory_of_nothing_is_saved_with_any_codec(random_images: Images) -> N
 def test_what_the_check_admits_the_update_holds(random_images: Images, codec: str) -> None:
     images = random_images(5, 5, 5, size=8)
     ample = ExemplarMemory(Budget.parse("1MB"), create_codec(codec, (8, 8)))
-    ample.update(task_of(images, 0, 3))
+    ample.update(images)
     for amount in range(10, ample.nbytes, max(1, ample.nbytes // 97)):
         held = ExemplarMemory(Budget("bytes", amount), create_codec(codec, (8, 8)))
         try:
             held.check(3, images)
         except UserError:
             continue
-        held.update(task_of(images, 0, 3))
+        held.update(images)
         assert held.nbytes <= amount
         assert len(held.counts) == 3
 
@@ -329,12 +328,12 @@ def test_the_check_asks_the_codec_that_has_learnt() -> None:
     noise = noise.repeat(40, 1, 1, 1)
     flat = torch.full_like(noise, 90)
     memory = ExemplarMemory(Budget.parse("44kB"), create_codec("klt:16", (16, 16)))
-    memory.update(Task(0, ImageSet(flat, torch.zeros(40, dtype=torch.int64)), range(1), range(1)))
+    memory.update(ImageSet(flat, torch.zeros(40, dtype=torch.int64)))
     new = ImageSet(noise, torch.ones(40, dtype=torch.int64))
     # A codec that had learnt from these would take 7 bytes for one, and not 4,056.
     assert not memory.fits(2, new)
     with pytest.raises(UserError, match="cannot hold one exemplar"):
-        memory.update(Task(1, new, range(1, 2), range(2)))
+        memory.update(new)
 
 
 def test_an_exemplar_that_cannot_be_decoded_is_named(random_images: Images) -> None:
@@ -353,7 +352,7 @@ def test_batchwise_reads_the_same_pixels_and_keeps_none(random_images: Images, c
     whole = ExemplarMemory(Budget.parse("40"), create_codec(codec, (8, 8)))
     batchwise = ExemplarMemory(Budget.parse("40"), create_codec(codec, (8, 8)), batchwise=True)
     for held in (whole, batchwise):
-        held.update(task_of(random_images(9, 8, size=8), 0, 2))
+        held.update(random_images(9, 8, size=8))
     one, other = whole + new, batchwise + new
     assert isinstance(one, ImageSet)
     assert not isinstance(other, ImageSet)
@@ -395,7 +394,7 @@ def test_batchwise_never_holds_more_than_two_batches_decoded(
     random_images: Images, monkeypatch: pytest.MonkeyPatch, probability: float
 ) -> None:
     held = ExemplarMemory(Budget.parse("100"), create_codec("raw", (4, 4)), batchwise=True)
-    held.update(task_of(random_images(50, 50), 0, 2))
+    held.update(random_images(50, 50))
     new = random_images(9)
     recoding = Recoding.of_last(held.recode(new), 109, probability)
     source = AugmentedImages(held + new, SubtractMean((4, 4)), Augmentation(), recoding)
@@ -413,11 +412,11 @@ def test_batchwise_never_holds_more_than_two_batches_decoded(
 
 def test_originals_are_what_the_last_exemplars_were_made_of(random_images: Images) -> None:
     held = memory("6")
-    held.update(task_of(random_images(3), 0, 1))
-    task = task_of(random_images(5, 5, seed=1), 1, 2)
-    held.update(task, rank=lambda images: [3, 1, 0, 2, 4])
-    assert torch.equal(held.originals(task, 5).pixels, (held.of(1) + held.of(2)).pixels)
-    assert held.originals(task, 1).labels.tolist() == [1, 2]
+    held.update(random_images(3))
+    images = shifted(random_images(5, 5, seed=1), 1)
+    held.update(images, rank=lambda images: [3, 1, 0, 2, 4])
+    assert torch.equal(held.originals(images, 5).pixels, (held.of(1) + held.of(2)).pixels)
+    assert held.originals(images, 1).labels.tolist() == [1, 2]
 
 
 def test_recoded_images_are_what_the_memory_would_give_back(random_images: Images) -> None:
@@ -425,7 +424,7 @@ def test_recoded_images_are_what_the_memory_would_give_back(random_images: Image
     held = ExemplarMemory(Budget.parse("4"), create_codec("jpeg:20", (8, 8)))
     held.prepare(images)
     recoded = held.recode(images)
-    held.update(task_of(images, 0, 1))
+    held.update(images)
     assert torch.equal(recoded.pixels, held.of(0).pixels)
     assert not torch.equal(recoded.pixels, images.pixels)
 

@@ -101,7 +101,7 @@ def run(
         for index in range(learner.tasks, len(stream)):
             task = stream.task(index)
             effort = learner.learn(task)
-            originals = learner.memory.originals(task, SHOWN_ORIGINALS)
+            originals = learner.memory.originals(task.train, SHOWN_ORIGINALS)
             results = task_results(learner, stream, task, effort, originals)
             record.add_task(index, results)
             record.add_originals(originals)

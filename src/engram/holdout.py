@@ -13,7 +13,6 @@ from torch import Tensor
 
 from engram.data.codecs import create_codec
 from engram.data.images import ImageSet, checksums
-from engram.data.stream import Task
 from engram.errors import UserError
 from engram.files import load_tensors, save_tensors
 from engram.memory import Budget, ExemplarMemory
@@ -143,7 +142,7 @@ class Holdout:
     def _keep(self, images: ImageSet) -> bool:
         """Take images into the memory, unless its budget cannot hold one of every class."""
         try:
-            self.memory.update(Task(0, images, range(0), range(0)))
+            self.memory.update(images)
         except UserError:
             return False
         return True

@@ -23,7 +23,6 @@ from torch import Tensor
 from engram.data.codecs import Codec, create_codec
 from engram.data.encoded import EncodedImages, recoded
 from engram.data.images import Images, ImageSet
-from engram.data.stream import Task
 from engram.errors import UserError
 
 __all__ = ["PROBED", "Budget", "DamagedExemplar", "ExemplarMemory", "herding"]
@@ -122,7 +121,7 @@ class ExemplarMemory:
         most_bytes: the most that was ever held at once.
         lost: exemplars that were left out because they were damaged.
         origins: of each class that was new in the last update, the positions of its exemplars among
-            that task's images of the class, best first. Not saved.
+            the images of the class that it was given, best first. Not saved.
     """
 
     def __init__(self, budget: Budget, codec: Codec, *, batchwise: bool = False) -> None:
@@ -224,8 +223,8 @@ class ExemplarMemory:
             f"{classes * needed + shared} bytes as {self.codec.name}."
         )
 
-    def update(self, task: Task, rank: Rank | None = None) -> None:
-        """Make room for the task's new classes, then keep the best-ranked images of each.
+    def update(self, images: ImageSet, rank: Rank | None = None) -> None:
+        """Make room for the classes that are new, then keep the best-ranked images of each class.
 
         Of a class that was known before, new images are ranked with the exemplars that are kept.
 
@@ -236,18 +235,19 @@ class ExemplarMemory:
         Raises:
             UserError: a class's share would not hold one exemplar; then no exemplar has changed.
         """
-        self.prepare(task.train)
+        self.prepare(images)
         if self.budget.none:
             self._classes, self.origins = {}, {}
             return
-        classes = len(self._classes.keys() | set(task.classes))
+        labels = images.labels.unique().tolist()
+        classes = len(self._classes.keys() | set(labels))
         updated = {label: self._fitting(kept, classes) for label, kept in self._classes.items()}
         origins = {}
-        for label in task.classes:
+        for label in labels:
             kept = self._classes.get(label, [])
-            images = self._read({label: kept})[:] + task.train.of(label)
-            order = range(len(images)) if rank is None else rank(images)
-            updated[label] = self._fitting(self._encoded(kept, images, order), classes)
+            of_class = self._read({label: kept})[:] + images.of(label)
+            order = range(len(of_class)) if rank is None else rank(of_class)
+            updated[label] = self._fitting(self._encoded(kept, of_class, order), classes)
             if not kept:
                 origins[label] = list(order[: len(updated[label])])
         self._classes, self.origins = updated, origins
@@ -300,13 +300,13 @@ class ExemplarMemory:
         """
         return self._read({label: [self._classes[label][rank]]})[:].pixels[0]
 
-    def originals(self, task: Task, count: int) -> ImageSet:
+    def originals(self, images: ImageSet, count: int) -> ImageSet:
         """The images that the best `count` exemplars of each new class were made of, best first.
 
         Args:
-            task: the one of the last update.
+            images: those of the last update.
         """
-        best = [task.train.of(label)[kept[:count]] for label, kept in self.origins.items()]
+        best = [images.of(label)[kept[:count]] for label, kept in self.origins.items()]
         return sum(best, ImageSet.empty(self.codec.image_size))
 
     def images(self) -> Images:

@@ -191,7 +191,7 @@ def test_the_balanced_subset_goes_through_the_codec_as_in_the_first_stage() -> N
     recipe = {"codec_augmentation": 1.0, "augmentation": Augmentation(padding=0, flip=False)}
     der = fresh(**recipe)
     memory = TaskLearner("der", der.config, image_size=(8, 8), codec="jpeg:10").memory
-    memory.update(Task(0, ImageSet(pixels[:20], torch.zeros(20).long()), range(1), range(1)))
+    memory.update(ImageSet(pixels[:20], torch.zeros(20).long()))
     new = ImageSet(pixels[20:], torch.ones(40).long())
     source = der.training_images(Task(1, new, range(1, 2), range(2)), memory)
     subset = source[balanced(source.images.labels, generator(1))]

@@ -114,7 +114,7 @@ def test_old_columns_follow_the_teacher_as_far_as_it_is_trusted(
     icarl = method(seen=3, **settings)
     teacher = frozen(icarl.network)
     memory = memory_of(icarl, budget="6")
-    memory.update(blank_task(range(3), 9))
+    memory.update(blank_task(range(3), 9).train)
     icarl.grow(2)
     trusts = icarl.trust(blank_task(range(3, 5), images), memory)
     assert trusts.tolist() == pytest.approx([trust_in_exemplars] * 3 + [trust] * 2)
@@ -141,7 +141,7 @@ def test_the_kept_share_is_exemplars_of_an_old_class_for_each_image_of_a_new_one
     icarl = method(seen=2)
     memory = memory_of(icarl, budget="6")
     assert icarl.kept_share(blank_task(range(2), 16), memory) == 0
-    memory.update(blank_task(range(2), 16))
+    memory.update(blank_task(range(2), 16).train)
     icarl.grow(2)
     assert icarl.kept_share(blank_task(range(2, 4), 16), memory) == 3 / 8
     assert icarl.kept_share(blank_task(range(2, 4), 2), memory) == 1
@@ -172,7 +172,7 @@ def test_codec_augmentation_sends_new_images_through_the_codec_and_no_others() -
     icarl = method(**settings)
     memory = memory_of(icarl, codec="jpeg:10")
     old = ImageSet(pixels[:20], torch.zeros(20, dtype=torch.int64))
-    memory.update(Task(0, old, range(1), range(1)))
+    memory.update(old)
     new = ImageSet(pixels[20:], torch.ones(40, dtype=torch.int64))
     source = icarl.training_images(Task(1, new, range(1, 2), range(2)), memory)
     drawn = [source.batches(60, torch.Generator().manual_seed(seed)) for seed in (0, 1)]
@@ -240,7 +240,7 @@ def test_nme_is_the_nearest_mean_of_exemplars_and_their_mirror_images() -> None:
     pixels = torch.randint(256, (9, 8, 8, 3), generator=drawn, dtype=torch.uint8)
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 2])
     memory = memory_of(icarl, budget="all")
-    memory.update(Task(0, ImageSet(pixels, labels), range(3), range(3)))
+    memory.update(ImageSet(pixels, labels))
     icarl.means = icarl.class_means(memory)
 
     def feature(image: Tensor) -> Tensor:

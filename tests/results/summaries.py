@@ -11,7 +11,6 @@ import torch
 from engram.config import as_mapping, from_mapping, load_preset
 from engram.data.codecs import create_codec
 from engram.data.images import ImageSet
-from engram.data.stream import Task
 from engram.files import save_tensors
 from engram.memory import Budget, ExemplarMemory
 from engram.methods import method_class
@@ -113,7 +112,7 @@ def write_run(
             256, (classes * 12, *image_size, 3), generator=torch.Generator().manual_seed(0)
         )
         images = ImageSet(noise.to(torch.uint8), torch.arange(classes).repeat_interleave(12))
-        memory.update(Task(0, images, range(classes), range(classes)))
+        memory.update(images)
         model = folder / f"model/task-{len(sizes) - 1:02d}"
         model.mkdir(parents=True)
         save_tensors(model / "memory.safetensors", *memory.state())

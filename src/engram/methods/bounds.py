@@ -65,7 +65,7 @@ class Finetune(Method):
             self.network.named_parameters(),
             self.config.schedule,
         )
-        memory.update(task)
+        memory.update(task.train)
 
     def grow(self, new: int) -> None:
         self.network.head.grow(new, generator(self.seed, "head", self.seen))

@@ -205,7 +205,7 @@ class DER(RehearsalMethod):
             self.learn_representation(task, images, trainer)
         if task.index > 0:
             self.learn_classifier(images, trainer)
-        memory.update(task, rank=lambda images: herding(self.embed(images)))
+        memory.update(task.train, rank=lambda images: herding(self.embed(images)))
 
     def learn_representation(self, task: Task, images: AugmentedImages, trainer: Trainer) -> None:
         """The first stage (sections 3.2 to 3.4): an extractor that is trained, pruned, frozen."""

@@ -122,7 +122,7 @@ class ICaRL(RehearsalMethod):
             self.network.named_parameters(),
             self.config.schedule,
         )
-        memory.update(task, rank=lambda images: herding(self.embed(images)))
+        memory.update(task.train, rank=lambda images: herding(self.embed(images)))
         self.means = self.class_means(memory)
 
     def grow(self, new: int) -> None:

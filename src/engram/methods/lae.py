@@ -165,7 +165,7 @@ class LAE(PretrainedMethod):
         self.learn_online(task, trainer)
         self.accumulate()
         self.regress(task, trainer)
-        memory.update(task)
+        memory.update(task.train)
 
     def learn_online(self, task: Task, trainer: Trainer) -> None:
         """Train the classifier, then the modules with it; moving averages go along."""

@@ -96,7 +96,7 @@ class RanPAC(PretrainedMethod):
         self.grow(len(task.new))
         self.add_to(self.head, task.train, trainer)
         self.head.solve()
-        memory.update(task)
+        memory.update(task.train)
 
     def grow(self, new: int) -> None:
         self.head.grow(new)
