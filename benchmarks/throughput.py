@@ -35,7 +35,7 @@ from engram.data.images import ImageSet
 from engram.engine.device import compute_exactly, move, resolve_device, resolve_precision
 from engram.engine.fit import Trainer
 from engram.models.network import Network
-from engram.models.normalise import SubtractMean, mean_image
+from engram.models.normalise import SubtractMean
 from engram.seeding import generator
 from ratios import Ratio, add_option, publish
 
@@ -79,7 +79,7 @@ def synchronise(device: torch.device) -> None:
 def engram_loop(data: ImageSet, device: torch.device, precision: str) -> Callable[[], None]:
     net = fast_network(device)
     normalise = SubtractMean(data.image_size).to(device)
-    normalise.mean.copy_(mean_image(data.pixels))
+    normalise.adopt([data.pixels])
     trainer = Trainer(seed=0, device=device, precision=precision)
     source = AugmentedImages(data.to(device), normalise, Augmentation())
 

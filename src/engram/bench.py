@@ -15,7 +15,6 @@ from engram.engine.device import resolve_device
 from engram.engine.fit import SNAPSHOT_EVERY, EpochReport
 from engram.errors import UserError
 from engram.memory import PROBED, ExemplarMemory
-from engram.models.normalise import mean_image
 from engram.results.record import RunRecord
 from engram.results.summary import SHOWN_ORIGINALS, run_summary, task_results
 from engram.runs import RunConfig, folder_name, recorded
@@ -168,9 +167,7 @@ def _learner(
         batchwise=execution.batchwise,
         infer_through_codec=config.infer_through_codec,
         seed=config.seed,
-        input_mean=(
-            (lambda: mean_image(stream.train_pixels())) if config.input_mean == "dataset" else None
-        ),
+        mean_over=stream.train_pixels if config.input_mean == "dataset" else None,
         device=config.device,
         precision=config.precision,
         snapshots=snapshots,

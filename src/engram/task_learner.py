@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from engram.errors import UserError
 from engram.files import load_tensors, save_tensors, write_atomically
 from engram.memory import Budget, ExemplarMemory
 from engram.methods import method_class
-from engram.models.normalise import mean_image
 
 __all__ = ["TaskEffort", "TaskLearner"]
 
@@ -60,8 +58,8 @@ class TaskLearner:
         batchwise: decode exemplars a batch at a time instead of once a task.
         infer_through_codec: classify images as the codec would give them back.
         seed: of everything random.
-        input_mean: gives what is subtracted from every image, (H, W, 3) in [0, 1], when the first
-            task is learnt; the mean of that task's images where None.
+        mean_over: gives the images whose mean is subtracted from every image, (N, H, W, 3) uint8
+            in parts, when the first task is learnt; those of that task where None.
         device: `auto`, `cpu`, `cuda`, ...
         precision: of training, and of pretrained networks; everything else is float32.
         snapshots: folder for snapshots during training, so that it can go on after an
@@ -85,7 +83,7 @@ class TaskLearner:
         batchwise: bool = False,
         infer_through_codec: bool = False,
         seed: int = 0,
-        input_mean: Callable[[], Tensor] | None = None,
+        mean_over: Callable[[], Iterable[Tensor]] | None = None,
         device: str = "auto",
         precision: Precision = "auto",
         snapshots: Path | None = None,
@@ -107,7 +105,7 @@ class TaskLearner:
         self.method = kind(self.config, image_size, seed)
         self.method.check(self.memory.budget)
         self.method.eval().to(place)
-        self._input_mean = input_mean
+        self._mean_over = mean_over
         self.method.precision = resolve_precision(precision, place)
         self._trainer = Trainer(
             seed=seed,
@@ -132,8 +130,8 @@ class TaskLearner:
         """
         started = time.perf_counter()
         if not self.task_sizes:
-            of_task = partial(mean_image, task.train.pixels.split(CHUNK))
-            self.method.normalise.adopt(self._input_mean or of_task)
+            own = task.train.pixels.split(CHUNK)
+            self.method.normalise.adopt(self._mean_over() if self._mean_over else own)
         self._trainer.begin(task.index, self.method, self.method.resting)
         self.method.learn(task, self.memory, self._trainer)
         self.task_sizes.append(len(task.new))

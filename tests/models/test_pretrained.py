@@ -215,5 +215,7 @@ def test_pixels_are_scaled_and_standardised() -> None:
 
 def test_the_mean_of_the_data_is_not_subtracted() -> None:
     standardise = Standardise((2, 2), (0.5,) * 3, (0.5,) * 3)
-    standardise.adopt(lambda: torch.full((2, 2, 3), 0.1))
+    chunks = iter([torch.zeros(1, 2, 2, 3, dtype=torch.uint8)])
+    standardise.adopt(chunks)
     assert standardise.mean.tolist() == [0.5] * 3
+    assert len(list(chunks)) == 1, "images were read for nothing"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -28,9 +28,9 @@ class SubtractMean(nn.Module):
         self.register_buffer("mean", torch.zeros(*image_size, 3))
         self.mean: Tensor
 
-    def adopt(self, mean: Callable[[], Tensor]) -> None:
-        """Subtract what `mean` gives, from now on."""
-        self.mean.copy_(mean())
+    def adopt(self, chunks: Iterable[Tensor]) -> None:
+        """Subtract the mean of these images from now on: (N, H, W, 3) uint8, in parts."""
+        self.mean.copy_(mean_image(chunks))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 to (B, 3, H, W) float32, channels last in memory."""
@@ -61,8 +61,9 @@ class Standardise(nn.Module):
         self.mean: Tensor
         self.deviation: Tensor
 
-    def adopt(self, mean: Callable[[], Tensor]) -> None:
-        """Nothing: the network was trained with other constants than this data's mean."""
+    def adopt(self, chunks: Iterable[Tensor]) -> None:
+        """Nothing, and no image is read: the network was trained with other constants than this
+        data's mean."""
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 to (B, 3, *size) float32, channels last in memory."""
