@@ -164,8 +164,8 @@ def test_a_group_keeps_a_floor_and_a_multiple() -> None:
     for logits in masks.logits.values():
         logits.data.zero_()
     assert set(counts().values()) == {1}, "0 counts as closed"
-    floors = counts(stream=4, interior=2)
-    assert all(n == (4 if group.startswith("stream") else 2) for group, n in floors.items())
+    floors = counts(stream=4)
+    assert all(n == (4 if group.startswith("stream") else 1) for group, n in floors.items())
     logits = masks.logits["stream2"]
     logits.data = torch.linspace(-1, 1, len(logits)) + 0.1
     assert counts()["stream2"] == 35

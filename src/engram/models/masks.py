@@ -188,13 +188,12 @@ class Floor:
     """What is left of a group of channels at least.
 
     Attributes:
-        stream: channels of a stream; without any an extractor would be dead.
-        interior: channels of a block's interior; without any, the block is a constant.
+        stream: channels of a stream; without any an extractor would be dead. Of a block's interior
+            one is left: without any, the block is a constant.
         multiple: the number that stay is rounded up to one, as hardware likes it.
     """
 
     stream: int = 1
-    interior: int = 1
     multiple: int = 1
 
     def open(self, places: Mapping[str, Tensor], count: int | Tensor) -> Kept:
@@ -202,14 +201,13 @@ class Floor:
 
         Nothing here waits for the device: it is asked after every step.
         """
-        return {group: self.raised(of_group, count, group) for group, of_group in places.items()}
-
-    def raised(self, ranks: Tensor, count: int | Tensor, group: str) -> Tensor:
-        """Of one group, the channels whose rank is below `count`; more, the best, if too few."""
-        least = self.stream if group.startswith("stream") else self.interior
-        wanted = (ranks < count).sum().clamp_min(least)
-        rounded = (wanted + self.multiple - 1) // self.multiple * self.multiple
-        return ranks.argsort().argsort() < rounded
+        kept = {}
+        for group, ranks in places.items():
+            least = self.stream if group.startswith("stream") else 1
+            wanted = (ranks < count).sum().clamp_min(least)
+            rounded = (wanted + self.multiple - 1) // self.multiple * self.multiple
+            kept[group] = ranks.argsort().argsort() < rounded
+        return kept
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
