@@ -111,7 +111,7 @@ class RidgeHead(nn.Module):
 
     Args:
         dim: length of the features.
-        projected: random dimensions M; 0 or None for the features themselves.
+        projected: random dimensions M; 0 for the features themselves.
         generator: source of the projection.
 
     Attributes:
@@ -123,7 +123,7 @@ class RidgeHead(nn.Module):
         ridge: the weight of the penalty that was chosen.
     """
 
-    def __init__(self, dim: int, projected: int | None, generator: torch.Generator) -> None:
+    def __init__(self, dim: int, projected: int, generator: torch.Generator) -> None:
         super().__init__()
         width = projected or dim
         drawn = torch.randn(dim, projected, generator=generator) if projected else None
