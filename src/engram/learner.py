@@ -401,7 +401,7 @@ class Learner:
     ) -> None:
         """Take over what `_write` and `_facts` gave."""
         self._tasks.restore(folder / "learner", strict=strict, class_names=classes)
-        self._tasks.config = self._tasks.method.config = self.settings
+        self._tasks.method.config = self.settings
         self._holdout.restore(folder, strict=strict, class_names=classes)
         self.classes_ = tuple(classes)
         self._begun_with = self._lasting()

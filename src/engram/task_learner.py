@@ -51,7 +51,7 @@ class TaskLearner:
 
     Args:
         method: a method's name.
-        config: its settings; the paper's where None.
+        config: its settings, of its class `Config`.
         image_size: height and width of the images.
         budget: of the exemplar memory: `2000`, `20/class`, `6MB` or `all`.
         codec: how exemplars are stored: see `engram.data.codecs`.
@@ -75,7 +75,7 @@ class TaskLearner:
     def __init__(
         self,
         method: str,
-        config: Any = None,
+        config: Any,
         *,
         image_size: tuple[int, int],
         budget: str = "2000",
@@ -93,7 +93,6 @@ class TaskLearner:
     ) -> None:
         kind = method_class(method)
         self.name = method
-        self.config = kind.Config() if config is None else config
         self.seed = seed
         self.memory = ExemplarMemory(
             Budget.parse(budget), create_codec(codec, image_size), batchwise=batchwise
@@ -102,7 +101,7 @@ class TaskLearner:
         self.task_sizes: list[int] = []
         place = resolve_device(device)
         compute_exactly(place)
-        self.method = kind(self.config, image_size, seed)
+        self.method = kind(config, image_size, seed)
         self.method.check(self.memory.budget)
         self.method.eval().to(place)
         self._mean_over = mean_over
@@ -182,7 +181,7 @@ class TaskLearner:
         save_tensors(unfinished / "weights.safetensors", self.method.state_dict(), {})
         save_tensors(unfinished / "memory.safetensors", *self.memory.state())
         write_atomically(unfinished / "learner.json", json.dumps(state, indent=2).encode())
-        settings = to_yaml(as_mapping(self.config))
+        settings = to_yaml(as_mapping(self.method.config))
         write_atomically(unfinished / "config.yaml", settings.encode())
         unfinished.rename(folder)
 

@@ -76,12 +76,12 @@ def test_given_the_same_features_the_solution_is_the_same_to_float64(
 
 def test_the_backbone_never_changes() -> None:
     learner, _ = learnt("2,2", adapt=True)
-    fresh = RanPAC(learner.config, (8, 8), seed=0)
+    fresh = RanPAC(learner.method.config, (8, 8), seed=0)
     backbone = method_of(learner).backbone
     for name, parameter in backbone.named_parameters():
         if not parameter.requires_grad:
             assert torch.equal(parameter, fresh.backbone.get_parameter(name)), name
-    plain = load_backbone(learner.config.pretrained, generator(0)).network
+    plain = load_backbone(learner.method.config.pretrained, generator(0)).network
     frozen = [parameter for parameter in backbone.parameters() if not parameter.requires_grad]
     assert sum(map(torch.numel, frozen)) == sum(map(torch.numel, plain.parameters()))
 
@@ -89,7 +89,7 @@ def test_the_backbone_never_changes() -> None:
 def test_modules_are_trained_on_the_first_task_alone() -> None:
     learner, _ = learnt("2", adapt=True)
     before = copy.deepcopy(method_of(learner).backbone.state_dict())
-    fresh = RanPAC(learner.config, (8, 8), seed=0).backbone.state_dict()
+    fresh = RanPAC(learner.method.config, (8, 8), seed=0).backbone.state_dict()
     assert any(not torch.equal(before[name], fresh[name]) for name in before)
     whole = create_stream("digits/2,3", order="given")
     learner.learn(whole.task(1))
