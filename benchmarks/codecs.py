@@ -124,8 +124,7 @@ def epoch_seconds(images: ImageSet, classes: int, device: torch.device, precisio
     """One epoch of cross-entropy on the images."""
     network = models.create("resnet32", generator(0, "network"))
     network.head.grow(classes, generator(0, "head"))
-    trainer = Trainer(seed=0, device=device, precision=precision)
-    trainer.begin(0, network)
+    trainer = Trainer(network, task=0, seed=0, device=device, precision=precision)
     trainer.fit(
         "epoch",
         AugmentedImages(images, SubtractMean(images.image_size), Augmentation()),

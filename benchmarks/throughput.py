@@ -80,14 +80,13 @@ def engram_loop(data: ImageSet, device: torch.device, precision: str) -> Callabl
     net = fast_network(device)
     normalise = SubtractMean(data.image_size).to(device)
     normalise.adopt([data.pixels])
-    trainer = Trainer(seed=0, device=device, precision=precision)
     source = AugmentedImages(data.to(device), normalise, Augmentation())
 
     def loss(x: Tensor, y: Tensor, step: object) -> dict[str, Tensor]:
         return {"classification": F.cross_entropy(net(x).float(), y)}
 
     def loop() -> None:
-        trainer.begin(0, net)
+        trainer = Trainer(net, task=0, seed=0, device=device, precision=precision)
         trainer.fit("training", source, loss, net.named_parameters(), SCHEDULE)
 
     return loop

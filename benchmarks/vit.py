@@ -52,7 +52,6 @@ def ours(
     """One call trains on every image once, as LAE does."""
     backbone, normalise, head = network_of(NAME, size)
     whole = nn.ModuleList([backbone, normalise, head]).to(device)
-    trainer = Trainer(seed=0, device=device, precision=precision)
     schedule = Schedule(
         epochs=1, batch_size=batch, optimizer="adam", learning_rate=1e-3, decay="constant"
     )
@@ -64,7 +63,7 @@ def ours(
         return {"classification": F.cross_entropy(head(backbone(x)).float(), y)}
 
     def train() -> None:
-        trainer.begin(0, whole)
+        trainer = Trainer(whole, task=0, seed=0, device=device, precision=precision)
         trainer.fit("modules", source, loss, whole.named_parameters(), schedule)
 
     return train

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,8 @@ class TaskLearner:
         self.method.eval().to(place)
         self._mean_over = mean_over
         self.method.precision = resolve_precision(precision, place)
-        self._trainer = Trainer(
+        self._trainer_of = partial(
+            Trainer,
             seed=seed,
             device=place,
             precision=self.method.precision,
@@ -131,12 +133,11 @@ class TaskLearner:
         if not self.task_sizes:
             own = task.train.pixels.split(CHUNK)
             self.method.normalise.adopt(self._mean_over() if self._mean_over else own)
-        self._trainer.begin(task.index, self.method, self.method.resting)
-        self.method.learn(task, self.memory, self._trainer)
+        trainer = self._trainer_of(self.method, task=task.index, resting=self.method.resting)
+        self.method.learn(task, self.memory, trainer)
         self.task_sizes.append(len(task.new))
-        training = self._trainer.effort
-        here = training.seconds - self._trainer.restored_seconds
-        return TaskEffort(training, time.perf_counter() - started - here)
+        here = trainer.effort.seconds - trainer.restored_seconds
+        return TaskEffort(trainer.effort, time.perf_counter() - started - here)
 
     @torch.no_grad()
     def predict(self, images: ImageSet) -> dict[str, Tensor]:

@@ -50,8 +50,9 @@ class Model(nn.Module):
         return {"classification": F.cross_entropy(self.norm(self.layer(x)), y)}
 
 
-def trainer(**options: object) -> Trainer:
-    return Trainer(seed=0, device=torch.device("cpu"), **options)  # type: ignore[arg-type]
+def trainer(model: nn.Module, task: int = 0, **options: object) -> Trainer:
+    device = torch.device("cpu")
+    return Trainer(model, task=task, seed=0, device=device, **options)  # type: ignore[arg-type]
 
 
 def rates(schedule: Schedule, samples: int) -> list[float]:
@@ -100,8 +101,7 @@ def test_after_a_warm_up_of_whole_epochs_the_rate_falls_from_its_peak() -> None:
 def test_the_last_batch(samples: int, drop_last: bool, batches: int) -> None:
     reports: list[EpochReport] = []
     model = Model()
-    loop = trainer(on_epoch=reports.append)
-    loop.begin(0, model)
+    loop = trainer(model, on_epoch=reports.append)
     schedule = replace(SCHEDULE, drop_last=drop_last)
     loop.fit("training", Points(samples), model.loss, model.named_parameters(), schedule)
     assert loop.effort.updates == 2 * batches
@@ -112,8 +112,7 @@ def test_the_last_batch(samples: int, drop_last: bool, batches: int) -> None:
 
 def test_a_single_sample_is_refused_where_there_is_batchnorm() -> None:
     model = Model()
-    loop = trainer()
-    loop.begin(0, model)
+    loop = trainer(model)
     with pytest.raises(UserError, match="Task 1 has one image, and this network trains on two"):
         loop.fit("training", Points(1), model.loss, model.named_parameters(), SCHEDULE)
 
@@ -125,8 +124,7 @@ def test_a_milestone_never_falls_on_the_start() -> None:
 
 def test_a_fixed_number_of_updates_ends_within_an_epoch() -> None:
     model = Model()
-    loop = trainer()
-    loop.begin(0, model)
+    loop = trainer(model)
     schedule = replace(SCHEDULE, epochs=None, updates=5)
     loop.fit("training", Points(), model.loss, model.named_parameters(), schedule)
     assert loop.effort.updates == 5
@@ -135,8 +133,7 @@ def test_a_fixed_number_of_updates_ends_within_an_epoch() -> None:
 def test_weight_decay_spares_biases_and_batchnorm_shifts() -> None:
     model = Model()
     before = copy.deepcopy(model.state_dict())
-    loop = trainer()
-    loop.begin(0, model)
+    loop = trainer(model)
     schedule = replace(SCHEDULE, epochs=1, batch_size=10, learning_rate=1, weight_decay=0.1)
     schedule = replace(schedule, momentum=0)
 
@@ -156,8 +153,7 @@ def test_one_step_is_sgd_by_hand() -> None:
     expected = copy.deepcopy(model)
     points = Points(4)
     F.cross_entropy(expected.norm(expected.layer(points.x)), points.y).backward()
-    loop = trainer()
-    loop.begin(0, model)
+    loop = trainer(model)
     loop.fit("t", points, model.loss, model.named_parameters(), replace(SCHEDULE, epochs=1))
     for parameter, before in zip(model.parameters(), expected.parameters(), strict=True):
         assert before.grad is not None
@@ -180,8 +176,7 @@ def stepped(model: Model, change: Callable[[int, Tensor], Tensor], found: list[T
 def trained(schedule: Schedule, points: Points) -> Model:
     """A model after a step an epoch, each on all points."""
     model = Model()
-    loop = trainer()
-    loop.begin(0, model)
+    loop = trainer(model)
     loop.fit("training", points, model.loss, model.named_parameters(), schedule)
     return model
 
@@ -237,8 +232,7 @@ def test_the_forward_pass_is_in_the_precision_of_training(
         found.add(logits.dtype)
         return {"classification": F.cross_entropy(logits.float(), y)}
 
-    loop = trainer(precision=precision)
-    loop.begin(0, model)
+    loop = trainer(model, precision=precision)
     loop.fit("training", Points(), loss, model.named_parameters(), SCHEDULE)
     assert found == {expected}
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
@@ -251,8 +245,7 @@ def test_samples_come_in_another_order_in_every_epoch() -> None:
         orders.append(x)
         return model.loss(x, y, step)
 
-    loop = trainer()
-    loop.begin(0, model)
+    loop = trainer(model)
     schedule = replace(SCHEDULE, batch_size=10)
     loop.fit("training", Points(10), loss, model.named_parameters(), schedule)
     first, second = orders
@@ -268,8 +261,7 @@ def test_the_parts_of_the_loss_are_summed_and_reported() -> None:
         steps.append(step)
         return {"one": model.layer(x).sum() * 0 + 1, "two": torch.tensor(2.0 * step.epoch)}
 
-    loop = trainer(on_epoch=reports.append)
-    loop.begin(3, model)
+    loop = trainer(model, task=3, on_epoch=reports.append)
     loop.fit("training", Points(8), loss, model.named_parameters(), SCHEDULE)
     assert [report.losses for report in reports] == [{"one": 1, "two": 0}, {"one": 1, "two": 2}]
     assert [report.task for report in reports] == [3, 3]
@@ -280,8 +272,7 @@ def test_the_parts_of_the_loss_are_summed_and_reported() -> None:
 
 def test_progress_counts_updates_where_the_last_epoch_is_cut_short() -> None:
     model, shares = Model(), list[float]()
-    loop = trainer()
-    loop.begin(0, model)
+    loop = trainer(model)
     schedule = replace(SCHEDULE, epochs=None, updates=5)
     loop.fit(
         "training",
@@ -296,8 +287,7 @@ def test_progress_counts_updates_where_the_last_epoch_is_cut_short() -> None:
 
 def test_a_loss_that_explodes_is_named() -> None:
     model = Model()
-    loop = trainer()
-    loop.begin(0, model)
+    loop = trainer(model)
 
     def loss(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
         return {"bad": model.layer(x).sum() * torch.inf}
@@ -310,16 +300,14 @@ def test_parameters_that_need_no_gradient_stay(tmp_path: Path) -> None:
     model = Model()
     model.layer.requires_grad_(False)
     before = model.layer.weight.clone()
-    loop = trainer(folder=tmp_path)
-    loop.begin(0, model)
+    loop = trainer(model, folder=tmp_path)
     loop.fit("training", Points(), model.loss, model.named_parameters(), SCHEDULE)
     assert torch.equal(model.layer.weight, before)
 
 
 def test_a_finished_stage_is_taken_from_its_snapshot(tmp_path: Path) -> None:
     first = Model()
-    loop = trainer(folder=tmp_path)
-    loop.begin(0, first)
+    loop = trainer(first, folder=tmp_path)
     loop.fit("one", Points(), first.loss, first.named_parameters(), SCHEDULE)
     loop.fit("two", Points(), first.loss, first.named_parameters(), SCHEDULE)
 
@@ -327,8 +315,7 @@ def test_a_finished_stage_is_taken_from_its_snapshot(tmp_path: Path) -> None:
         raise AssertionError("the stage was trained again")
 
     again = Model()
-    replay = trainer(folder=tmp_path)
-    replay.begin(0, again)
+    replay = trainer(again, folder=tmp_path)
     replay.fit("one", Points(), never, again.named_parameters(), SCHEDULE)
     replay.fit("two", Points(), never, again.named_parameters(), SCHEDULE)
     assert all(
@@ -346,8 +333,7 @@ def test_an_interrupted_stage_goes_on_from_its_last_snapshot(tmp_path: Path) -> 
             raise InterruptionError
 
     first = Model()
-    loop = trainer(folder=tmp_path, snapshot_every=0, on_epoch=stop)
-    loop.begin(0, first)
+    loop = trainer(first, folder=tmp_path, snapshot_every=0, on_epoch=stop)
     with pytest.raises(InterruptionError):
         loop.fit("training", Points(), first.loss, first.named_parameters(), schedule)
 
@@ -357,8 +343,7 @@ def test_an_interrupted_stage_goes_on_from_its_last_snapshot(tmp_path: Path) -> 
         epochs.append(step.epoch)
         return again.loss(x, y, step)
 
-    replay = trainer(folder=tmp_path)
-    replay.begin(0, again)
+    replay = trainer(again, folder=tmp_path)
     replay.fit("training", Points(), counted, again.named_parameters(), schedule)
     assert epochs == [3, 3, 4, 4]
     whole = trained(schedule, Points())
@@ -372,11 +357,11 @@ def test_snapshots_are_no_closer_than_is_asked_for(tmp_path: Path) -> None:
     saved: list[bool] = []
     model = Model()
     loop = trainer(
+        model,
         folder=tmp_path,
         snapshot_every=3600,
         on_epoch=lambda report: saved.append(any(tmp_path.iterdir())),
     )
-    loop.begin(0, model)
     loop.fit("one", Points(), model.loss, model.named_parameters(), replace(SCHEDULE, epochs=4))
     assert saved == [False] * 4
     assert any(tmp_path.iterdir()), "the end is always saved"
@@ -384,8 +369,7 @@ def test_snapshots_are_no_closer_than_is_asked_for(tmp_path: Path) -> None:
 
 def test_a_snapshot_leaves_out_what_a_fit_does_not_change(tmp_path: Path) -> None:
     model = Model()
-    loop = trainer(folder=tmp_path)
-    loop.begin(0, model, resting=("norm.running_var",))
+    loop = trainer(model, folder=tmp_path, resting=("norm.running_var",))
     named = list(model.layer.named_parameters(prefix="layer"))
     loop.fit("one", Points(), model.loss, named, SCHEDULE)
     (snapshot,) = tmp_path.iterdir()
@@ -394,8 +378,7 @@ def test_a_snapshot_leaves_out_what_a_fit_does_not_change(tmp_path: Path) -> Non
     moving = {"layer.weight", "layer.bias", "norm.running_mean", "norm.num_batches_tracked"}
     assert names == moving
     again = Model()
-    replay = trainer(folder=tmp_path)
-    replay.begin(0, again)
+    replay = trainer(again, folder=tmp_path)
     parameters = again.layer.named_parameters(prefix="layer")
     replay.fit("one", Points(), again.loss, parameters, SCHEDULE)
     assert all(torch.equal(again.state_dict()[name], model.state_dict()[name]) for name in moving)
@@ -403,17 +386,15 @@ def test_a_snapshot_leaves_out_what_a_fit_does_not_change(tmp_path: Path) -> Non
 
 def test_another_task_starts_without_old_snapshots(tmp_path: Path) -> None:
     model = Model()
-    loop = trainer(folder=tmp_path)
-    loop.begin(0, model)
+    loop = trainer(model, folder=tmp_path)
     loop.fit("one", Points(), model.loss, model.named_parameters(), SCHEDULE)
     assert len(list(tmp_path.iterdir())) == 1
-    loop.begin(1, model)
+    trainer(model, task=1, folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_randomness_between_fits_has_a_name() -> None:
-    loop = trainer()
-    loop.begin(2, Model())
+    loop = trainer(Model(), task=2)
     draws = [torch.rand(3, generator=loop.generator(name)) for name in ("a", "a", "b")]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
@@ -421,8 +402,7 @@ def test_randomness_between_fits_has_a_name() -> None:
 
 def test_a_snapshot_of_other_training_is_refused(tmp_path: Path) -> None:
     model = Model()
-    loop = trainer(folder=tmp_path)
-    loop.begin(0, model)
+    loop = trainer(model, folder=tmp_path)
     loop.fit("one", Points(), model.loss, model.named_parameters(), SCHEDULE)
     longer = replace(SCHEDULE, epochs=3)
     with pytest.raises(UserError, match="snapshot of other training"):
@@ -433,8 +413,7 @@ def test_a_snapshot_of_other_training_is_refused(tmp_path: Path) -> None:
 
 def test_a_damaged_snapshot_is_refused_with_the_way_out(tmp_path: Path) -> None:
     model = Model()
-    loop = trainer(folder=tmp_path)
-    loop.begin(0, model)
+    loop = trainer(model, folder=tmp_path)
     loop.fit("one", Points(), model.loss, model.named_parameters(), SCHEDULE)
     (snapshot,) = tmp_path.iterdir()
     snapshot.write_bytes(snapshot.read_bytes()[:20])
@@ -445,5 +424,5 @@ def test_a_damaged_snapshot_is_refused_with_the_way_out(tmp_path: Path) -> None:
 def test_files_of_others_in_the_snapshot_folder_stay(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "task-list").mkdir()
-    trainer(folder=tmp_path).begin(3, Model())
+    trainer(Model(), task=3, folder=tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "task-list"}

@@ -266,7 +266,7 @@ def test_statistics_are_of_batches_of_one_size(
         lambda network, kept, batches: sizes.extend(len(x) for x in batches),
     )
     pixels = torch.randint(256, (images, 8, 8, 3), generator=generator(0), dtype=torch.uint8)
-    trainer = Trainer(seed=0, device=torch.device("cpu"))
+    trainer = Trainer(der, task=0, seed=0, device=torch.device("cpu"))
     found = ImageSet(pixels, torch.zeros(images, dtype=torch.int64))
     assert der.masks is not None
     der.prune(der.masks, der.augmented(found, der.config.augmentation), trainer)

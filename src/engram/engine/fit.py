@@ -78,64 +78,61 @@ class Effort:
 
 
 class Trainer:
-    """Trains a method's parameters on a source of batches.
+    """Trains a method's parameters on sources of batches, in the fits of one task.
 
     Args:
+        method: whose state is trained and saved.
+        task: its number, from 0. Snapshots of other tasks are removed from the folder.
         seed: of everything random in training.
         device: where to compute.
         precision: bf16 runs the forward pass under autocast; weights stay float32.
+        resting: how names in the method's state begin that no fit changes, and no snapshot needs to
+            hold.
         folder: where snapshots go; None keeps none.
         on_epoch: called with a report after every epoch.
         on_progress: called with the name of what is done and the share of it that is.
         snapshot_every: least seconds between two snapshots of a stage; its end is always saved.
 
     Attributes:
-        effort: of the task begun last, with what was spent before an interruption.
+        effort: of the task so far, with what was spent before an interruption.
         restored_seconds: the part of `effort.seconds` that was spent before the interruption.
     """
 
     def __init__(
         self,
+        method: nn.Module,
         *,
+        task: int,
         seed: int,
         device: torch.device,
         precision: str = "fp32",
+        resting: tuple[str, ...] = (),
         folder: Path | None = None,
         on_epoch: Callable[[EpochReport], None] = lambda report: None,
         on_progress: Callable[[str, float], None] = lambda stage, share: None,
         snapshot_every: float = SNAPSHOT_EVERY,
     ) -> None:
+        self.method = method
+        self.task = task
         self.seed = seed
         self.device = device
         self.precision = precision
+        self.resting = resting
         self.folder = folder
         self.on_epoch = on_epoch
         self.on_progress = on_progress
         self.snapshot_every = snapshot_every
         self.effort = Effort()
         self.restored_seconds = 0.0
-        self._task = 0
-        self._method: nn.Module = nn.Module()
-        self._resting: tuple[str, ...] = ()
-
-    def begin(self, task: int, method: nn.Module, resting: tuple[str, ...] = ()) -> None:
-        """Prepare for the fits of a task. Snapshots of other tasks are removed.
-
-        Args:
-            resting: how names in the method's state begin that no fit changes, and no snapshot
-                needs to hold.
-        """
-        self._task, self._method, self._resting = task, method, resting
-        self.effort, self.restored_seconds = Effort(), 0.0
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for path in self.folder.glob("task[0-9]*-*.safetensors*"):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in folder.glob("task[0-9]*-*.safetensors*"):
                 if not path.name.startswith(f"task{task:03d}-"):
                     path.unlink()
 
     def generator(self, name: str) -> torch.Generator:
         """Randomness for what a method does between fits; the same again after a resume."""
-        return seeding.generator(self.seed, "task", self._task, name)
+        return seeding.generator(self.seed, "task", self.task, name)
 
     def track(self, stage: str, parts: Sequence[Part]) -> Iterator[Part]:
         """The parts of a pass without training, one by one; how many are done is reported."""
@@ -166,12 +163,12 @@ class Trainer:
             UserError: there is one sample, and BatchNorm; the loss is no longer a finite number; or
                 the snapshot is not of this fit.
         """
-        if len(data) == 1 and any(isinstance(each, _BatchNorm) for each in self._method.modules()):
+        if len(data) == 1 and any(isinstance(each, _BatchNorm) for each in self.method.modules()):
             raise UserError(
-                f"Task {self._task + 1} has one image, and this network trains on two at least. "
+                f"Task {self.task + 1} has one image, and this network trains on two at least. "
                 "Give more images, or take a method with a pretrained network: ranpac or lae."
             )
-        move(self._method, self.device)
+        move(self.method, self.device)
         names = {parameter: name for name, parameter in parameters if parameter.requires_grad}
         run = _Stage(
             name=stage,
@@ -190,7 +187,7 @@ class Trainer:
         self.effort += spent
         self.restored_seconds += spent.seconds
         saved_at = time.perf_counter()
-        self._method.train()
+        self.method.train()
         for epoch in range(done, run.plan.epochs):
             report = self._epoch(run, epoch, data, loss, after_step)
             used = Effort(report.seconds, run.plan.batches_in(epoch), report.images)
@@ -202,7 +199,7 @@ class Trainer:
             if last or time.perf_counter() - saved_at >= self.snapshot_every:
                 self._save(run, epoch + 1, spent)
                 saved_at = time.perf_counter()
-        self._method.eval()
+        self.method.eval()
 
     def _epoch(
         self,
@@ -235,21 +232,21 @@ class Trainer:
         if not all(map(math.isfinite, losses.values())):
             raise UserError(
                 f"The loss of stage {run.name} is no longer finite in epoch {epoch + 1} of task "
-                f"{self._task + 1}. Choose a learning rate below {run.schedule.learning_rate:g}."
+                f"{self.task + 1}. Choose a learning rate below {run.schedule.learning_rate:g}."
             )
         seconds = round(time.perf_counter() - started, 3)
         return EpochReport(
-            self._task, run.name, epoch, run.plan.epochs, losses, rate, images, seconds
+            self.task, run.name, epoch, run.plan.epochs, losses, rate, images, seconds
         )
 
     def _batches(self, run: _Stage, epoch: int, data: Source) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch, as many as the plan has."""
-        generator = seeding.generator(self.seed, "task", self._task, run.name, "epoch", epoch)
+        generator = seeding.generator(self.seed, "task", self.task, run.name, "epoch", epoch)
         drawn = data.batches(run.schedule.batch_size, generator, epoch)
         return itertools.islice(drawn, run.plan.batches_in(epoch))
 
     def _path(self, run: _Stage) -> Path | None:
-        return self.folder and self.folder / f"task{self._task:03d}-{run.name}.safetensors"
+        return self.folder and self.folder / f"task{self.task:03d}-{run.name}.safetensors"
 
     def _save(self, run: _Stage, epochs: int, spent: Effort) -> None:
         if path := self._path(run):
@@ -261,12 +258,12 @@ class Trainer:
 
     def _moving(self, run: _Stage) -> dict[str, Tensor]:
         """What a fit can change: the parameters that it trains, and buffers that do not rest."""
-        named = self._method.named_parameters()
+        named = self.method.named_parameters()
         still = {name for name, parameter in named if parameter not in run.names}
         return {
             name: tensor
-            for name, tensor in self._method.state_dict().items()
-            if name not in still and not name.startswith(self._resting)
+            for name, tensor in self.method.state_dict().items()
+            if name not in still and not name.startswith(self.resting)
         }
 
     def _restore(self, run: _Stage) -> tuple[int, Effort]:
@@ -281,7 +278,7 @@ class Trainer:
         if meta["of"] != run.identity:
             raise UserError(f"{path} is a snapshot of other training. Remove it to train anew.")
         saved = _part(tensors, "method:")
-        self._method.load_state_dict({**self._method.state_dict(), **saved})
+        self.method.load_state_dict({**self.method.state_dict(), **saved})
         restore_optimizer(run.optimizer, run.names, _part(tensors, "optimizer:"))
         return meta["epochs"], Effort(**meta["effort"])
 
