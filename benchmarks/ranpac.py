@@ -20,6 +20,7 @@ import torch
 
 from engram.data.images import ImageSet
 from engram.data.stream import Task
+from engram.memory import Budget
 from engram.methods.ranpac import RanPAC, RanPACConfig
 from engram.models.pretrained import BackboneConfig
 from engram.seeding import generator
@@ -60,7 +61,8 @@ def forward(method: RanPAC, images: ImageSet) -> float:
 def measured(config: RanPACConfig, images: int, device: str, first: int) -> Seconds:
     """Ten tasks, by a learner of its own; on every second, the forward pass comes first, from
     that at `first` on."""
-    learner = TaskLearner("ranpac", config, image_size=(32, 32), budget="0", device=device)
+    nothing = Budget.parse("0")
+    learner = TaskLearner("ranpac", config, image_size=(32, 32), budget=nothing, device=device)
     method = learner.method
     if not isinstance(method, RanPAC):
         raise TypeError(type(method))

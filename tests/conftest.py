@@ -23,6 +23,7 @@ from engram.data.images import ImageSet
 from engram.engine.fit import EpochReport
 from engram.files import load_tensors
 from engram.learner import Learner
+from engram.memory import Budget
 from engram.methods.ranpac import RanPACConfig
 from engram.models.adapters import ModuleConfig
 from engram.models.pretrained import BackboneConfig
@@ -137,7 +138,7 @@ def tiny(method: str, stream: str = "digits/3,2", updates: int = 8, **options: A
     return replace(config, settings=replace(config.settings, schedule=schedule, **knobs))
 
 
-def learner_of(config: RunConfig, **options: Any) -> TaskLearner:
+def learner_of(config: RunConfig, budget: str | None = None, **options: Any) -> TaskLearner:
     """What learns in a run of digits."""
     return TaskLearner(
         config.method,
@@ -146,7 +147,8 @@ def learner_of(config: RunConfig, **options: Any) -> TaskLearner:
         seed=config.seed,
         device="cpu",
         precision=config.precision,
-        **{"budget": config.budget, **options},
+        budget=Budget.parse(budget or config.budget),
+        **options,
     )
 
 

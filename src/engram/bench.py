@@ -14,7 +14,7 @@ from engram.data.stream import ClassStream, create_stream
 from engram.engine.device import resolve_device
 from engram.engine.fit import SNAPSHOT_EVERY, EpochReport
 from engram.errors import UserError
-from engram.memory import PROBED, ExemplarMemory
+from engram.memory import PROBED, Budget, ExemplarMemory
 from engram.results.record import RunRecord
 from engram.results.summary import SHOWN_ORIGINALS, run_summary, task_results
 from engram.runs import RunConfig, folder_name, recorded
@@ -162,7 +162,7 @@ def _learner(
         config.method,
         config.settings,
         image_size=stream.image_size,
-        budget=config.budget,
+        budget=Budget.parse(config.budget),
         codec=config.codec,
         batchwise=execution.batchwise,
         infer_through_codec=config.infer_through_codec,

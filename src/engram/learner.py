@@ -224,7 +224,7 @@ class Learner:
             self.method_name,
             settings,
             image_size=image_size,
-            budget=str(budget),
+            budget=budget,
             codec=self.codec,
             seed=self.seed,
             device=self.device,

@@ -70,11 +70,6 @@ class Budget:
             "bytes (6144000B, 6MB, 6MiB), or all."
         )
 
-    def __str__(self) -> str:
-        """What `parse` reads."""
-        suffix = {"images": "", "images a class": "/class", "bytes": "B"}
-        return "all" if self.kind == "all" else f"{self.amount}{suffix[self.kind]}"
-
     def parted(self, share: float) -> tuple[Budget, Budget]:
         """What is left of it, and a share, rounded down."""
         part = math.floor(self.amount * share)

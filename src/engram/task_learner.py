@@ -54,7 +54,7 @@ class TaskLearner:
         method: a method's name.
         config: its settings, of its class `Config`.
         image_size: height and width of the images.
-        budget: of the exemplar memory: `2000`, `20/class`, `6MB` or `all`.
+        budget: of the exemplar memory.
         codec: how exemplars are stored: see `engram.data.codecs`.
         batchwise: decode exemplars a batch at a time instead of once a task.
         infer_through_codec: classify images as the codec would give them back.
@@ -79,7 +79,7 @@ class TaskLearner:
         config: Any,
         *,
         image_size: tuple[int, int],
-        budget: str = "2000",
+        budget: Budget,
         codec: str = "raw",
         batchwise: bool = False,
         infer_through_codec: bool = False,
@@ -95,9 +95,7 @@ class TaskLearner:
         kind = method_class(method)
         self.name = method
         self.seed = seed
-        self.memory = ExemplarMemory(
-            Budget.parse(budget), create_codec(codec, image_size), batchwise=batchwise
-        )
+        self.memory = ExemplarMemory(budget, create_codec(codec, image_size), batchwise=batchwise)
         self.infer_through_codec = infer_through_codec
         self.task_sizes: list[int] = []
         place = resolve_device(device)

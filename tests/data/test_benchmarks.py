@@ -26,6 +26,7 @@ from engram.data import benchmarks
 from engram.data.benchmarks import load_dataset
 from engram.data.stream import create_stream
 from engram.errors import UserError
+from engram.memory import Budget
 from engram.runs import preset_settings
 from engram.task_learner import TaskLearner
 
@@ -221,7 +222,8 @@ def test_imagenet_presets_learn_a_tree_of_its_shape(imagenet100: Path, preset: s
     assert settings.backbone == "resnet18-imagenet"
     short = replace(settings.schedule, epochs=1, milestones=(), warmup=0.0)
     settings = replace(settings, schedule=short, draws=1, head_epochs=1, keep=0.05)
-    learner = TaskLearner("der", settings, image_size=(32, 32), budget="100", codec="jpeg:75")
+    budget = Budget.parse("100")
+    learner = TaskLearner("der", settings, image_size=(32, 32), budget=budget, codec="jpeg:75")
     for task in stream:
         learner.learn(task)
     assert learner.scores(stream.evaluation(range(100))).shape == (100, 100)

@@ -28,9 +28,14 @@ from engram.seeding import generator
 from engram.task_learner import TaskLearner
 
 
+def learner_of(settings: DERConfig, budget: str, **options: Any) -> TaskLearner:
+    room = Budget.parse(budget)
+    return TaskLearner("der", settings, image_size=(8, 8), budget=room, device="cpu", **options)
+
+
 def learnt(tasks: int) -> tuple[TaskLearner, ClassStream]:
     config = tiny("der", updates=4)
-    learner = TaskLearner("der", config.settings, image_size=(8, 8), budget="20", device="cpu")
+    learner = learner_of(config.settings, "20")
     stream = create_stream("digits/2,2,2", order="given")
     for index in range(tasks):
         learner.learn(stream.task(index))
@@ -190,7 +195,7 @@ def test_the_balanced_subset_goes_through_the_codec_as_in_the_first_stage() -> N
     pixels = torch.randint(256, (60, 8, 8, 3), generator=generator(0), dtype=torch.uint8)
     recipe = {"codec_augmentation": 1.0, "augmentation": Augmentation(padding=0, flip=False)}
     der = fresh(**recipe)
-    memory = TaskLearner("der", der.config, image_size=(8, 8), codec="jpeg:10").memory
+    memory = learner_of(der.config, "2000", codec="jpeg:10").memory
     memory.update(ImageSet(pixels[:20], torch.zeros(20).long()))
     new = ImageSet(pixels[20:], torch.ones(40).long())
     source = der.training_images(Task(1, new, range(1, 2), range(2)), memory)
@@ -304,7 +309,7 @@ PRUNED = {"keep": 0.5, "least_channels": 2}
 def learnt_pruned(tasks: int, **knobs: Any) -> tuple[TaskLearner, ClassStream]:
     config = tiny("der", updates=30)
     settings = replace(config.settings, **(knobs or PRUNED))
-    learner = TaskLearner("der", settings, image_size=(8, 8), budget="20", device="cpu")
+    learner = learner_of(settings, "20")
     stream = create_stream("digits/2,2,2", order="given")
     for index in range(tasks):
         learner.learn(stream.task(index))
@@ -318,7 +323,7 @@ def convolution_weights(network: nn.Module) -> int:
 def test_masks_come_down_to_the_share_by_themselves() -> None:
     """Before anything is cut by force; without the controller nine tenths would be left."""
     settings = replace(preset_settings("der", "demo"), keep=0.25, head_epochs=1)
-    learner = TaskLearner("der", settings, image_size=(8, 8), budget="100", device="cpu")
+    learner = learner_of(settings, "100")
     learner.learn(create_stream("digits/2", order="given").task(0))
     measures = learner.method.measures
     assert measures["share left by masks"] == pytest.approx(0.25, rel=0.25)
@@ -368,9 +373,7 @@ def test_the_paper_preset_on_a_shortened_schedule(
         if (report.task, report.stage) == (1, "representation"):
             rates.append(report.learning_rate)
 
-    learner = TaskLearner(
-        "der", settings, image_size=(8, 8), budget=budget, device="cpu", on_epoch=note
-    )
+    learner = learner_of(settings, budget, on_epoch=note)
     stream = create_stream(f"digits/{steps}", order="given", images_per_class=20)
     for task in stream:
         learner.learn(task)
@@ -427,7 +430,7 @@ def test_the_sparsity_loss_is_the_weighted_share(batch: tuple[Tensor, Tensor]) -
 def test_the_whole_network_stays_within_its_bound(limit: int) -> None:
     config = tiny("der", updates=4)
     settings = replace(config.settings, max_parameters=str(limit), least_channels=2)
-    learner = TaskLearner("der", settings, image_size=(8, 8), budget="30", device="cpu")
+    learner = learner_of(settings, "30")
     stream = create_stream("digits/1,1,1,1,1,1,1,1,1,1", order="given")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -443,7 +446,7 @@ def test_the_whole_network_stays_within_its_bound(limit: int) -> None:
 def learnt_within(limit: str) -> TaskLearner:
     """A learner that has learnt two classes with all the room that `limit` allows."""
     settings = replace(tiny("der", updates=4).settings, max_parameters=limit, least_channels=2)
-    learner = TaskLearner("der", settings, image_size=(8, 8), budget="30", device="cpu")
+    learner = learner_of(settings, "30")
     learner.learn(create_stream("digits/2,2", order="given").task(0))
     return learner
 

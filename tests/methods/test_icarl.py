@@ -19,7 +19,7 @@ from engram.data.images import ImageSet
 from engram.data.stream import Task, create_stream
 from engram.errors import UserError
 from engram.files import load_tensors
-from engram.memory import Budget, ExemplarMemory
+from engram.memory import Budget
 from engram.methods.icarl import ICaRL, ICaRLConfig
 from engram.models.network import Network, frozen
 from engram.models.normalise import mean_image
@@ -34,8 +34,9 @@ def method(seen: int = 0, **settings: Any) -> ICaRL:
     return icarl.eval()
 
 
-def memory_of(icarl: ICaRL, **options: Any) -> ExemplarMemory:
-    return TaskLearner("icarl", icarl.config, image_size=(8, 8), **options).memory
+def learner_of(settings: ICaRLConfig, budget: str, **options: Any) -> TaskLearner:
+    room = Budget.parse(budget)
+    return TaskLearner("icarl", settings, image_size=(8, 8), budget=room, device="cpu", **options)
 
 
 def blank_task(new: range, count: int) -> Task:
@@ -113,7 +114,7 @@ def test_old_columns_follow_the_teacher_as_far_as_it_is_trusted(
     x, y = batch
     icarl = method(seen=3, **settings)
     teacher = frozen(icarl.network)
-    memory = memory_of(icarl, budget="6")
+    memory = learner_of(icarl.config, "6").memory
     memory.update(blank_task(range(3), 9).train)
     icarl.grow(2)
     trusts = icarl.trust(blank_task(range(3, 5), images), memory)
@@ -139,7 +140,7 @@ def test_classes_that_are_learnt_further_follow_their_labels(batch: tuple[Tensor
 
 def test_the_kept_share_is_exemplars_of_an_old_class_for_each_image_of_a_new_one() -> None:
     icarl = method(seen=2)
-    memory = memory_of(icarl, budget="6")
+    memory = learner_of(icarl.config, "6").memory
     assert icarl.kept_share(blank_task(range(2), 16), memory) == 0
     memory.update(blank_task(range(2), 16).train)
     icarl.grow(2)
@@ -158,7 +159,7 @@ def test_the_loss_is_told_the_trust(fades: bool, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(ICaRL, "loss", noted)
     settings = replace(tiny("icarl").settings, distillation_fades=fades)
-    learner = TaskLearner("icarl", settings, image_size=(8, 8), budget="20", device="cpu")
+    learner = learner_of(settings, "20")
     stream = create_stream("digits/2,2", order="given")
     for task in stream:
         learner.learn(task)
@@ -170,7 +171,7 @@ def test_codec_augmentation_sends_new_images_through_the_codec_and_no_others() -
     pixels = torch.randint(256, (60, 8, 8, 3), generator=generator(0), dtype=torch.uint8)
     settings = {"codec_augmentation": 0.5, "augmentation": Augmentation(padding=0, flip=False)}
     icarl = method(**settings)
-    memory = memory_of(icarl, codec="jpeg:10")
+    memory = learner_of(icarl.config, "2000", codec="jpeg:10").memory
     old = ImageSet(pixels[:20], torch.zeros(20, dtype=torch.int64))
     memory.update(old)
     new = ImageSet(pixels[20:], torch.ones(40, dtype=torch.int64))
@@ -218,7 +219,7 @@ def test_the_teacher_does_not_change_while_the_network_learns(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = tiny("icarl")
-    learner = TaskLearner("icarl", config.settings, image_size=(8, 8), budget="20", device="cpu")
+    learner = learner_of(config.settings, "20")
     stream = create_stream("digits/3,2", order="given")
     learner.learn(stream.task(0))
     teachers: list[tuple[Network, dict[str, Tensor]]] = []
@@ -239,7 +240,7 @@ def test_nme_is_the_nearest_mean_of_exemplars_and_their_mirror_images() -> None:
     drawn = generator(1)
     pixels = torch.randint(256, (9, 8, 8, 3), generator=drawn, dtype=torch.uint8)
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 2])
-    memory = memory_of(icarl, budget="all")
+    memory = learner_of(icarl.config, "all").memory
     memory.update(ImageSet(pixels, labels))
     icarl.means = icarl.class_means(memory)
 

@@ -24,6 +24,7 @@ from engram.data.batches import Step
 from engram.data.stream import ClassStream, Task, create_stream
 from engram.engine.fit import EpochReport
 from engram.errors import UserError
+from engram.memory import Budget
 from engram.methods.lae import LAE, LAEConfig, flat
 from engram.models.merging import Ties
 from engram.models.pretrained import load_backbone
@@ -43,7 +44,7 @@ def learner_of(
         "lae",
         replace(config, schedule=schedule, **knobs),
         image_size=(8, 8),
-        budget="0",
+        budget=Budget.parse("0"),
         device="cpu",
         on_epoch=on_epoch,
     )

@@ -14,6 +14,7 @@ from conftest import tiny
 from engram.data.images import hashed_share
 from engram.data.stream import ClassStream, create_stream
 from engram.errors import UserError
+from engram.memory import Budget
 from engram.methods.pretrained import SET_ASIDE
 from engram.methods.ranpac import RanPAC, RanPACConfig
 from engram.models.pretrained import load_backbone
@@ -24,7 +25,8 @@ from engram.task_learner import TaskLearner
 def untaught(steps: str, order: str = "given", **knobs: Any) -> tuple[TaskLearner, ClassStream]:
     stream = create_stream(f"digits/{steps}", order=order)
     config = replace(tiny("ranpac").settings, **knobs)
-    return TaskLearner("ranpac", config, image_size=(8, 8), budget="0", device="cpu"), stream
+    nothing = Budget.parse("0")
+    return TaskLearner("ranpac", config, image_size=(8, 8), budget=nothing, device="cpu"), stream
 
 
 def learnt(steps: str, order: str = "given", **knobs: Any) -> tuple[TaskLearner, ClassStream]:
