@@ -20,6 +20,7 @@ __all__ = [
     "CONFUSION_STEPS",
     "EVEN_STEPS",
     "MARKERS",
+    "SMALL",
     "Line",
     "accuracy_chart",
     "confusion_picture",
@@ -44,6 +45,9 @@ MOST_MARKED = 25
 EVEN_STEPS = (0, 11, 22, 33, 44, 56, 67, 78, 89)
 CONFUSION_STEPS = (0, 2, 5, 10, 20, 35, 50, 65, 80)
 """A percentage above step k has heat level k + 1; these lie closer where confusions are."""
+
+SMALL = 64
+"""The longest side, in pixels, of an image that is shown as it is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -269,19 +273,19 @@ def _names(names: Sequence[str], scale: float) -> str:
     return "".join(parts)
 
 
-def image_uri(pixels: Tensor, largest: int = 64) -> str:
+def image_uri(pixels: Tensor) -> str:
     """An image (H, W, 3) of uint8 as a data URI.
 
-    As it is where it is small; a thumbnail where a side is longer than `largest` pixels, because a
+    As it is where it is small; a thumbnail where a side is longer than `SMALL` pixels, because a
     hundred photographs would make a page of many megabytes.
     """
     image = Image.fromarray(pixels.numpy())
     out = io.BytesIO()
-    if max(image.size) <= largest:
+    if max(image.size) <= SMALL:
         image.save(out, "PNG", optimize=True)
         kind = "png"
     else:
-        image.thumbnail((2 * largest, 2 * largest))
+        image.thumbnail((2 * SMALL, 2 * SMALL))
         image.save(out, "JPEG", quality=80)
         kind = "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"

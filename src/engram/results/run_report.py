@@ -25,6 +25,7 @@ from engram.results.figures import (
     CONFUSION_STEPS,
     EVEN_STEPS,
     MARKERS,
+    SMALL,
     Line,
     accuracy_chart,
     confusion_picture,
@@ -436,7 +437,7 @@ class _Exemplars:
 
     def _pictures(self, label: int, images: ImageSet, kind: str) -> str:
         height, width = images.image_size
-        small = ' class="pixelated"' if max(height, width) <= 64 else ""
+        small = ' class="pixelated"' if max(height, width) <= SMALL else ""
         count = min(self.memory.counts[label], SHOWN_EXEMPLARS)
         return "".join(
             f'<img src="{image_uri(pixels)}" width="{width}" height="{height}"{small} '
