@@ -20,7 +20,7 @@ from rich.progress import track
 from torch import Tensor
 
 from engram.data.images import Dataset, ImageSet
-from engram.data.pictures import class_folders, image_files, normal_name, picture, pixels_of
+from engram.data.pictures import class_folders, image_files, picture, pixels_of
 from engram.errors import UserError
 from engram.files import held
 
@@ -184,16 +184,17 @@ def _prepare(splits: Sequence[_Split], prepared: Path, image_size: int) -> None:
 
 
 def _class_folders(folder: Path, beside: str) -> dict[str, list[Path]]:
-    """The folders of each class by its name, of which file systems may know several forms."""
+    """The folders of each class by its name.
+
+    Raises:
+        UserError: there are none.
+    """
     if not folder.is_dir():
         raise UserError(
             f"There is no folder {folder}. Expected {folder}/<class name>/*.jpg, beside a folder "
             f"{beside} of the same form."
         )
-    found: dict[str, list[Path]] = {}
-    for path in class_folders(folder):
-        found.setdefault(normal_name(path.name), []).append(path)
-    if found:
+    if found := class_folders(folder):
         return found
     raise UserError(f"{folder} has no folders. Expected {folder}/<class name>/*.jpg.")
 

@@ -311,9 +311,10 @@ def _in_folder(folder: Path) -> dict[str, list[Picture]]:
             f"There is no folder {folder}. Give one that has a folder for each class, with its "
             "images: photos/cat/1.jpg."
         )
-    found: dict[str, list[Picture]] = {}
-    for path in class_folders(folder):
-        found.setdefault(normal_name(path.name), []).extend(image_files(path))
+    found: dict[str, list[Picture]] = {
+        name: [file for path in paths for file in image_files(path)]
+        for name, paths in class_folders(folder).items()
+    }
     if empty := [name for name, files in found.items() if not files]:
         raise UserError(
             f"There are no images in {folder}/{empty[0]}. Add some, or remove the folder. Known "
@@ -327,9 +328,16 @@ def _in_folder(folder: Path) -> dict[str, list[Picture]]:
     return found
 
 
-def class_folders(folder: Path) -> list[Path]:
-    """The folders in a folder by name, without hidden ones."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+def class_folders(folder: Path) -> dict[str, list[Path]]:
+    """The folders in a folder by the names of classes, in order, without hidden ones.
+
+    A class may have several, where a file system knows several forms of its name.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and path.name[0] != ".":
+            found.setdefault(normal_name(path.name), []).append(path)
+    return found
 
 
 def image_files(folder: Path) -> list[Path]:
