@@ -89,7 +89,7 @@ def test_behind_a_proxy_it_answers_to_its_names_and_wants_the_token(serve: Serve
     client, text = serve("--allow-host", "a.example", "--allow-host", "B.example")
     token = shown_token(text)
     assert token is not None
-    for host in ("a.example", "b.example:443", "127.0.0.1:8000"):
+    for host in ("a.example", "b.example:443", "127.0.0.1:8000", "[::1]:8000"):
         assert lets_in(client, token, host)
         assert not lets_in(client, "", host)
     assert not lets_in(client, token, "c.example")

@@ -295,10 +295,13 @@ def test_a_job_that_fails_says_why(model: ModelFolder, monkeypatch: pytest.Monke
     ],
 )
 def test_names_that_are_refused(client: TestClient, name: str, message: str) -> None:
-    give(client, "grün", count=0)
-    answer = client.post("/api/classes", json={"name": name})
-    assert answer.status_code == 400
-    assert message in answer.json()["message"]
+    number = give(client, "grün", count=0)
+    for answer in (
+        client.post("/api/classes", json={"name": name}),
+        client.patch(f"/api/classes/{number}", json={"name": name}),
+    ):
+        assert answer.status_code == 400
+        assert message in answer.json()["message"]
     assert waiting(client) == {"grün": 0}
 
 

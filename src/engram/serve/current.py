@@ -20,7 +20,7 @@ class CurrentModel:
         device: where it computes.
     """
 
-    def __init__(self, model: ModelFolder, device: str = "auto") -> None:
+    def __init__(self, model: ModelFolder, device: str) -> None:
         self._model = model
         self._device = device
         self._loaded: tuple[int, Learner] | None = None

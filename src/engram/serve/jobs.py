@@ -68,8 +68,8 @@ class Jobs:
         journal: Journal,
         new_model: Mapping[str, Any],
         *,
-        device: str = "auto",
-        keep: int | None = None,
+        device: str,
+        keep: int | None,
     ) -> None:
         self._model = model
         self._journal = journal

@@ -21,11 +21,12 @@ from engram.errors import UserError
 from engram.serve.limits import Limits
 from engram.versions import BusyError
 
-__all__ = ["Ending", "Job", "Journal", "NotThereError", "TakenAwayError", "WaitingClass"]
+__all__ = ["Ending", "Job", "Journal", "NotThereError", "State", "TakenAwayError", "WaitingClass"]
 
 FORMAT = 1
 
 Ending = Literal["done", "failed", "cancelled", "interrupted"]
+State = Literal["running", Ending]
 
 SCHEMA = f"""
 PRAGMA auto_vacuum = INCREMENTAL;
@@ -34,7 +35,7 @@ BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS job (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     kind TEXT NOT NULL CHECK (kind IN ('learn', 'rollback')),
-    state TEXT NOT NULL CHECK (state IN ('running', {", ".join(map(repr, get_args(Ending)))})),
+    state TEXT NOT NULL CHECK (state IN ({", ".join(map(repr, get_args(State)))})),
     created TEXT NOT NULL,
     ended TEXT,
     stage TEXT NOT NULL,
@@ -94,7 +95,7 @@ class Job:
 
     id: int
     kind: Literal["learn", "rollback"]
-    state: Literal["running"] | Ending
+    state: State
     created: str
     ended: str | None
     stage: str
@@ -162,10 +163,6 @@ class Journal:
                 database.execute("ROLLBACK")
                 raise
             database.execute("COMMIT")
-
-    def _one(self, question: str, *values: Any) -> Any:
-        with self._connected() as database:
-            return database.execute(question, values).fetchone()
 
     # Pictures that wait.
 
@@ -269,7 +266,9 @@ class Journal:
         Raises:
             NotThereError: there is no such picture.
         """
-        found = self._one("SELECT png FROM picture WHERE id = ?", number)
+        question = "SELECT png FROM picture WHERE id = ?"
+        with self._connected() as database:
+            found = database.execute(question, (number,)).fetchone()
         if found is None:
             raise NotThereError(f"There is no picture {number} that waits.")
         return bytes(found[0])

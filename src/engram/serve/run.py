@@ -22,8 +22,6 @@ __all__ = ["serve_model"]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-NAMES_OF_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-
 ELSEWHERE = {"0.0.0.0": "192.0.2.1", "::": "2001:db8::1"}
 """Hosts that stand for all addresses of this computer, and an address that nobody has."""
 
@@ -73,7 +71,9 @@ def serve_model(
             device=device,
             keep=keep,
             token=token,
-            hosts=(*NAMES_OF_LOOPBACK, *names) if host in LOOPBACK or names else (EVERY_NAME,),
+            hosts=(*map(_bracketed, LOOPBACK), *names)
+            if host in LOOPBACK or names
+            else (EVERY_NAME,),
             origins=origins,
         )
         # Whoever put the token into the environment keeps it out of logs too.
@@ -154,5 +154,9 @@ def _own_address(host: str) -> list[str]:
 
 def _address(host: str, port: int, token: str | None) -> str:
     """The page's; what follows # stays in the browser."""
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}/" + (f"#token={quote(token)}" if token else "")
+    return f"http://{_bracketed(host)}:{port}/" + (f"#token={quote(token)}" if token else "")
+
+
+def _bracketed(host: str) -> str:
+    """A host as it stands before a port."""
+    return f"[{host}]" if ":" in host else host

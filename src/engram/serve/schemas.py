@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from engram.serve.journal import State
+
 __all__ = [
     "ClassName",
     "ExemplarMemory",
@@ -81,7 +83,7 @@ class JobState(BaseModel):
 
     id: int
     kind: Literal["learn", "rollback"]
-    state: Literal["running", "done", "failed", "cancelled", "interrupted"]
+    state: State
     created: str
     ended: str | None
     stage: str

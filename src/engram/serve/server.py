@@ -117,6 +117,16 @@ class Server:
         """
         return self.journal.add_class(self.limits.class_name(name), self.limits)
 
+    def rename_class(self, number: int, name: str) -> None:
+        """Give a class that waits another name.
+
+        Raises:
+            NotThereError: there is no such class.
+            BusyError: it is being learnt.
+            UserError: it is no name, or that of another class that waits.
+        """
+        self.journal.rename_class(number, self.limits.class_name(name))
+
     def add_picture(self, number: int, content: bytes) -> int:
         """Let a picture wait, brought to the size at which it will be learnt.
 
