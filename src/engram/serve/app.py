@@ -111,9 +111,10 @@ def create_app(
     for kind in (OSError, sqlite3.Error):
         app.add_exception_handler(kind, _not_written)
     app.add_exception_handler(RequestValidationError, _not_understood)
-    app.add_exception_handler(HTTPException, _not_there)
+    app.add_exception_handler(HTTPException, _refused_by_framework)
     app.add_exception_handler(Exception, _unforeseen)
-    app.include_router(_routes(server), dependencies=[Depends(DOCUMENTED)])
+    for routes in (_model_routes, _teaching_routes, _history_routes):
+        app.include_router(routes(server), dependencies=[Depends(DOCUMENTED)])
     _serve_page(app, access)
     return app
 
@@ -134,7 +135,7 @@ async def _not_understood(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"message": f"The request is not understood: {named}."}, 422)
 
 
-async def _not_there(request: Request, error: Exception) -> JSONResponse:
+async def _refused_by_framework(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error.__cause__, UserError):  # FastAPI calls it an error of JSON's
         return await _refused(request, error.__cause__)
     status, reason = (
@@ -187,120 +188,24 @@ def _serve_page(app: FastAPI, access: Access) -> None:
     app.mount("/page", _Assets(directory=PAGE), name="page")
 
 
-def _routes(server: Server) -> APIRouter:
-    refusals: dict[int | str, dict[str, Any]] = {
-        code: {"model": schemas.Problem} for code in sorted({*STATUS.values(), 422, NOT_WRITTEN})
-    }
-    routes = APIRouter(prefix="/api", responses=refusals)
-    body = {
-        "requestBody": {
-            "required": True,
-            "description": "The bytes of a JPEG, PNG, WebP, ... file",
-            **_file("image/*"),
-        }
-    }
+def _model_routes(server: Server) -> APIRouter:
+    """What the model knows and sees."""
+    routes = _router("model")
 
-    @routes.get("/state", tags=["model"])
+    @routes.get("/state")
     def state() -> schemas.ModelState:
         """What the model knows, what waits, and what is going on."""
         return server.state()
 
-    @routes.post("/predict", tags=["model"], openapi_extra=body)
+    @routes.post("/predict", openapi_extra=_takes_picture())
     async def predict(request: Request, top: Several = 5) -> schemas.Prediction:
         """What a picture shows."""
         content = await _picture(request)
         version, labels = await server.decoded(lambda: server.current.predict(content, top))
         return schemas.Prediction(version=version, labels=[schemas.Label(**one) for one in labels])
 
-    @routes.post("/classes", status_code=201, tags=["teaching"])
-    def add_class(name: schemas.ClassName) -> schemas.Made:
-        """Make a class; one with the name of a known class teaches that one further."""
-        return schemas.Made(id=server.add_class(name.name))
-
-    @routes.patch("/classes/{number}", status_code=204, tags=["teaching"])
-    def rename_class(number: Number, name: schemas.ClassName) -> None:
-        """Give a class that waits another name."""
-        server.rename_class(number, name.name)
-
-    @routes.delete("/classes/{number}", status_code=204, tags=["teaching"])
-    def remove_class(number: Number) -> None:
-        """Remove a class that waits, with its pictures."""
-        server.journal.remove_class(number)
-
-    @routes.post(
-        "/classes/{number}/pictures", status_code=201, tags=["teaching"], openapi_extra=body
-    )
-    async def add_picture(number: Number, request: Request) -> schemas.Made:
-        """Add a picture to a class that waits."""
-        content = await _picture(request)
-        made = await server.decoded(lambda: server.add_picture(number, content))
-        return schemas.Made(id=made)
-
-    @routes.delete("/pictures/{number}", status_code=204, tags=["teaching"])
-    def remove_picture(number: Number) -> None:
-        """Remove a picture that waits."""
-        server.journal.remove_picture(number)
-
-    @routes.get(
-        "/pictures/{number}",
-        tags=["teaching"],
-        response_class=Response,
-        responses={200: _file("image/png")},
-    )
-    def waiting_picture(number: Number) -> Response:
-        """A picture that waits, as PNG."""
-        return _png(server.journal.picture(number))
-
-    @routes.post("/jobs", status_code=202, tags=["teaching"])
-    def learn() -> schemas.JobState:
-        """Learn everything that waits, in the background."""
-        return schemas.JobState.model_validate(server.journal.job(server.jobs.learn()))
-
-    @routes.get("/jobs", tags=["teaching"])
-    def jobs(most: Several = 20) -> list[schemas.JobState]:
-        """The last jobs, newest first."""
-        return [schemas.JobState.model_validate(job) for job in server.journal.jobs(most)]
-
-    @routes.get("/jobs/{number}", tags=["teaching"])
-    def job(number: Number) -> schemas.JobState:
-        """How far a job is, or how it ended."""
-        return schemas.JobState.model_validate(server.journal.job(number))
-
-    @routes.delete("/jobs/{number}", status_code=204, tags=["teaching"])
-    def cancel(number: Number) -> None:
-        """End a job; the model stays as it is, and what was to be learnt waits again."""
-        server.jobs.cancel(number)
-
-    @routes.get("/versions", tags=["history"])
-    def versions() -> list[schemas.Version]:
-        """All versions of the model, newest first."""
-        return server.versions()
-
-    @routes.post("/versions/{number}/restore", status_code=204, tags=["history"])
-    def restore(number: Number) -> None:
-        """Make a version the one that answers."""
-        server.jobs.rollback(number)
-
-    @routes.get(
-        "/versions/{number}/model.zip",
-        tags=["history"],
-        response_class=StreamingResponse,
-        responses={200: _file("application/zip")},
-    )
-    async def download(number: Number) -> StreamingResponse:
-        """A version as a model folder, for `engram predict` and `engram.load`."""
-        file = await to_thread.run_sync(server.packed, number, limiter=server.packing)
-        name = quote(f"{server.model.folder.resolve().name}-{number}.zip")
-        disposition = f"attachment; filename*=UTF-8''{name}"
-        return StreamingResponse(
-            _chunks(file),
-            media_type="application/zip",
-            headers={"Content-Disposition": disposition, **UNCACHED},
-        )
-
     @routes.get(
         "/versions/{number}/exemplars/{label}/{rank}",
-        tags=["model"],
         response_class=Response,
         responses={200: _file("image/png")},
     )
@@ -315,9 +220,119 @@ def _routes(server: Server) -> APIRouter:
     return routes
 
 
+def _teaching_routes(server: Server) -> APIRouter:
+    """Classes and pictures that wait, and the jobs that learn them."""
+    routes = _router("teaching")
+
+    @routes.post("/classes", status_code=201)
+    def add_class(name: schemas.ClassName) -> schemas.Made:
+        """Make a class; one with the name of a known class teaches that one further."""
+        return schemas.Made(id=server.add_class(name.name))
+
+    @routes.patch("/classes/{number}", status_code=204)
+    def rename_class(number: Number, name: schemas.ClassName) -> None:
+        """Give a class that waits another name."""
+        server.rename_class(number, name.name)
+
+    @routes.delete("/classes/{number}", status_code=204)
+    def remove_class(number: Number) -> None:
+        """Remove a class that waits, with its pictures."""
+        server.journal.remove_class(number)
+
+    @routes.post("/classes/{number}/pictures", status_code=201, openapi_extra=_takes_picture())
+    async def add_picture(number: Number, request: Request) -> schemas.Made:
+        """Add a picture to a class that waits."""
+        content = await _picture(request)
+        made = await server.decoded(lambda: server.add_picture(number, content))
+        return schemas.Made(id=made)
+
+    @routes.delete("/pictures/{number}", status_code=204)
+    def remove_picture(number: Number) -> None:
+        """Remove a picture that waits."""
+        server.journal.remove_picture(number)
+
+    @routes.get("/pictures/{number}", response_class=Response, responses={200: _file("image/png")})
+    def waiting_picture(number: Number) -> Response:
+        """A picture that waits, as PNG."""
+        return _png(server.journal.picture(number))
+
+    @routes.post("/jobs", status_code=202)
+    def learn() -> schemas.JobState:
+        """Learn everything that waits, in the background."""
+        return server.job(server.jobs.learn())
+
+    @routes.get("/jobs")
+    def jobs(most: Several = 20) -> list[schemas.JobState]:
+        """The last jobs, newest first."""
+        return server.last_jobs(most)
+
+    @routes.get("/jobs/{number}")
+    def job(number: Number) -> schemas.JobState:
+        """How far a job is, or how it ended."""
+        return server.job(number)
+
+    @routes.delete("/jobs/{number}", status_code=204)
+    def cancel(number: Number) -> None:
+        """End a job; the model stays as it is, and what was to be learnt waits again."""
+        server.jobs.cancel(number)
+
+    return routes
+
+
+def _history_routes(server: Server) -> APIRouter:
+    """The model's versions."""
+    routes = _router("history")
+
+    @routes.get("/versions")
+    def versions() -> list[schemas.Version]:
+        """All versions of the model, newest first."""
+        return server.versions()
+
+    @routes.post("/versions/{number}/restore", status_code=204)
+    def restore(number: Number) -> None:
+        """Make a version the one that answers."""
+        server.jobs.rollback(number)
+
+    @routes.get(
+        "/versions/{number}/model.zip",
+        response_class=StreamingResponse,
+        responses={200: _file("application/zip")},
+    )
+    async def download(number: Number) -> StreamingResponse:
+        """A version as a model folder, for `engram predict` and `engram.load`."""
+        file = await to_thread.run_sync(server.packed, number, limiter=server.packing)
+        name = quote(f"{server.model.folder.resolve().name}-{number}.zip")
+        disposition = f"attachment; filename*=UTF-8''{name}"
+        return StreamingResponse(
+            _chunks(file),
+            media_type="application/zip",
+            headers={"Content-Disposition": disposition, **UNCACHED},
+        )
+
+    return routes
+
+
+def _router(tag: str) -> APIRouter:
+    """What takes the routes that stand under a heading of the documentation."""
+    refusals: dict[int | str, dict[str, Any]] = {
+        code: {"model": schemas.Problem} for code in sorted({*STATUS.values(), 422, NOT_WRITTEN})
+    }
+    return APIRouter(prefix="/api", tags=[tag], responses=refusals)
+
+
 def _file(media: str) -> dict[str, Any]:
     """What the documentation says of a body that is a file."""
     return {"content": {media: {"schema": {"type": "string", "format": "binary"}}}}
+
+
+def _takes_picture() -> dict[str, Any]:
+    """What the documentation says of a body that `_picture` reads."""
+    body = {
+        "required": True,
+        "description": "The bytes of a JPEG, PNG, WebP, ... file",
+        **_file("image/*"),
+    }
+    return {"requestBody": body}
 
 
 async def _picture(request: Request) -> bytes:

@@ -87,7 +87,6 @@ class Server:
     def state(self) -> schemas.ModelState:
         """Everything that the page shows at once."""
         version, learner = self.current.get() or (None, self.untaught)
-        newest = self.journal.jobs(1)
         return schemas.ModelState(
             name=self.model.folder.resolve().name,
             version=version,
@@ -105,7 +104,7 @@ class Server:
                 )
                 for found in self.journal.waiting()
             ],
-            job=schemas.JobState.model_validate(newest[0]) if newest else None,
+            job=next(iter(self.last_jobs(1)), None),
         )
 
     def add_class(self, name: str) -> int:
@@ -138,6 +137,18 @@ class Server:
         pixels = picture(content, learner.image_size)
         (checksum,) = checksums(torch.tensor(pixels)[None])
         return self.journal.add_picture(number, as_png(pixels), checksum, self.limits)
+
+    def job(self, number: int) -> schemas.JobState:
+        """How far a job is, or how it ended.
+
+        Raises:
+            NotThereError: there is no such job.
+        """
+        return schemas.JobState.model_validate(self.journal.job(number))
+
+    def last_jobs(self, most: int) -> list[schemas.JobState]:
+        """Newest first."""
+        return [schemas.JobState.model_validate(job) for job in self.journal.jobs(most)]
 
     def versions(self) -> list[schemas.Version]:
         """All versions that can be read, newest first."""
