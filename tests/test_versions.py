@@ -61,7 +61,7 @@ def test_every_learning_is_a_version_and_one_can_go_back(tmp_path: Path) -> None
     loaded(model).learn({"Blue": coloured("Blue", 6)}).save(tmp_path)
     assert model.current == 4
     assert loaded(model).classes_ == ("red", "Blue")
-    assert [facts and facts["parent"] for facts in model.history().values()] == [None, 1, 2, 1]
+    assert [facts and facts.parent for facts in model.history().values()] == [None, 1, 2, 1]
     assert engram.load(tmp_path, 3).classes_ == ("red", "grün", "blue")
     assert "| Blue |" in (model.path(4) / "README.md").read_text()
 
@@ -90,11 +90,11 @@ def test_a_version_tells_which_one_it_was_learnt_from(tmp_path: Path) -> None:
     learner = loaded(model, 1).learn({"Blue": coloured("Blue", 6)})
     learner.save(tmp_path, keep=2)
     assert model.numbers() == [1, 4], "and that one stays, though another was current"
-    assert model.facts(4)["parent"] == 1
+    assert model.facts(4).parent == 1
     learner.save(tmp_path)
-    assert model.facts(5)["parent"] == 4
+    assert model.facts(5).parent == 4
     learner.save(tmp_path / "elsewhere")
-    assert ModelFolder(tmp_path / "elsewhere").facts(1)["parent"] is None
+    assert ModelFolder(tmp_path / "elsewhere").facts(1).parent is None
 
 
 def test_what_others_have_in_the_folder_is_left_alone(tmp_path: Path) -> None:
@@ -115,6 +115,8 @@ def test_what_others_have_in_the_folder_is_left_alone(tmp_path: Path) -> None:
         ("no number", "current holds no number"),
         ("missing version", "names version 1, which is not there. Present: none"),
         ("facts", "version.json cannot be read"),
+        ("no facts", "version.json cannot be read"),
+        ("a fact", "version.json: changes missing. No other version is there"),
         ("format", "has format 99; this engram reads 4"),
         ("weights", "weights.safetensors cannot be read .* learn the pictures anew"),
         ("learner", "learner is not a saved learner .* learn the pictures anew"),
@@ -133,6 +135,12 @@ def test_a_damaged_model_is_one_line(tmp_path: Path, damage: str, message: str) 
             shutil.rmtree(version)
         case "facts":
             (version / "version.json").write_text("{")
+        case "no facts":
+            (version / "version.json").write_text("4")
+        case "a fact":
+            facts = json.loads((version / "version.json").read_text())
+            del facts["changes"]
+            (version / "version.json").write_text(json.dumps(facts))
         case "format":
             facts = json.loads((version / "version.json").read_text())
             (version / "version.json").write_text(json.dumps({**facts, "format": 99}))

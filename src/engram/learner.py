@@ -6,7 +6,6 @@ For those who have folders of images. It is built on `engram.task_learner`, whic
 from __future__ import annotations
 
 import copy
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from engram.methods import METHODS, method_class
 from engram.results.outcomes import Change, ClassAccuracy, Evaluation, mean_forgetting
 from engram.runs import preset_settings
 from engram.task_learner import TaskLearner
-from engram.versions import ModelFolder
+from engram.versions import ModelFolder, VersionFacts
 
 __all__ = ["Learner", "check_top", "load"]
 
@@ -366,8 +365,7 @@ class Learner:
         """
         place = model.folder.resolve()
         parent = self._version[1] if self._version and self._version[0] == place else None
-        facts = {"source": source, **self._facts()}
-        number = model.add(self._write, facts, parent=parent, keep=keep)
+        number = model.add(self._write, self._facts(parent, source), keep=keep)
         self._version = place, number
         return number
 
@@ -375,21 +373,23 @@ class Learner:
         self._tasks.save(folder / "learner")
         self._holdout.save(folder)
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self, parent: int | None, source: str) -> VersionFacts:
         """What a version tells of itself; `learner` is what `load` needs."""
-        return {
-            "seconds": round(self.seconds_, 1),
-            "exemplars": len(self.memory),
-            "bytes": self.nbytes,
-            "changes": [dataclasses.asdict(change) for change in self.changes_],
-            "skipped": list(self.skipped_),
-            "learner": {
+        return VersionFacts(
+            parent=parent,
+            source=source,
+            seconds=round(self.seconds_, 1),
+            exemplars=len(self.memory),
+            bytes=self.nbytes,
+            changes=self.changes_,
+            skipped=self.skipped_,
+            learner={
                 **self.get_params(),
                 "method": self.method_name,
                 "settings": as_mapping(self.settings),
                 "classes": list(self.classes_),
             },
-        }
+        )
 
     def _begin_without_weights(self) -> None:
         """Make what `_restore` fills; weights that are about to be restored are not looked for."""
@@ -397,7 +397,7 @@ class Learner:
         self._tasks, self._holdout = self._made(drawn)
 
     def _restore(
-        self, folder: Path, facts: dict[str, Any], classes: Sequence[str], *, strict: bool
+        self, folder: Path, facts: VersionFacts, classes: Sequence[str], *, strict: bool
     ) -> None:
         """Take over what `_write` and `_facts` gave."""
         self._tasks.restore(folder / "learner", strict=strict, class_names=classes)
@@ -405,8 +405,7 @@ class Learner:
         self._holdout.restore(folder, strict=strict, class_names=classes)
         self.classes_ = tuple(classes)
         self._begun_with = self._lasting()
-        self.changes_ = tuple(Change(**change) for change in facts["changes"])
-        self.skipped_, self.seconds_ = tuple(facts["skipped"]), facts["seconds"]
+        self.changes_, self.skipped_, self.seconds_ = facts.changes, facts.skipped, facts.seconds
 
 
 def load(
@@ -426,7 +425,7 @@ def load(
     model = ModelFolder(Path(folder))
     number = model.chosen(version)
     facts = model.facts(number)
-    params = dict(facts["learner"])
+    params = dict(facts.learner)
     classes, settings = params.pop("classes"), params.pop("settings")
     kind = method_class(params["method"]).Config
     params["method"] = from_mapping(kind, settings, str(model.path(number)))

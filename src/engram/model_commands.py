@@ -30,7 +30,7 @@ from engram.methods import METHODS, method_class
 from engram.methods.pretrained import PretrainedMethod
 from engram.results.formats import ABSENT, format_bytes
 from engram.results.model_page import changes_page, evaluation_page
-from engram.results.outcomes import Change, mean_forgetting
+from engram.results.outcomes import Change
 from engram.results.verdict import evaluation_verdict, forgetting_verdict
 from engram.versions import ModelFolder, check_keep
 
@@ -165,7 +165,7 @@ def _check_made_with(model: ModelFolder, given: dict[str, Any]) -> None:
     Raises:
         UserError: one does, or is.
     """
-    made_with = model.facts(model.chosen())["learner"]
+    made_with = model.facts(model.chosen()).learner
     for name, value in given.items():
         if name == "budget":
             Budget.parse(value)
@@ -360,18 +360,17 @@ def history(words: Sequence[str]) -> None:
         if facts is None:
             table.add_row("", str(number), "damaged")
             continue
-        lost = mean_forgetting([Change(**change) for change in facts["changes"]])
         table.add_row(
             "\N{RIGHTWARDS ARROW}" if number == current else "",
             str(number),
-            facts["created"].replace("T", " ")[:16],
-            str(facts["parent"] or ""),
-            facts.get("source", ""),
-            str(len(facts["learner"]["classes"])),
-            f"{facts['exemplars']:,}",
-            format_bytes(facts["bytes"]),
+            facts.created.replace("T", " ")[:16],
+            str(facts.parent or ""),
+            facts.source,
+            str(len(facts.learner["classes"])),
+            f"{facts.exemplars:,}",
+            format_bytes(facts.bytes),
             format_bytes(model.disk_bytes(number)),
-            ABSENT if lost is None else f"{lost:.1f}",
+            ABSENT if facts.forgetting is None else f"{facts.forgetting:.1f}",
         )
     plain_console().print(table)
 

@@ -17,14 +17,17 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from engram.config import as_mapping, from_mapping
 from engram.errors import UserError
 from engram.files import held, write_atomically
+from engram.results.outcomes import Change, mean_forgetting
 
-__all__ = ["BusyError", "ModelFolder", "check_keep"]
+__all__ = ["BusyError", "ModelFolder", "VersionFacts", "check_keep"]
 
 FORMAT = 4
 
@@ -43,6 +46,41 @@ def check_keep(keep: int | None) -> None:
     """
     if keep is not None and keep < 1:
         raise UserError(f"At least one version must be kept, not {keep}.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VersionFacts:
+    """What a version tells of itself.
+
+    Attributes:
+        number: given by `ModelFolder.add`.
+        parent: the version it was learnt from; None of a first one.
+        created: given by `ModelFolder.add`.
+        source: where its images came from; empty where that was not told.
+        seconds: that learning took.
+        exemplars: images that are kept.
+        bytes: of these and of the images set aside.
+        changes: accuracy on each class before and after.
+        skipped: pictures that could not be read, a line each.
+        learner: the arguments of the learner, its method's `settings`, and the names of its
+            `classes`.
+    """
+
+    number: int = 0
+    parent: int | None = None
+    created: str = ""
+    source: str
+    seconds: float
+    exemplars: int
+    bytes: int
+    changes: tuple[Change, ...]
+    skipped: tuple[str, ...]
+    learner: Mapping[str, Any]
+
+    @property
+    def forgetting(self) -> float | None:
+        """See `mean_forgetting`."""
+        return mean_forgetting(self.changes)
 
 
 class ModelFolder:
@@ -142,7 +180,7 @@ class ModelFolder:
         except FileNotFoundError:
             return 0
 
-    def facts(self, number: int) -> dict[str, Any]:
+    def facts(self, number: int) -> VersionFacts:
         """What a version tells of itself.
 
         Raises:
@@ -150,12 +188,13 @@ class ModelFolder:
         """
         path = self.path(self.chosen(number)) / "version.json"
         try:
-            facts: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            written = dict(json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{path} cannot be read. {self._way_out(number)}") from error
-        if facts.get("format") != FORMAT:
-            raise UserError(f"{path} has format {facts.get('format')}; this engram reads {FORMAT}.")
-        return facts
+        if (found := written.pop("format", None)) != FORMAT:
+            raise UserError(f"{path} has format {found}; this engram reads {FORMAT}.")
+        with self.reading(number):
+            return from_mapping(VersionFacts, written, str(path))
 
     @contextmanager
     def reading(self, number: int) -> Iterator[None]:
@@ -180,16 +219,15 @@ class ModelFolder:
     def add(
         self,
         write: Callable[[Path], None],
-        facts: Mapping[str, Any],
+        facts: VersionFacts,
         *,
-        parent: int | None = None,
         keep: int | None = None,
     ) -> int:
         """Make what `write` puts into a folder the current version.
 
         Args:
-            facts: what the version tells of itself, in plain values.
-            parent: the version it was learnt from; the current one where None.
+            facts: what the version tells of itself; learnt from the current one, unless they name
+                another.
             keep: the most versions that stay: the new one, the one it was learnt from, and the
                 newest of the others.
 
@@ -205,19 +243,19 @@ class ModelFolder:
         self._sweep()
         partial.mkdir(parents=True)
         write(partial)
-        about = {
-            "format": FORMAT,
-            "number": number,
-            "parent": self.current if parent is None else parent,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            **facts,
-        }
-        write_atomically(partial / "version.json", json.dumps(about, indent=2).encode())
-        write_atomically(partial / "README.md", _card(about).encode())
+        facts = replace(
+            facts,
+            number=number,
+            parent=self.current if facts.parent is None else facts.parent,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        written = {"format": FORMAT, **as_mapping(facts)}
+        write_atomically(partial / "version.json", json.dumps(written, indent=2).encode())
+        write_atomically(partial / "README.md", _card(facts).encode())
         partial.rename(self.path(number))
         self._point_to(number)
         if keep is not None:
-            self._remove_all_but(keep, about)
+            self._remove_all_but(keep, facts)
         return number
 
     def _sweep(self) -> None:
@@ -236,8 +274,8 @@ class ModelFolder:
     def _point_to(self, number: int) -> None:
         write_atomically(self.folder / "current", f"{number}\n".encode())
 
-    def _remove_all_but(self, keep: int, newest: Mapping[str, Any]) -> None:
-        dear = (newest["parent"], newest["number"])
+    def _remove_all_but(self, keep: int, newest: VersionFacts) -> None:
+        dear = (newest.parent, newest.number)
         for number in sorted(self.numbers(), key=lambda one: (one in dear, one))[:-keep]:
             # So that it is gone at once, whatever happens while its files are removed.
             self.path(number).rename(self.path(number).with_suffix(PARTIAL))
@@ -250,36 +288,36 @@ class ModelFolder:
         """
         for number in reversed(self.numbers()):
             facts = self._facts_if_whole(number)
-            if facts is not None and facts.get("source") == source:
-                if self.current == facts["parent"]:
+            if facts is not None and facts.source == source:
+                if self.current == facts.parent:
                     self._point_to(number)
                 return number
         return None
 
-    def history(self) -> dict[int, dict[str, Any] | None]:
+    def history(self) -> dict[int, VersionFacts | None]:
         """What all versions tell of themselves, by number, oldest first; None of a damaged one."""
         return {number: self._facts_if_whole(number) for number in self.numbers()}
 
-    def _facts_if_whole(self, number: int) -> dict[str, Any] | None:
+    def _facts_if_whole(self, number: int) -> VersionFacts | None:
         try:
             return self.facts(number)
         except UserError:
             return None
 
 
-def _card(facts: Mapping[str, Any]) -> str:
+def _card(facts: VersionFacts) -> str:
     """The model card: what the version can do and what it was made with."""
-    learner = facts["learner"]
+    learner = facts.learner
     rows = "".join(
-        f"| {_cell(change['name'])} | {_percent(change['before'])} | {_percent(change['after'])} "
-        f"| {change['images']} |\n"
-        for change in facts["changes"]
+        f"| {_cell(change.name)} | {_percent(change.before)} | {_percent(change.after)} "
+        f"| {change.images} |\n"
+        for change in facts.changes
     )
     return (
-        f"# Version {facts['number']}: {len(learner['classes'])} classes of images\n\n"
+        f"# Version {facts.number}: {len(learner['classes'])} classes of images\n\n"
         f"Learnt with {learner['method']} (engram), from pictures brought to "
-        f"{learner['image_size']} x {learner['image_size']} pixels, on {facts['created']}. "
-        f"{facts['exemplars']} exemplars are kept in {facts['bytes']:,} bytes "
+        f"{learner['image_size']} x {learner['image_size']} pixels, on {facts.created}. "
+        f"{facts.exemplars} exemplars are kept in {facts.bytes:,} bytes "
         f"({learner['codec']}, budget {learner['budget']}).\n\n"
         "It knows these classes and no others: a picture of something else is called by the name "
         "of one of them. Accuracy was measured on the few images of each class that were set aside "

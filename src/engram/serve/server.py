@@ -16,14 +16,13 @@ from engram.data.images import checksums
 from engram.data.pictures import as_png, picture
 from engram.learner import Learner
 from engram.memory import Budget
-from engram.results.outcomes import Change, mean_forgetting
 from engram.results.verdict import forgetting_verdict
 from engram.serve import schemas
 from engram.serve.current import CurrentModel
 from engram.serve.jobs import Jobs
 from engram.serve.journal import Journal, NotThereError
 from engram.serve.limits import Limits
-from engram.versions import ModelFolder
+from engram.versions import ModelFolder, VersionFacts
 
 __all__ = ["Server"]
 
@@ -156,20 +155,19 @@ class Server:
         newest_first = reversed(self.model.history().values())
         return [self._version(facts, current) for facts in newest_first if facts is not None]
 
-    def _version(self, facts: Mapping[str, Any], current: int | None) -> schemas.Version:
-        changes = [Change(**change) for change in facts["changes"]]
+    def _version(self, facts: VersionFacts, current: int | None) -> schemas.Version:
         return schemas.Version(
-            number=facts["number"],
-            current=facts["number"] == current,
-            created=facts["created"],
-            parent=facts["parent"],
-            source=facts.get("source", ""),
-            learnt=[change.name for change in changes if change.new],
-            classes=len(facts["learner"]["classes"]),
-            exemplars=facts["exemplars"],
-            bytes=facts["bytes"],
-            disk_bytes=self.model.disk_bytes(facts["number"]),
-            forgotten=mean_forgetting(changes),
+            number=facts.number,
+            current=facts.number == current,
+            created=facts.created,
+            parent=facts.parent,
+            source=facts.source,
+            learnt=[change.name for change in facts.changes if change.new],
+            classes=len(facts.learner["classes"]),
+            exemplars=facts.exemplars,
+            bytes=facts.bytes,
+            disk_bytes=self.model.disk_bytes(facts.number),
+            forgotten=facts.forgetting,
         )
 
     def packed(self, version: int) -> IO[bytes]:
