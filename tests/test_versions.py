@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import random
@@ -331,6 +332,22 @@ def test_no_file_is_half_written(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.partial"))
     tensors, _ = files.load_tensors(model.path(3) / "learner" / "weights.safetensors")
     assert "head.weight" in tensors
+
+
+def test_a_version_is_packed_as_a_model_of_its_own(tmp_path: Path) -> None:
+    model = grown(tmp_path / "model")
+    (tmp_path / "model" / "notes").write_text("mine")
+    with (tmp_path / "packed.zip").open("wb") as file:
+        model.pack(2, file)
+    shutil.unpack_archive(tmp_path / "packed.zip", tmp_path / "elsewhere")
+    packed = ModelFolder(tmp_path / "elsewhere" / "model")
+    assert {path.name for path in packed.folder.iterdir()} == {"current", "versions"}
+    assert packed.numbers() == [packed.current] == [2]
+    assert np.array_equal(
+        loaded(packed).predict_proba(PROBES), loaded(model, 2).predict_proba(PROBES)
+    )
+    with pytest.raises(UserError, match=r"has no version 7\. Present: 1, 2, 3"):
+        model.pack(7, io.BytesIO())
 
 
 def test_what_a_version_takes_on_disk(tmp_path: Path) -> None:

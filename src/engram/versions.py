@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from engram.config import as_mapping, from_mapping
 from engram.errors import UserError
@@ -172,6 +173,19 @@ class ModelFolder:
             f"{self.folder}"
         )
 
+    def pack(self, number: int, file: IO[bytes]) -> None:
+        """Write a model folder that holds one version alone, as ZIP.
+
+        Raises:
+            UserError: there is no such version.
+        """
+        version = self.path(self.chosen(number))
+        name = self.folder.resolve().name
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(f"{name}/current", _pointer(number))
+            for path in sorted(version.rglob("*")):
+                archive.write(path, Path(name, path.relative_to(self.folder)))
+
     def disk_bytes(self, number: int) -> int:
         """What the files of a version take; 0 if it is being removed."""
         try:
@@ -272,7 +286,7 @@ class ModelFolder:
         self._point_to(self.chosen(number))
 
     def _point_to(self, number: int) -> None:
-        write_atomically(self.folder / "current", f"{number}\n".encode())
+        write_atomically(self.folder / "current", _pointer(number).encode())
 
     def _remove_all_but(self, keep: int, newest: VersionFacts) -> None:
         dear = (newest.parent, newest.number)
@@ -303,6 +317,11 @@ class ModelFolder:
             return self.facts(number)
         except UserError:
             return None
+
+
+def _pointer(number: int) -> str:
+    """What the file `current` holds."""
+    return f"{number}\n"
 
 
 def _card(facts: VersionFacts) -> str:

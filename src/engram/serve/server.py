@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import zipfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -176,14 +175,9 @@ class Server:
         Raises:
             UserError: there is no such version.
         """
-        number = self.model.chosen(version)
-        name = self.model.folder.resolve().name
         file = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed when all of it was sent
         try:
-            with zipfile.ZipFile(file, "w") as archive:
-                archive.writestr(f"{name}/current", f"{number}\n")
-                for path in sorted(self.model.path(number).rglob("*")):
-                    archive.write(path, Path(name, path.relative_to(self.model.folder)))
+            self.model.pack(version, file)
         except BaseException:
             file.close()
             raise
