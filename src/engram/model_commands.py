@@ -74,7 +74,8 @@ class LearnOptions(NewModelOptions):
     keep_versions: OptionalInteger = None
     """The most versions that stay on disk. Default: all."""
     refuse_if_forgetting_above: OptionalFloat = None
-    """Points of accuracy; if known classes lose more on average, the model stays as it was."""
+    """Points of accuracy; if known classes lose more on average, the model stays as it was. Rough
+    where few images are set aside: with one of each of ten classes, one image makes ten points."""
     strict: bool = False
     """Stop at an image that cannot be read, or a damaged exemplar, instead of leaving it out."""
     device: str = "auto"

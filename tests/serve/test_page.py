@@ -227,7 +227,7 @@ def teach_and_ask(page: Page, shoot: Shoot, seed: int) -> None:
         row = page.locator("#forgotten").get_by_role("row", name=re.compile(f"^{name} {before} "))
         expect(row).to_be_visible()
     verdict = page.locator("#changes > p").first
-    expect(verdict).to_contain_text("of both classes that it knew before (1 a class; too few to be")
+    expect(verdict).to_contain_text("of both classes that it knew before (1 a class; so few that")
     pictures = page.locator("#remembered img")
     expect(pictures).to_have_count(39)
     pictures.last.scroll_into_view_if_needed()

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engram.results.outcomes import Change, Evaluation
+from engram.results.outcomes import Change, Evaluation, mean_forgetting
 
 __all__ = ["evaluation_verdict", "forgetting_verdict"]
 
 SURE = 30
 """Pictures of a class below which a loss of ten points may go unseen."""
 
+ROUGH = 30
+"""Pictures of all classes together below which one makes more than three points of their average:
+with one picture of each of ten classes, ten."""
+
 NOTICEABLE = 0.5
-"""Points of accuracy above which a class lost something: less is rounded to nothing."""
+"""Points of accuracy above which a class lost or gained something: less is rounded to nothing."""
 
 
 def forgetting_verdict(changes: Sequence[Change]) -> str:
-    """A sentence on what the classes known before lost, and whether that can be told."""
+    """A sentence on what the classes known before lost and gained, and whether that can be told."""
     if not changes:
         return "Nothing has been learnt yet."
     before = sum(not change.new for change in changes)
@@ -24,21 +28,40 @@ def forgetting_verdict(changes: Sequence[Change]) -> str:
         return "These are its first classes: there was nothing to forget."
     counts = [change.images for change in changes if change.forgotten is not None]
     lost = {change.name: change.forgotten for change in changes if change.forgotten is not None}
-    if not lost:
+    mean = mean_forgetting(changes)
+    if mean is None:
         return "That cannot be told: no class that it knew before has pictures to measure it on."
     pictures = "the one picture" if sum(counts) == 1 else f"the {sum(counts):,} pictures"
     measured = (
         f"{pictures} set aside of {_of_classes(len(lost), before)} that it knew before"
-        f"{_note(counts)}"
+        f"{_note(counts, _roughness(counts))}"
     )
     losers = sum(points > NOTICEABLE for points in lost.values())
-    worst = max(lost, key=lost.__getitem__)
-    points = "1 point" if round(lost[worst]) == 1 else f"{lost[worst]:.0f} points"
-    if losers == 0:
+    gainers = sum(points < -NOTICEABLE for points in lost.values())
+    if not losers and not gainers:
         return f"No loss was seen on {measured}."
-    if losers == 1:
-        return f"One class lost something, {worst} {points}, on {measured}."
-    return f"{losers} classes lost something, most of all {worst} with {points}, on {measured}."
+    worst = max(lost, key=lost.__getitem__)
+    at_worst = f", at worst {_change(lost[worst])} ({worst})" if losers else ""
+    return f"{_moved(losers, gainers)}: on average {_change(mean)}{at_worst}, on {measured}."
+
+
+def _moved(losers: int, gainers: int) -> str:
+    """How many classes are recognised less than before, and how many more."""
+    gained = {0: "none", 1: "one"}.get(gainers, f"{gainers:,}")
+    if not losers:
+        return f"No class lost anything and {gained} gained"
+    lost = "One class" if losers == 1 else f"{losers:,} classes"
+    return f"{lost} lost something and {gained} gained"
+
+
+def _change(lost: float) -> str:
+    if round(lost, 1) == 0:
+        return "no change"
+    return f"a {'loss' if lost > 0 else 'gain'} of {_points(abs(lost))}"
+
+
+def _points(value: float) -> str:
+    return "1 point" if round(value, 1) == 1 else f"{round(value, 1):g} points"
 
 
 def _of_classes(count: int, known: int) -> str:
@@ -53,16 +76,26 @@ def evaluation_verdict(found: Evaluation) -> str:
     """A sentence on how many labelled pictures were recognised."""
     counts = [of_class.images for of_class in found.classes.values()]
     pictures = "the one picture was" if sum(counts) == 1 else f"all {sum(counts):,} pictures were"
-    return f"{found.accuracy:.1f} % of {pictures} recognised{_note(counts)}."
+    return f"{found.accuracy:.1f} % of {pictures} recognised{_note(counts, _doubt(counts))}."
 
 
-def _note(counts: Sequence[int]) -> str:
-    """How many pictures there were of each class, and whether these are too few; in brackets."""
+def _doubt(counts: Sequence[int]) -> str:
+    """Whether there were too few pictures of a class; empty where there were not."""
+    return "too few to be sure" if min(counts) < SURE else ""
+
+
+def _roughness(counts: Sequence[int]) -> str:
+    """`_doubt`, and how rough an average over classes is."""
+    if sum(counts) >= ROUGH:
+        return _doubt(counts)
+    most = 100 / (min(counts) * len(counts))
+    return f"so few that this is rough: one picture can make {_points(most)}"
+
+
+def _note(counts: Sequence[int], doubt: str) -> str:
+    """How many pictures there were of each class, with a doubt, if any; in brackets."""
     least, most = min(counts), max(counts)
     each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-    parts = [
-        f"{each} a class" if len(counts) > 1 else "",
-        "too few to be sure" if least < SURE else "",
-    ]
+    parts = [f"{each} a class" if len(counts) > 1 else "", doubt]
     note = "; ".join(filter(None, parts))
     return f" ({note})" if note else ""
