@@ -92,7 +92,11 @@ def test_from_the_first_class_to_a_rollback(engram: Command, tmp_path: Path) -> 
         (("learn", "nowhere", *LEARN), "There is no folder nowhere"),
         (("learn", "pictures", *LEARN), "Known already: red. To learn from their new images"),
         (("learn", "other", *LEARN, "--seed", "3"), "was made with seed 0, not 3"),
+        (("learn", "other", *LEARN, "--codec", "png"), "was made with codec jpeg:75, not png"),
+        (("learn", "other", *LEARN, "--image-size", "24"), "made with image-size 16, not 24"),
+        (("learn", "other", *LEARN, "--method", "lae"), "was made with method ranpac, not lae"),
         (("learn", "other", *LEARN, "--budget", "much"), '"much" is not a budget'),
+        (("learn", "other", *LEARN, "--holdout", "2"), "holdout must be in [0, 1), not 2.0"),
         (("learn", "other", *LEARN, "--weights", "no.npz"), "model has its weights already"),
         (
             ("learn", "other", "--into", "other/model"),
@@ -205,13 +209,19 @@ def test_what_is_left_out_is_counted(engram: Command, tmp_path: Path) -> None:
     assert "14 images were learnt before, or are given twice, and are left out" in text
 
 
-def test_the_budget_of_a_model_can_be_raised(engram: Command, tmp_path: Path) -> None:
+def test_the_budget_of_a_model_and_its_holdout_can_be_changed(
+    engram: Command, tmp_path: Path
+) -> None:
     pictures(tmp_path / "pictures", "red")
     pictures(tmp_path / "other", "blue")
+    pictures(tmp_path / "third", "grün")
     engram("learn", "pictures", *LEARN, "--image-size", "16", "--budget", "300kB")
-    assert engram("learn", "other", *LEARN, "--budget", "1MB")[0] == 0
-    assert load(tmp_path / "model", device="cpu").budget == "1MB"
-    assert load(tmp_path / "model", 1, device="cpu").budget == "300kB"
+    assert engram("learn", "other", *LEARN, "--budget", "1MB", "--holdout", "0.5")[0] == 0
+    assert engram("learn", "third", *LEARN)[0] == 0
+    for version, settings in ((1, ("300kB", 0.1)), (2, ("1MB", 0.5)), (3, ("1MB", 0.5))):
+        learner = load(tmp_path / "model", version, device="cpu")
+        assert (learner.budget, learner.holdout) == settings
+    assert [change.images for change in learner.changes_] == [1, 4, 4]
 
 
 def test_of_several_pictures_one_may_be_broken(engram: Command, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,10 @@ from engram.runs import preset_settings
 from engram.task_learner import TaskLearner
 from engram.versions import ModelFolder, VersionFacts
 
-__all__ = ["Learner", "check_top", "load"]
+__all__ = ["Learner", "check_given", "check_top", "load", "opened"]
 
 LASTING = ("method", "preset", "codec", "image_size", "seed")
-"""What stays as it was when the first classes were learnt."""
+"""What stays as it was when the first classes were learnt; budget and holdout need not."""
 LEAST_SIZE = 8
 """Side in pixels that pictures may be brought to."""
 
@@ -40,7 +40,7 @@ class Learner:
     """Learns classes of images a few at a time, in a bounded memory, and recognises all of them.
 
     Nothing happens before the first `learn`. After it, method, preset, codec, image_size and seed
-    have to stay what they are.
+    have to stay what they are; budget and holdout may change before every other.
 
     Args:
         method: a method's name, or its settings, such as `RanPACConfig(projected=500)`.
@@ -435,6 +435,45 @@ def load(
         learner._restore(model.path(number), facts, classes, strict=strict)
     learner._version = model.folder.resolve(), number
     return learner
+
+
+def opened(
+    model: ModelFolder, given: Mapping[str, Any], *, device: str = "auto", strict: bool = False
+) -> Learner:
+    """The learner of a model, to learn further; a new one where there is no model yet.
+
+    Args:
+        given: arguments of `Learner`, a method by its name. Of a model that there is, budget and
+            holdout may differ from what they were.
+        strict: see `load`.
+
+    Raises:
+        UserError: as `check_given` and `load` do.
+    """
+    if model.current is None:
+        return Learner(**given, device=device)
+    check_given(model, given)
+    learner = load(model.folder, device=device, strict=strict)
+    for name in given.keys() - set(LASTING):
+        setattr(learner, name, given[name])
+    return learner
+
+
+def check_given(model: ModelFolder, given: Mapping[str, Any]) -> None:
+    """Refuse arguments with which a model cannot learn further; see `opened`.
+
+    Raises:
+        UserError: one differs from what the model was made with and cannot change, or is none; or
+            there is no model.
+    """
+    made_with = model.facts(model.chosen()).learner
+    for name in LASTING:
+        if (value := given.get(name, made_with[name])) != made_with[name]:
+            raise UserError(
+                f"{model.folder} was made with {name.replace('_', '-')} {made_with[name]}, not "
+                f"{value}. Leave the option out, or choose another folder."
+            )
+    Learner(**given)._budgets()
 
 
 def check_top(top: int | None) -> None:

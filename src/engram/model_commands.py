@@ -24,8 +24,7 @@ from engram.console import (
 from engram.data.pictures import readable
 from engram.errors import UserError, install_command
 from engram.files import check_place, write_atomically
-from engram.learner import Learner, check_top, load
-from engram.memory import Budget
+from engram.learner import Learner, check_given, check_top, load, opened
 from engram.methods import METHODS, method_class
 from engram.methods.pretrained import PretrainedMethod
 from engram.results.formats import ABSENT, format_bytes
@@ -39,7 +38,7 @@ __all__ = ["evaluate", "export", "history", "learn", "predict", "rollback", "ser
 
 @dataclass(frozen=True, kw_only=True)
 class NewModelOptions:
-    """What a model is made with; fixed from then on, but for the budget."""
+    """What a model is made with; fixed from then on, but for the budget and the holdout."""
 
     method: OptionalText = None
     """What learns: ranpac (the default), lae, icarl, der, ... See engram methods."""
@@ -52,7 +51,8 @@ class NewModelOptions:
     image_size: OptionalInteger = None
     """Side in pixels to which pictures are scaled. Default: 224."""
     holdout: OptionalFloat = None
-    """Share of the images, and of the budget, set aside to measure forgetting. Default: 0.1."""
+    """Share of the images, and of the budget, set aside to measure forgetting. Default: 0.1. May
+    change later."""
     seed: OptionalInteger = None
     """Of all random numbers. Default: 0."""
 
@@ -145,36 +145,14 @@ def _learner(model: ModelFolder, given: dict[str, Any], options: LearnOptions) -
     """The model's learner, or a new one.
 
     Raises:
-        UserError: an option differs from what the model was made with.
+        UserError: an option differs from what the model was made with, and cannot change.
     """
-    if model.current is None:
-        learner = Learner(**given, device=options.device)
-        if options.weights is not None:
-            learner.method = _with_weights(learner, options.weights)
-        return learner
-    _check_made_with(model, given)
+    learner = opened(model, given, device=options.device, strict=options.strict)
     if options.weights is not None:
-        raise UserError(f"{model.folder} has its weights already: leave --weights out.")
-    learner = load(model.folder, device=options.device, strict=options.strict)
-    learner.budget = options.budget or learner.budget
+        if learner.classes_:
+            raise UserError(f"{model.folder} has its weights already: leave --weights out.")
+        learner.method = _with_weights(learner, options.weights)
     return learner
-
-
-def _check_made_with(model: ModelFolder, given: dict[str, Any]) -> None:
-    """Refuse options that differ from what a model was made with, and a budget that is none.
-
-    Raises:
-        UserError: one does, or is.
-    """
-    made_with = model.facts(model.chosen()).learner
-    for name, value in given.items():
-        if name == "budget":
-            Budget.parse(value)
-        elif made_with[name] != value:
-            raise UserError(
-                f"{model.folder} was made with {name.replace('_', '-')} {made_with[name]}, not "
-                f"{value}. Leave the option out, or choose another folder."
-            )
 
 
 def _with_weights(learner: Learner, weights: Path) -> Any:
@@ -433,7 +411,7 @@ def serve(words: Sequence[str]) -> None:
     if model.current is None:
         Learner(**given, device=options.device).check()
     else:
-        _check_made_with(model, given)
+        check_given(model, given)
     _tell_of_removal(model, options.keep_versions)
     serve_model(
         options.model,

@@ -667,12 +667,26 @@ def test_a_damaged_record_is_told_with_the_way_out(tmp_path: Path) -> None:
         create_app(tmp_path)
 
 
-def test_a_larger_budget_holds_from_the_next_lesson_on(model: ModelFolder) -> None:
+def test_what_may_change_holds_from_the_next_lesson_on(model: ModelFolder) -> None:
     with opened(model.folder) as client:
         give(client, "grün")
     journal = Journal(model.folder)
-    worker.learn(model, journal, journal.begin("learn"), {"budget": "1MB"}, "cpu", None)
-    assert load(model.folder).budget == "1MB"
+    changed = {"budget": "1MB", "holdout": 0.5}
+    worker.learn(model, journal, journal.begin("learn"), changed, "cpu", None)
+    learner = load(model.folder, device="cpu")
+    assert (learner.budget, learner.holdout) == ("1MB", 0.5)
+    assert [change.images for change in learner.changes_] == [1, 1, 4]
+
+
+def test_what_may_not_change_ends_a_lesson(model: ModelFolder) -> None:
+    with opened(model.folder) as client:
+        give(client, "grün")
+    journal = Journal(model.folder)
+    job = journal.begin("learn")
+    worker.learn(model, journal, job, {"seed": 3}, "cpu", None)
+    assert journal.job(job).state == "failed"
+    assert "was made with seed 0, not 3" in journal.job(job).message
+    assert model.numbers() == [1]
 
 
 def test_a_record_of_another_engram_is_refused(tmp_path: Path) -> None:

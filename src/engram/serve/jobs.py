@@ -57,7 +57,7 @@ class Jobs:
     """Starts processes that learn, ends them, and records what became of them.
 
     Args:
-        new_model: arguments of the `Learner` that a first version is made with.
+        new_model: arguments of the `Learner` that is made or goes on; see `engram.learner.opened`.
         device: where it is learnt.
         keep: the most versions that stay.
     """

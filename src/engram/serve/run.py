@@ -48,7 +48,7 @@ def serve_model(
 
     Args:
         folder: of the model.
-        new_model: arguments of the `Learner` that a first version is made with.
+        new_model: arguments of the `Learner` that is made or goes on; see `engram.learner.opened`.
         port: 0 takes one that is free.
         token: that requests must carry; else that of the environment is taken.
         names: that this computer has for those who come by a reverse proxy.

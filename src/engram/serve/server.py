@@ -36,7 +36,7 @@ class Server:
 
     Args:
         folder: the model's.
-        new_model: arguments of the `Learner` that a first version is made with.
+        new_model: arguments of the `Learner` that is made or goes on; see `engram.learner.opened`.
         device: where it computes.
         keep: the most versions that stay.
         limits: on what is sent.

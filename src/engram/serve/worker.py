@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.errors import UserError
-from engram.learner import Learner, load
+from engram.learner import opened
 from engram.serve.jobs import settle
 from engram.serve.journal import Journal, TakenAwayError
 from engram.versions import ModelFolder
@@ -31,17 +31,12 @@ def learn(
     """Learn a job's pictures into the model's next version, and record how that ended.
 
     Args:
-        new_model: arguments of the `Learner` where there is no version yet; of a model that there
-            is, the budget alone may differ.
+        new_model: arguments of the `Learner`; see `opened`.
         keep: the most versions that stay.
     """
     try:
         with model.changing():
-            if model.current is None:
-                learner = Learner(**new_model, device=device)
-            else:
-                learner = load(model.folder, device=device)
-                learner.budget = new_model.get("budget", learner.budget)
+            learner = opened(model, new_model, device=device)
             learner.on_progress = lambda stage, share: journal.report(job, stage, share)
             learner.learn(journal.pictures_of(job), update=True)
             journal.report(job, "saving", 0.0)
