@@ -96,6 +96,8 @@ class Learner:
         self.seconds_ = 0.0
         self._begun_with: dict[str, Any] = {}
         self._version: tuple[Path, int] | None = None
+        self._tasks: TaskLearner  # both are there when something has been learnt, or loaded
+        self._holdout: Holdout
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The arguments that this learner was made with, as scikit-learn asks for them."""
@@ -391,11 +393,6 @@ class Learner:
             },
         )
 
-    def _begin_without_weights(self) -> None:
-        """Make what `_restore` fills; weights that are about to be restored are not looked for."""
-        drawn = method_class(self.method_name).without_weights(self.settings)
-        self._tasks, self._holdout = self._made(drawn)
-
     def _restore(
         self, folder: Path, facts: VersionFacts, classes: Sequence[str], *, strict: bool
     ) -> None:
@@ -427,10 +424,11 @@ def load(
     facts = model.facts(number)
     params = dict(facts.learner)
     classes, settings = params.pop("classes"), params.pop("settings")
-    kind = method_class(params["method"]).Config
-    params["method"] = from_mapping(kind, settings, str(model.path(number)))
+    method = method_class(params["method"])
+    params["method"] = from_mapping(method.Config, settings, str(model.path(number)))
     learner = Learner(**{**params, "device": device})
-    learner._begin_without_weights()
+    # Weights that are about to be restored are not looked for.
+    learner._tasks, learner._holdout = learner._made(method.without_weights(learner.settings))
     with model.reading(number):
         learner._restore(model.path(number), facts, classes, strict=strict)
     learner._version = model.folder.resolve(), number
