@@ -50,10 +50,8 @@ def test_from_the_first_class_to_a_rollback(engram: Command, tmp_path: Path) -> 
     assert "red" in text
     assert "100.0 %" in text
     assert "measured on" in text
-    assert "No loss was seen on the 2 pictures set aside of both classes" in text
-    assert "(1 a class; so few that this is rough: one picture can make 50 points)" in " ".join(
-        text.split()
-    )
+    assert "No loss was seen on the 2 pictures of both classes" in text
+    assert "(1 a class; so few that one picture can count for 50 points)" in " ".join(text.split())
     page = (tmp_path / "model" / "forgetting.html").read_text()
     assert "What did it forget?" in page
     assert "grün" in page

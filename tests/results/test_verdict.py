@@ -25,43 +25,43 @@ def changes(counts: list[Counts]) -> list[Change]:
     [
         (
             [(100, 100, 1)],
-            "No loss was seen on the one picture set aside of the one class that it knew before "
-            "(so few that this is rough: one picture can make 100 points).",
+            "No loss was seen on the one picture of the one class that it knew before "
+            "(so few that one picture can count for 100 points).",
         ),
         (
             [(100, 100, 1), (50, 100, 4)],
             "No class lost anything and one gained: on average a gain of 25 points, on the 5 "
-            "pictures set aside of both classes that it knew before (1 to 4 a class; so few that "
-            "this is rough: one picture can make 50 points).",
+            "pictures of both classes that it knew before (1 to 4 a class; so few that "
+            "one picture can count for 50 points).",
         ),
         (
             [(100, 0, 1), *[(100, 100, 1)] * 7, *[(0, 100, 1)] * 2],
             "One class lost something and 2 gained: on average a gain of 10 points, at worst a "
-            "loss of 100 points (class 0), on the 10 pictures set aside of all 10 classes that it "
-            "knew before (1 a class; so few that this is rough: one picture can make 10 points).",
+            "loss of 100 points (class 0), on the 10 pictures of all 10 classes that it "
+            "knew before (1 a class; so few that one picture can count for 10 points).",
         ),
         (
             [(100, 80, 15), (80, 100, 15)],
             "One class lost something and one gained: on average no change, at worst a loss of 20 "
-            "points (class 0), on the 30 pictures set aside of both classes that it knew before "
+            "points (class 0), on the 30 pictures of both classes that it knew before "
             "(15 a class; too few to be sure).",
         ),
         (
             [(100, 100, 400), (100, 100, 800), (98, 98, 800)],
-            "No loss was seen on the 2,000 pictures set aside of all 3 classes that it knew before "
+            "No loss was seen on the 2,000 pictures of all 3 classes that it knew before "
             "(400 to 800 a class).",
         ),
         (
             [(100, 50, 2), (100, 100, 2), (None, None, 0)],
             "One class lost something and none gained: on average a loss of 25 points, at worst a "
-            "loss of 50 points (class 0), on the 4 pictures set aside of 2 of the 3 classes that "
-            "it knew before (2 a class; so few that this is rough: one picture can make 25 "
+            "loss of 50 points (class 0), on the 4 pictures of 2 of the 3 classes that "
+            "it knew before (2 a class; so few that one picture can count for 25 "
             "points).",
         ),
         (
             [(100, 98, 50), (100, 99, 50), (100, 99.6, 250), (98, 96.5, 200)],
             "3 classes lost something and none gained: on average a loss of 1.2 points, at worst a "
-            "loss of 2 points (class 0), on the 550 pictures set aside of all 4 classes that it "
+            "loss of 2 points (class 0), on the 550 pictures of all 4 classes that it "
             "knew before (50 to 250 a class).",
         ),
         (

@@ -115,7 +115,7 @@ def test_a_class_is_taught_and_asked_for(client: TestClient, model: ModelFolder)
     assert [one["new"] for one in state["classes"]] == [False, False, True]
     assert (first["number"], first["current"]) == (1, False)
     assert (newest["forgotten"], first["forgotten"]) == (0, None)
-    assert state["verdict"].startswith("No loss was seen on the 2 pictures set aside of both")
+    assert state["verdict"].startswith("No loss was seen on the 2 pictures of both")
 
     assert client.post("/api/versions/1/restore").status_code == 204
     assert model.current == 1

@@ -33,7 +33,7 @@ def forgetting_verdict(changes: Sequence[Change]) -> str:
         return "That cannot be told: no class that it knew before has pictures to measure it on."
     pictures = "the one picture" if sum(counts) == 1 else f"the {sum(counts):,} pictures"
     measured = (
-        f"{pictures} set aside of {_of_classes(len(lost), before)} that it knew before"
+        f"{pictures} of {_of_classes(len(lost), before)} that it knew before"
         f"{_note(counts, _roughness(counts))}"
     )
     losers = sum(points > NOTICEABLE for points in lost.values())
@@ -89,7 +89,7 @@ def _roughness(counts: Sequence[int]) -> str:
     if sum(counts) >= ROUGH:
         return _doubt(counts)
     most = 100 / (min(counts) * len(counts))
-    return f"so few that this is rough: one picture can make {_points(most)}"
+    return f"so few that one picture can count for {_points(most)}"
 
 
 def _note(counts: Sequence[int], doubt: str) -> str:
