@@ -224,13 +224,16 @@ def test_the_budget_may_change_between_two_lessons() -> None:
         learner.learn({"Blue": coloured("Blue", 3, seed=1)}, update=True)
 
 
-@pytest.mark.parametrize("name", ["method", "preset", "codec", "image_size", "seed"])
+OTHERS = {"codec": "png", "image_size": 24, "seed": 1, "precision": "bf16"}
+
+
+@pytest.mark.parametrize("name", ["method", "preset", "codec", "image_size", "seed", "precision"])
 def test_nothing_else_may_change_between_two_lessons(tmp_path: Path, name: str) -> None:
     learner = taught("red", "blue")
     learner.save(tmp_path)
     for one in (learner, engram.load(tmp_path)):
         begun = getattr(one, name)
-        setattr(one, name, {"codec": "png", "image_size": 24, "seed": 1}.get(name, "joint"))
+        setattr(one, name, OTHERS.get(name, "joint"))
         for use in (
             lambda one=one: one.learn({"grün": coloured("grün", 12)}),
             lambda one=one: one.predict(coloured("red", 1)),

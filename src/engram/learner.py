@@ -30,7 +30,7 @@ from engram.versions import ModelFolder, VersionFacts
 
 __all__ = ["Learner", "check_given", "check_top", "load", "opened"]
 
-LASTING = ("method", "preset", "codec", "image_size", "seed")
+LASTING = ("method", "preset", "codec", "image_size", "seed", "precision")
 """What stays as it was when the first classes were learnt; budget and holdout need not."""
 LEAST_SIZE = 8
 """Side in pixels that pictures may be brought to."""
@@ -39,8 +39,8 @@ LEAST_SIZE = 8
 class Learner:
     """Learns classes of images a few at a time, in a bounded memory, and recognises all of them.
 
-    Nothing happens before the first `learn`. After it, method, preset, codec, image_size and seed
-    have to stay what they are; budget and holdout may change before every other.
+    Nothing happens before the first `learn`. After it, method, preset, codec, image_size, seed and
+    precision have to stay what they are; budget and holdout may change before every other.
 
     Args:
         method: a method's name, or its settings, such as `RanPACConfig(projected=500)`.

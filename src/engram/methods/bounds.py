@@ -81,7 +81,8 @@ class Finetune(Method):
 class Joint(Finetune):
     """Finetune on everything seen so far, from new initial weights at every task.
 
-    This is the ceiling: what the network reaches when nothing has to be forgotten.
+    This is meant as the ceiling: what the network reaches when nothing has to be forgotten. Where
+    training is short, other methods may be above it.
     """
 
     Config = JointConfig

@@ -42,8 +42,8 @@ __all__ = ["write_report"]
 
 EVALUATIONS = {"test": "test set", "validation": "validation images"}
 BOUNDS = {
-    "ceiling": "Dashed grey, ceiling: trained on all data of all classes seen.",
-    "floor": "Dotted grey, floor: trained on each task's data, with no remedy against forgetting.",
+    "ceiling": "Dashed grey: trained on all data of all classes seen.",
+    "floor": "Dotted grey: trained on each task's data, with no remedy against forgetting.",
 }
 
 
