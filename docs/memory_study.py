@@ -139,8 +139,8 @@ def _cells(runs: Summaries | None) -> list[str]:
 def best_runs(summaries: Summaries) -> str:
     """What a memory counted in bytes is worth to iCaRL, beside what it has to be compared with."""
     header = ["Method, preset", "Budget, codec", "Seeds", "Exemplars at the end"]
-    header += ["Exemplars and parameters", "Updates", "Time, processor and precision", "Average"]
-    header += ["Without first task", "Last"]
+    header += ["Exemplars and parameters", "Updates", "Time, processor and precision"]
+    header += ["Decides by", "Average", "Without first task", "Last", "By the other rule"]
     rows = [
         [
             f"{row.method}, {row.setting}",
@@ -150,7 +150,9 @@ def best_runs(summaries: Summaries) -> str:
             format_bytes(row.total_bytes),
             f"{statistics.fmean(run['updates'] for run in runs):,.0f}",
             f"{format_seconds(row.seconds)}, {processors(runs)}",
+            row.classifier,
             *map(str, (row.average, row.average_without_first_task, row.last)),
+            by_rule(runs, next(rule for rule in RULES if rule != row.classifier)),
         ]
         for row, runs in pooled(_claimed(summaries))
     ]
