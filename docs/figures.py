@@ -84,8 +84,8 @@ def float_curves(summaries: Summaries) -> Curves:
 
 
 def byte_curves(rule: str) -> Callable[[Summaries], Curves]:
-    """Average incremental accuracy by a decision rule over the bytes that exemplars take at the
-    end, for every codec that was measured at several budgets."""
+    """Average incremental accuracy by a decision rule over the most bytes that exemplars
+    took, for every codec that was measured at several budgets."""
 
     def curves(summaries: Summaries) -> Curves:
         points: dict[str, list[tuple[float, float]]] = {}
@@ -116,7 +116,7 @@ def _gains_by_classes(over: str) -> Callable[[Axes], None]:
 
 def _draw_bytes(axes: Axes) -> None:
     axes.set_xscale("log")
-    axes.set_xlabel("exemplars after the last task, MB")
+    axes.set_xlabel("exemplars, at most, MB")
     axes.set_ylabel("average incremental accuracy, %")
     axes.set_xticks([1.536, 6.144, 24.576], ["1.5", "6.1", "24.6"])
     axes.minorticks_off()
@@ -267,7 +267,7 @@ FIGURES = {
     ),
     **{
         f"bytes by {rule}": Drawing(
-            f"Average accuracy by {words} over the memory held, a line a codec, one run each.",
+            f"Average accuracy by {words} over the most memory held, a line a codec, one run each.",
             byte_curves(rule),
             _draw_bytes,
         )

@@ -26,7 +26,7 @@ from engram.methods import METHODS, method_class
 from engram.results.outcomes import Change, ClassAccuracy, Evaluation, mean_forgetting
 from engram.runs import preset_settings
 from engram.task_learner import TaskLearner
-from engram.versions import ModelFolder, VersionFacts
+from engram.versions import MadeWith, ModelFolder, VersionFacts
 
 __all__ = ["Learner", "check_given", "check_top", "load", "opened"]
 
@@ -40,7 +40,8 @@ class Learner:
     """Learns classes of images a few at a time, in a bounded memory, and recognises all of them.
 
     Nothing happens before the first `learn`. After it, method, preset, codec, image_size, seed and
-    precision have to stay what they are; budget and holdout may change before every other.
+    precision have to stay what they are; budget and holdout may change between one `learn` and the
+    next.
 
     Args:
         method: a method's name, or its settings, such as `RanPACConfig(projected=500)`.
@@ -385,22 +386,28 @@ class Learner:
             bytes=self.nbytes,
             changes=self.changes_,
             skipped=self.skipped_,
-            learner={
-                **self.get_params(),
-                "method": self.method_name,
-                "settings": as_mapping(self.settings),
-                "classes": list(self.classes_),
-            },
+            learner=MadeWith(
+                method=self.method_name,
+                preset=self.preset,
+                budget=self.budget,
+                codec=self.codec,
+                image_size=self.image_size,
+                holdout=self.holdout,
+                seed=self.seed,
+                device=self.device,
+                precision=self.precision,
+                settings=as_mapping(self.settings),
+                classes=self.classes_,
+            ),
         )
 
-    def _restore(
-        self, folder: Path, facts: VersionFacts, classes: Sequence[str], *, strict: bool
-    ) -> None:
+    def _restore(self, folder: Path, facts: VersionFacts, *, strict: bool) -> None:
         """Take over what `_write` and `_facts` gave."""
+        classes = facts.learner.classes
         self._tasks.restore(folder / "learner", strict=strict, class_names=classes)
         self._tasks.method.config = self.settings
         self._holdout.restore(folder, strict=strict, class_names=classes)
-        self.classes_ = tuple(classes)
+        self.classes_ = classes
         self._begun_with = self._lasting()
         self.changes_, self.skipped_, self.seconds_ = facts.changes, facts.skipped, facts.seconds
 
@@ -422,15 +429,23 @@ def load(
     model = ModelFolder(Path(folder))
     number = model.chosen(version)
     facts = model.facts(number)
-    params = dict(facts.learner)
-    classes, settings = params.pop("classes"), params.pop("settings")
-    method = method_class(params["method"])
-    params["method"] = from_mapping(method.Config, settings, str(model.path(number)))
-    learner = Learner(**{**params, "device": device})
+    made_with = facts.learner
+    method = method_class(made_with.method)
+    learner = Learner(
+        from_mapping(method.Config, made_with.settings, str(model.path(number))),
+        preset=made_with.preset,
+        budget=made_with.budget,
+        codec=made_with.codec,
+        image_size=made_with.image_size,
+        holdout=made_with.holdout,
+        seed=made_with.seed,
+        device=device,
+        precision=made_with.precision,
+    )
     # Weights that are about to be restored are not looked for.
     learner._tasks, learner._holdout = learner._made(method.without_weights(learner.settings))
     with model.reading(number):
-        learner._restore(model.path(number), facts, classes, strict=strict)
+        learner._restore(model.path(number), facts, strict=strict)
     learner._version = model.folder.resolve(), number
     return learner
 
@@ -466,10 +481,11 @@ def check_given(model: ModelFolder, given: Mapping[str, Any]) -> None:
     """
     made_with = model.facts(model.chosen()).learner
     for name in LASTING:
-        if (value := given.get(name, made_with[name])) != made_with[name]:
+        begun = getattr(made_with, name)
+        if (value := given.get(name, begun)) != begun:
             raise UserError(
-                f"{model.folder} was made with {name.replace('_', '-')} {made_with[name]}, not "
-                f"{value}. Leave the option out, or choose another folder."
+                f"{model.folder} was made with {name.replace('_', '-')} {begun}, not {value}. "
+                "Leave the option out, or choose another folder."
             )
     Learner(**given)._budgets()
 

@@ -345,7 +345,7 @@ def history(words: Sequence[str]) -> None:
             facts.created.replace("T", " ")[:16],
             str(facts.parent or ""),
             facts.source,
-            str(len(facts.learner["classes"])),
+            str(len(facts.learner.classes)),
             f"{facts.exemplars:,}",
             format_bytes(facts.bytes),
             format_bytes(model.disk_bytes(number)),

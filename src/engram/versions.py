@@ -23,12 +23,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from engram.config import as_mapping, from_mapping
+from engram.config import Precision, as_mapping, from_mapping
 from engram.errors import UserError
 from engram.files import held, write_atomically
 from engram.results.outcomes import Change, mean_forgetting
 
-__all__ = ["BusyError", "ModelFolder", "VersionFacts", "check_keep"]
+__all__ = ["BusyError", "MadeWith", "ModelFolder", "VersionFacts", "check_keep"]
 
 FORMAT = 4
 
@@ -50,6 +50,24 @@ def check_keep(keep: int | None) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MadeWith:
+    """The arguments of a version's `Learner`, its method by name and by settings, and the names of
+    its classes."""
+
+    method: str
+    preset: str
+    budget: str
+    codec: str
+    image_size: int
+    holdout: float
+    seed: int
+    device: str
+    precision: Precision
+    settings: Mapping[str, Any]
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class VersionFacts:
     """What a version tells of itself.
 
@@ -63,8 +81,7 @@ class VersionFacts:
         bytes: of these and of the images set aside.
         changes: accuracy on each class before and after.
         skipped: pictures that could not be read, a line each.
-        learner: the arguments of the learner, its method's `settings`, and the names of its
-            `classes`.
+        learner: what it takes to make its learner again.
     """
 
     number: int = 0
@@ -76,7 +93,7 @@ class VersionFacts:
     bytes: int
     changes: tuple[Change, ...]
     skipped: tuple[str, ...]
-    learner: Mapping[str, Any]
+    learner: MadeWith
 
     @property
     def forgetting(self) -> float | None:
@@ -333,11 +350,11 @@ def _card(facts: VersionFacts) -> str:
         for change in facts.changes
     )
     return (
-        f"# Version {facts.number}: {len(learner['classes'])} classes of images\n\n"
-        f"Learnt with {learner['method']} (engram), from pictures brought to "
-        f"{learner['image_size']} x {learner['image_size']} pixels, on {facts.created}. "
+        f"# Version {facts.number}: {len(learner.classes)} classes of images\n\n"
+        f"Learnt with {learner.method} (engram), from pictures brought to "
+        f"{learner.image_size} x {learner.image_size} pixels, on {facts.created}. "
         f"{facts.exemplars} exemplars are kept in {facts.bytes:,} bytes "
-        f"({learner['codec']}, budget {learner['budget']}).\n\n"
+        f"({learner.codec}, budget {learner.budget}).\n\n"
         "It knows these classes and no others: a picture of something else is called by the name "
         "of one of them. Accuracy was measured on the few images of each class that were set aside "
         "or given for that, and says little about other kinds of pictures.\n\n"

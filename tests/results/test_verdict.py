@@ -47,6 +47,17 @@ def changes(counts: list[Counts]) -> list[Change]:
             "(15 a class; too few to be sure).",
         ),
         (
+            [(100, 0, 1), (100, 100, 100)],
+            "One class lost something and none gained: on average a loss of 50 points, at worst a "
+            "loss of 100 points (class 0), on the 101 pictures of both classes that it knew before "
+            "(1 to 100 a class; so few that one picture can count for 50 points).",
+        ),
+        (
+            [(100, 80, 40)],
+            "One class lost something and none gained: on average a loss of 20 points, on the 40 "
+            "pictures of the one class that it knew before.",
+        ),
+        (
             [(100, 100, 400), (100, 100, 800), (98, 98, 800)],
             "No loss was seen on the 2,000 pictures of all 3 classes that it knew before "
             "(400 to 800 a class).",

@@ -274,7 +274,7 @@ def method_title(name: str) -> str:
 
 
 def bound_of(method: str, memory_bytes: int) -> Literal["ceiling", "floor"] | None:
-    """Which bound of the others a method is, and None of these."""
+    """Which bound of the other methods this one is meant as; None where it is none."""
     if method == "joint":
         return "ceiling"
     return "floor" if method == "finetune" and memory_bytes == 0 else None

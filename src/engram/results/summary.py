@@ -151,7 +151,7 @@ def _of_rule(
         "backward_transfer": _rounded(metrics.backward_transfer(matrix)),
         "accuracy_matrix": matrix,
         **{
-            # A run that went on from an older version did not record it of every task.
+            # Tasks recorded by an older version may lack it.
             kind: [task.get("mistaken", {}).get(name, {}).get(kind) for task in tasks]
             for kind in ("old_as_new", "new_as_old")
         },

@@ -11,9 +11,9 @@ __all__ = ["evaluation_verdict", "forgetting_verdict"]
 SURE = 30
 """Pictures of a class below which a loss of ten points may go unseen."""
 
-ROUGH = 30
-"""Pictures of all classes together below which one makes more than three points of their average:
-with one picture of each of ten classes, ten."""
+ROUGH = 100 / 30
+"""Points of the average over classes that one picture makes, above which that is told: with thirty
+pictures in all, equally many of each class. With one picture of each of ten classes it is ten."""
 
 NOTICEABLE = 0.5
 """Points of accuracy above which a class lost or gained something: less is rounded to nothing."""
@@ -41,7 +41,7 @@ def forgetting_verdict(changes: Sequence[Change]) -> str:
     if not losers and not gainers:
         return f"No loss was seen on {measured}."
     worst = max(lost, key=lost.__getitem__)
-    at_worst = f", at worst {_change(lost[worst])} ({worst})" if losers else ""
+    at_worst = f", at worst {_change(lost[worst])} ({worst})" if losers and len(lost) > 1 else ""
     return f"{_moved(losers, gainers)}: on average {_change(mean)}{at_worst}, on {measured}."
 
 
@@ -86,9 +86,9 @@ def _doubt(counts: Sequence[int]) -> str:
 
 def _roughness(counts: Sequence[int]) -> str:
     """`_doubt`, and how rough an average over classes is."""
-    if sum(counts) >= ROUGH:
-        return _doubt(counts)
     most = 100 / (min(counts) * len(counts))
+    if most <= ROUGH:
+        return _doubt(counts)
     return f"so few that one picture can count for {_points(most)}"
 
 

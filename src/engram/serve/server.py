@@ -162,7 +162,7 @@ class Server:
             parent=facts.parent,
             source=facts.source,
             learnt=[change.name for change in facts.changes if change.new],
-            classes=len(facts.learner["classes"]),
+            classes=len(facts.learner.classes),
             exemplars=facts.exemplars,
             bytes=facts.bytes,
             disk_bytes=self.model.disk_bytes(facts.number),
