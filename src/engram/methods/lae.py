@@ -72,7 +72,7 @@ class LAEConfig:
     """Random dimensions of the ridge regression; 0 leaves features as they are."""
     ridge_temperature: float = 0.02
     """By which the ridge regression's scores are divided before a softmax makes them probabilities.
-    Half of what would be most likely: the others are too sure of themselves."""
+    Half the maximum-likelihood temperature, to match the overconfidence of the other experts."""
     augmentation: Augmentation = field(
         default_factory=lambda: Augmentation(padding=0.0, least_area=0.08)
     )

@@ -65,8 +65,8 @@ class RanPACConfig:
 class RanPAC(PretrainedMethod):
     """Ridge regression on randomly projected features of a frozen network.
 
-    Its sums over images do not depend on their order: learning class by class gives what learning
-    everything at once gives, and nothing is forgotten.
+    Its sums over images do not depend on their order: on the same features, learning class by class
+    gives what learning everything at once gives.
 
     Attributes:
         head: the ridge regression.
