@@ -43,7 +43,7 @@ Command = Callable[..., tuple[int, str]]
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "der, pruned": ("der", {"keep": 0.5, "mask_gradient": "none"}),
     "der, bounded": ("der", {"max_parameters": "120k"}),
-    "der, bounded to one extractor": ("der", {"max_parameters": "3600", "least_channels": 4}),
+    "der, bounded to one extractor": ("der", {"max_parameters": "2400", "least_channels": 3}),
     "lae, several merges": (
         "lae",
         {"merge": ("ties", "ema", "mean"), "experts": ("offline", "ridge")},
