@@ -135,6 +135,8 @@ def tiny(method: str, stream: str = "digits/3,2", updates: int = 8, **options: A
     options = {"precision": knobs.pop("precision", "fp32"), **options}
     config = configured(name, stream, "demo", device="cpu", **options)
     schedule = replace(config.settings.schedule, epochs=None, updates=updates, batch_size=128)
+    if name == "der":  # a last batch would be much of so few images
+        schedule = replace(schedule, drop_last=False)
     return replace(config, settings=replace(config.settings, schedule=schedule, **knobs))
 
 

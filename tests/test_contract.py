@@ -227,9 +227,6 @@ def test_known_classes_are_learnt_in_a_new_appearance(method: str) -> None:
     before = lead(learner, images)
     learner.learn(replace(first, index=1, train=negatives(first.train), new=range(2, 2)))
     after = lead(learner, images)
-    assert not torch.equal(after, before)
-    if "one extractor" in method:  # three channels that stay as they are see little of negatives
-        return
     # Scores of a method have no scale of their own.
     assert after.mean() / after.std() > before.mean() / before.std()
     if "transformer" not in method:  # these want more updates
