@@ -36,6 +36,7 @@ LAYERS: dict[str, int] = {
     "data.batches": 1,
     "data.benchmarks": 1,
     "data.folders": 1,
+    "data.orders": 1,
     "data.pictures": 1,
     "data.stream": 1,
     "engine": 2,

@@ -21,7 +21,8 @@ from engram.config import (
     read_yaml,
     setting,
 )
-from engram.data.stream import EvaluatedOn, order_label, resolved_order
+from engram.data.orders import order_label, resolved_order
+from engram.data.stream import EvaluatedOn
 from engram.engine.device import resolve_device, resolve_precision
 from engram.errors import UserError, unknown
 from engram.methods import method_class
@@ -46,7 +47,7 @@ class RunConfig:
     """Everything that a run's result depends on, but for the machine.
 
     Attributes:
-        order: of the classes; see `engram.data.stream.class_order`.
+        order: of the classes; see `engram.data.orders.class_order`.
         infer_through_codec: classify images as the codec would give them back.
         input_mean: "dataset" subtracts the mean image of all training images, as the paper does,
             future classes included; "first-task" that of the first task's.
@@ -93,7 +94,7 @@ def configured(
     """The configuration of a run, with everything resolved that was left open.
 
     Args:
-        order: a name, or a file (see `engram.data.stream.resolved_order`); the one that `seed`
+        order: a name, or a file (see `engram.data.orders.resolved_order`); the one that `seed`
             gives where None.
         budget: the preset's where None; `codec`, `images_per_class` and `precision` likewise.
         settings: the method's own configuration; the preset's where None.

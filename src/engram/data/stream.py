@@ -10,29 +10,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from engram.config import experiments_folder
 from engram.data.benchmarks import load_dataset
 from engram.data.images import Dataset, ImageSet
-from engram.errors import UserError, unknown
+from engram.data.orders import class_order, order_label
+from engram.errors import UserError
 from engram.seeding import generator
 
 __all__ = [
-    "ICARL_RUN0",
     "ClassStream",
     "EvaluatedOn",
     "Task",
-    "class_order",
     "create_stream",
     "increments",
-    "order_label",
-    "resolved_order",
 ]
 
 EvaluatedOn = Literal["validation", "test"]
@@ -41,24 +35,6 @@ VALIDATION_IMAGES = 50
 """Training images a class that validation sets aside; at most a fifth of a class."""
 
 CHUNK = 1000
-
-NAMED = r"given|icarl_run0|seed\d{1,9}"
-"""Orders that are made, whatever files there are."""
-
-LISTED = r"[^:]+:\d+(,\d+)*"
-"""How an order from a file is recorded."""
-
-# The first run of the iCaRL authors' code: NumPy's legacy generator seeded with 1993, after 100
-# shuffles of 500 numbers that their data loader draws, one shuffle of the classes.
-# fmt: off
-ICARL_RUN0 = (
-    87, 0, 52, 58, 44, 91, 68, 97, 51, 15, 94, 92, 10, 72, 49, 78, 61, 14, 8, 86,
-    84, 96, 18, 24, 32, 45, 88, 11, 4, 67, 69, 66, 77, 47, 79, 93, 29, 50, 57, 83,
-    17, 81, 41, 12, 37, 59, 25, 20, 80, 73, 1, 28, 6, 46, 62, 82, 53, 9, 31, 75,
-    38, 63, 33, 74, 27, 22, 36, 3, 16, 21, 60, 19, 70, 90, 89, 43, 5, 42, 65, 76,
-    40, 30, 23, 85, 2, 95, 56, 48, 71, 64, 98, 13, 99, 7, 34, 55, 54, 26, 35, 39,
-)
-# fmt: on
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -231,92 +207,6 @@ def _set_aside(labels: Tensor) -> Tensor:
         chosen = torch.randperm(len(positions), generator=generator(0, "validation", label))
         aside[positions[chosen[: min(VALIDATION_IMAGES, len(positions) // 5)]]] = True
     return aside
-
-
-def class_order(name: str, classes: int) -> tuple[int, ...]:
-    """Original labels in order of arrival.
-
-    Args:
-        name: `icarl_run0` (for 100 classes only) or `seed1993`, the two that the literature calls
-            1993; `seed<N>` for NumPy's RandomState(N).permutation, or `given` for the data set's
-            own order. `<label>:<numbers>` lists labels, as `resolved_order` writes.
-
-    Raises:
-        UserError: no order has that name, or it is one of another number of classes.
-    """
-    if re.fullmatch(LISTED, name):
-        return _listed(name, classes)
-    if name == "given":
-        return tuple(range(classes))
-    if name == "icarl_run0":
-        if classes != len(ICARL_RUN0):
-            raise UserError(
-                f"Class order icarl_run0 is one of 100 classes; this data has {classes}."
-            )
-        return ICARL_RUN0
-    if match := re.fullmatch(r"seed(\d{1,9})", name):
-        return tuple(np.random.RandomState(int(match[1])).permutation(classes).tolist())
-    known = ["icarl_run0", "seed1993", "seed<number>", "given", *_papers_orders()]
-    raise unknown("class order", name, [*known, "or a file"])
-
-
-def _listed(name: str, classes: int) -> tuple[int, ...]:
-    """Labels from `<label>:<numbers>`.
-
-    Raises:
-        UserError: a number is no label, or is there twice.
-    """
-    label, _, numbers = name.partition(":")
-    order = tuple(map(int, numbers.split(",")))
-    if max(order) >= classes:
-        raise UserError(
-            f"Class order {label} has a class {max(order)}; this data has {classes} classes, which "
-            "count from 0."
-        )
-    if twice := [number for number in order if order.count(number) > 1]:
-        raise UserError(f"Class order {label} has class {twice[0]} twice.")
-    return order
-
-
-def _papers_orders() -> dict[str, Path]:
-    """Files with the class orders of papers, by name."""
-    return {path.stem: path for path in sorted((experiments_folder() / "orders").glob("*.txt"))}
-
-
-def resolved_order(text: str) -> str:
-    """A class order as it is recorded: of a file, or of a paper whose order is in one,
-    `<its name>:<numbers>`.
-
-    The file has the data set's labels in order of arrival, with commas or spaces between them; what
-    follows a # is a comment. Classes that it leaves out do not arrive.
-
-    Raises:
-        UserError: the file holds something else, or is called as another order is.
-    """
-    if re.fullmatch(f"{NAMED}|{LISTED}", text):
-        return text
-    path = _papers_orders().get(text, Path(text))
-    try:
-        if not path.is_file():
-            return text
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"Class order {text:.200} cannot be read ({error}).") from error
-    label = path.stem.replace(":", "-")
-    if re.fullmatch(NAMED, label):
-        raise UserError(f"{path} is called as another class order is. Give it another name.")
-    words = re.split(r"[,\s]+", " ".join(line.partition("#")[0] for line in lines).strip(", "))
-    if strange := [word for word in words if not re.fullmatch(r"\d{1,6}", word)]:
-        raise UserError(
-            f"Class order {path} must hold labels, which are numbers from 0, not "
-            f"{strange[0] or 'nothing'}."
-        )
-    return f"{label}:{','.join(words)}"
-
-
-def order_label(order: str) -> str:
-    """How an order is called where there is no room for its numbers."""
-    return order.partition(":")[0]
 
 
 def increments(text: str, classes: int) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from engram.config import as_mapping, leaves, load_preset, setting
-from engram.data.stream import order_label
+from engram.data.orders import order_label
 from engram.errors import UserError
 from engram.methods import METHODS
 from engram.results.formats import ABSENT, format_bytes, format_count, format_seconds, markdown

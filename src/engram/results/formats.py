@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["ABSENT", "format_bytes", "format_count", "format_seconds", "markdown"]
+__all__ = ["ABSENT", "format_bytes", "format_count", "format_number", "format_seconds", "markdown"]
 
 ABSENT = "\N{EN DASH}"
 """Stands for a measure that does not exist, such as the forgetting of a single task."""
@@ -14,6 +14,15 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 
     """A Markdown table: the first `texts` columns to the left, the others to the right."""
     rule = ["---"] * texts + ["---:"] * (len(header) - texts)
     return "".join(f"| {' | '.join(cells)} |\n" for cells in [header, rule, *rows])
+
+
+def format_number(value: float, digits: int = 2, *, plus: bool = False) -> str:
+    """With a minus sign in place of the hyphen, which is too short among numbers.
+
+    Args:
+        plus: whether a positive value has its sign too, as differences have.
+    """
+    return f"{value:{'+' if plus else '-'}.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def format_bytes(count: float) -> str:

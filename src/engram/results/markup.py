@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 
 from engram.results.figures import Line, heat_level, swatch
-from engram.results.formats import ABSENT
+from engram.results.formats import ABSENT, format_number
 
 __all__ = [
     "MOST_CELLS_WITH_NUMBERS",
@@ -25,7 +25,6 @@ __all__ = [
     "paragraph",
     "percent",
     "section",
-    "signed",
     "table",
 ]
 
@@ -163,9 +162,4 @@ def _heat_cell(value: float, level: int, crowded: bool) -> str:
 
 def percent(value: float | None, digits: int = 2) -> str:
     """A value with its unit, or a dash for one that does not exist."""
-    return ABSENT if value is None else f"{signed(value, digits)} %"
-
-
-def signed(value: float, digits: int = 2) -> str:
-    """With a minus sign in place of the hyphen, which is too short among numbers."""
-    return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+    return ABSENT if value is None else f"{format_number(value, digits)} %"

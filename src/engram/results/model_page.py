@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from engram.results.formats import ABSENT
-from engram.results.markup import number_cells, page, paragraph, percent, section, signed, table
+from engram.results.formats import ABSENT, format_number
+from engram.results.markup import number_cells, page, paragraph, percent, section, table
 from engram.results.outcomes import Change, Evaluation
 from engram.results.verdict import evaluation_verdict, forgetting_verdict
 
@@ -51,7 +51,7 @@ def changes_page(title: str, changes: Sequence[Change], facts: Sequence[str]) ->
 
 def _gained(change: Change) -> str:
     """Points, with a minus where they were lost."""
-    return ABSENT if change.forgotten is None else signed(-change.forgotten, 1)
+    return ABSENT if change.forgotten is None else format_number(-change.forgotten, 1)
 
 
 def evaluation_page(title: str, found: Evaluation) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engram.results.comparison import ComparisonRow
+from engram.results.formats import format_number
 from engram.results.found import Summary
 
 __all__ = ["Gain", "gains"]
@@ -47,18 +48,17 @@ class Gain:
     def __str__(self) -> str:
         """The mean, and in brackets the interval."""
         if self.margin is None:
-            return _signed(self.mean)
-        low, high = self.mean - self.margin, self.mean + self.margin
-        return f"{_signed(self.mean)} [{_signed(low)}, {_signed(high)}]"
+            return format_number(self.mean, plus=True)
+        mean, low, high = (
+            format_number(points, plus=True)
+            for points in (self.mean, self.mean - self.margin, self.mean + self.margin)
+        )
+        return f"{mean} [{low}, {high}]"
 
     @property
     def is_clear(self) -> bool:
         """Whether the interval leaves zero out."""
         return self.margin is not None and abs(self.mean) > self.margin
-
-
-def _signed(points: float) -> str:
-    return f"{points:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def gains(

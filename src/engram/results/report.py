@@ -22,7 +22,7 @@ from engram.results.comparison import (
     starts_differ,
 )
 from engram.results.figures import MARKERS, Line, accuracy_chart, series_style, swatch
-from engram.results.formats import ABSENT, format_bytes, format_count, format_seconds
+from engram.results.formats import ABSENT, format_bytes, format_count, format_number, format_seconds
 from engram.results.found import Findings, FoundRun, find_runs
 from engram.results.markup import (
     figure,
@@ -32,7 +32,6 @@ from engram.results.markup import (
     page_header,
     paragraph,
     section,
-    signed,
     table,
 )
 from engram.results.paired import Gain, gains
@@ -339,9 +338,8 @@ def _estimate(estimate: Estimate | None) -> str:
     if estimate is None:
         return f'<span class="mean">{ABSENT}</span><span class="deviation"></span>'
     spread = "" if estimate.deviation is None else f"± {estimate.deviation:.2f}"
-    return (
-        f'<span class="mean">{signed(estimate.mean)}</span><span class="deviation">{spread}</span>'
-    )
+    mean = format_number(estimate.mean)
+    return f'<span class="mean">{mean}</span><span class="deviation">{spread}</span>'
 
 
 def _group_figure(group: Sequence[_Shown]) -> str:

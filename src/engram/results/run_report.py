@@ -15,7 +15,7 @@ import numpy as np
 from engram.config import to_yaml
 from engram.data.codecs import create_codec
 from engram.data.images import ImageSet
-from engram.data.stream import order_label
+from engram.data.orders import order_label
 from engram.errors import UserError
 from engram.files import load_tensors
 from engram.memory import Budget, ExemplarMemory
@@ -33,7 +33,7 @@ from engram.results.figures import (
     image_uri,
     series_style,
 )
-from engram.results.formats import ABSENT, format_bytes, format_count, format_seconds
+from engram.results.formats import ABSENT, format_bytes, format_count, format_number, format_seconds
 from engram.results.found import FoundRun, Summary
 from engram.results.markup import (
     MOST_CELLS_WITH_NUMBERS,
@@ -46,7 +46,6 @@ from engram.results.markup import (
     paragraph,
     percent,
     section,
-    signed,
     table,
 )
 from engram.results.record import RunRecord
@@ -187,10 +186,13 @@ def task_table(run: FoundRun) -> str:
         seconds = task.get("seconds", {})
         cells = [
             str(seen),
-            signed(accuracies[index]),
-            signed(matrix[index][index]),
-            ABSENT if forgotten is None else signed(forgotten),
-            *(_of_task(of_rule, kind, index, signed) for kind in ("old_as_new", "new_as_old")),
+            format_number(accuracies[index]),
+            format_number(matrix[index][index]),
+            ABSENT if forgotten is None else format_number(forgotten),
+            *(
+                _of_task(of_rule, kind, index, format_number)
+                for kind in ("old_as_new", "new_as_old")
+            ),
             str(task.get("exemplars", ABSENT)),
             *(_measure(measured[index].get(name)) for name in names),
             format_count(summary["parameters"][index]),
