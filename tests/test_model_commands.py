@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,19 @@ def test_from_the_first_class_to_a_rollback(engram: Command, tmp_path: Path) -> 
     assert "grün" not in engram("predict", "model", "2/grün/0-0.png")[1].partition(":")[2]
     assert first.exists()
     assert second.exists()
+
+
+def test_names_survive_an_output_that_cannot_write_them(
+    engram: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures(tmp_path / "2", "red", "grün")
+    engram("learn", "2", *LEARN, "--image-size", "16", "--budget", "300kB")
+    output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", output)
+    code, _ = engram("predict", "model", "2/grün/0-0.png", "--json")
+    output.seek(0)
+    assert code == 0
+    assert json.loads(output.read())["labels"][0]["label"] == "grün"
 
 
 @pytest.mark.parametrize(

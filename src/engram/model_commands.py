@@ -241,6 +241,7 @@ def predict(words: Sequence[str]) -> None:
     check_top(options.top)
     learner = load(options.model, device=options.device)
     unread = 0
+    is_unicode = (sys.stdout.encoding or "").lower() == "utf-8"
     for path in options.pictures:
         try:
             found = learner.predict(path, options.top)
@@ -252,7 +253,7 @@ def predict(words: Sequence[str]) -> None:
             continue
         name = readable(str(path))
         if options.json:
-            print(json.dumps({"picture": name, "labels": found}, ensure_ascii=False))
+            print(json.dumps({"picture": name, "labels": found}, ensure_ascii=not is_unicode))
         else:
             named = ", ".join(f"{one['label']} {100 * one['score']:.1f} %" for one in found)
             print(f"{name}: {named}")

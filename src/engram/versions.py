@@ -198,7 +198,7 @@ class ModelFolder:
         """
         version = self.path(self.chosen(number))
         name = self.folder.resolve().name
-        with zipfile.ZipFile(file, "w") as archive:
+        with zipfile.ZipFile(file, "w", strict_timestamps=False) as archive:
             archive.writestr(f"{name}/current", _pointer(number))
             for path in sorted(version.rglob("*")):
                 archive.write(path, Path(name, path.relative_to(self.folder)))

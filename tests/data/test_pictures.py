@@ -216,6 +216,32 @@ def test_what_is_no_file_or_is_locked_is_told_as_that(
         picture(tmp_path / "a.png", 8)
 
 
+@pytest.mark.parametrize(
+    ("error", "told", "message"),
+    [
+        (
+            OSError(5, "Input/output error"),
+            UserError,
+            r"a\.png could not be read: Input/output error",
+        ),
+        (MemoryError("none left"), MemoryError, "none left"),
+    ],
+)
+def test_what_is_not_the_fault_of_a_file_is_not_told_as_that(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    told: type[Exception],
+    message: str,
+) -> None:
+    def fail(image: Image.Image) -> Image.Image:
+        raise error
+
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", fail)
+    with pytest.raises(told, match=message):
+        picture(write(tmp_path / "a.png"), 8)
+
+
 def test_whatever_goes_wrong_in_a_file_is_told_as_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

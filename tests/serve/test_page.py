@@ -50,6 +50,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 FOLDERS: list[tuple[list[str], dict[str, int], int, int]] = [
     (["cat/1.jpg", "cat/2.jpg", "cat/notes.txt", "cat/.hidden"], {"cat": 2}, 0, 1),
     (["cat/1.jpg", "cat/old/2.jpg"], {"cat": 2}, 0, 0),
+    (["cat/1.jpg", "cat/.a/1.jpg", "cat/.b/1.jpg"], {"cat": 1}, 0, 0),
+    (["photos/cat/1.jpg", "photos/dog/1.jpg", "photos/.small/1.jpg"], {"cat": 1, "dog": 1}, 0, 0),
     (["photos/cat/1.jpg", "photos/cat/old/2.jpg", "photos/dog/1.jpg"], {"cat": 2, "dog": 1}, 0, 0),
     (["photos/cover.jpg", "photos/cat/1.jpg", "photos/dog/1.jpg"], {"cat": 1, "dog": 1}, 1, 0),
     (["photos/cat/1.HEIC", "photos/cat/old/2.heic", "photos/dog/1.jpg"], {"dog": 1}, 0, 2),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mimetypes
 import os
 import signal
 import sqlite3
@@ -134,6 +135,27 @@ def test_who_goes_back_while_the_process_ends_stays_there(
     settle(model, Journal(model.folder), job["id"], "failed")
     assert model.current == 1
     assert client.get(f"/api/jobs/{job['id']}").json()["state"] == "done"
+
+
+def test_learning_imports_nothing_from_where_the_server_was_started(
+    model: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "random.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path / "photos")
+    with opened(model.folder) as client:
+        give(client, "grün")
+        assert ended(client, client.post("/api/jobs").json()["id"])["state"] == "done"
+
+
+def test_scripts_are_scripts_whatever_the_system_takes_them_for(
+    model: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mimetypes, "_db", mimetypes.MimeTypes())
+    mimetypes.add_type("text/plain", ".js")
+    with opened(model.folder) as client:
+        kind = client.get("/page/teach.js").headers["content-type"]
+    assert kind.startswith("text/javascript")
 
 
 def test_no_more_versions_stay_than_are_to_be_kept(model: ModelFolder) -> None:
@@ -464,6 +486,9 @@ def test_the_token_opens_and_nothing_else_does(model: ModelFolder) -> None:
         assert "HttpOnly" in cookie
         assert "SameSite=strict" in cookie
         assert client.get("/api/state").status_code == 200
+        client.cookies.clear()
+        foreign = {"Cookie": 'x={"a":1}; flag; engram-token=secret'}
+        assert client.get("/api/state", headers=foreign).status_code == 200
 
 
 def test_other_sites_may_not_change_the_model(model: ModelFolder) -> None:

@@ -141,7 +141,13 @@ def _from_file(file: Path | io.BytesIO, name: str, size: int) -> np.ndarray:
         raise UserError(
             f"{name} may not be read: {error.strerror}. Change its permissions, or leave it out."
         ) from error
+    except MemoryError:
+        raise
     except Exception as error:  # what a damaged file makes Pillow raise depends on its kind
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UserError(
+                f"{name} could not be read: {error.strerror}. Try again; it may be sound."
+            ) from error
         if _brand(file) in UNREAD_BRANDS:
             raise _unread(name) from error
         raise UserError(f"{name} cannot be read as an image. Repair or remove it.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -151,8 +152,18 @@ async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"message": message}, 500, PROTECTIVE)
 
 
+KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+"""What the page's files are."""
+
+
 class _Assets(StaticFiles):
     """Files of the page, which belong together: a browser asks whether they are the newest."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory=directory)
+        # Programs write to Windows' registry that scripts are plain text; no browser runs those.
+        for suffix, kind in KINDS.items():
+            mimetypes.add_type(kind, suffix)
 
     def file_response(self, *arguments: Any, **named: Any) -> Response:
         response = super().file_response(*arguments, **named)

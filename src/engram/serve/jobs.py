@@ -123,7 +123,8 @@ class Jobs:
 
     def _started(self, job: int) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "engram.serve.worker"],
+            # -P: nothing is imported from the folder that the server happens to be started in.
+            [sys.executable, "-P", "-m", "engram.serve.worker"],
             stdin=subprocess.PIPE,
             text=True,
             # What interrupts the server does not reach it; the server ends it in its own way.

@@ -160,7 +160,9 @@ class Journal:
             try:
                 yield database
             except BaseException:
-                database.execute("ROLLBACK")
+                # A full disk has ended it already; another error here would hide that one.
+                if database.in_transaction:
+                    database.execute("ROLLBACK")
                 raise
             database.execute("COMMIT")
 

@@ -23,8 +23,8 @@ const SEVERAL = 2;
 // Files of an input for folders, by class. The class of photos/cat/1.jpg is cat, and so is that of
 // cat/1.jpg where cat itself was chosen.
 export function classesIn(files) {
-  const found = [...files].map((file) => [file.webkitRelativePath.split("/"), file]);
-  return { ...byClass([found.filter(hasPicture)]), others: countOthers(files) };
+  const found = [...files].map((file) => [file.webkitRelativePath.split("/"), file]).filter(isOpen);
+  return { ...byClass([found.filter(hasPicture)]), others: countOthers(found.map(([, file]) => file)) };
 }
 
 // What a drop brings: single pictures, those of folders by class, and how many files are no pictures.
@@ -38,6 +38,9 @@ export async function dropped(transfer) {
 }
 
 const hasPicture = ([, file]) => isPicture(file);
+
+// Small copies of pictures lie in hidden folders; the one that was chosen may be hidden itself.
+const isOpen = ([words]) => !words.slice(1, -1).some((word) => word.startsWith("."));
 
 // What programs hide beside pictures is nothing that anybody would miss.
 const isHidden = (file) => /^(\.|Thumbs\.db$|desktop\.ini$)/i.test(file.name);
@@ -82,7 +85,8 @@ async function filesBelow(folder, above = []) {
   const words = [...above, folder.name];
   const inside = await childrenOf(folder);
   const files = await Promise.all(inside.filter((entry) => entry.isFile).map(fileOf));
-  const deeper = inside.filter((entry) => entry.isDirectory).map((one) => filesBelow(one, words));
+  const deeper = inside.filter((entry) => entry.isDirectory && !entry.name.startsWith("."));
+  const found = await Promise.all(deeper.map((one) => filesBelow(one, words)));
   const own = files.map((file) => [[...words, file.name], file]);
-  return [...own, ...(await Promise.all(deeper)).flat()];
+  return [...own, ...found.flat()];
 }
