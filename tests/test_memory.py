@@ -240,6 +240,16 @@ def test_nbytes_is_what_a_reader_would_need(random_images: Images, codec: str) -
     assert held.nbytes == payloads + fields + len(tensors["shared"])
 
 
+@pytest.mark.parametrize("codec", CODECS_OF_ALL_KINDS)
+def test_a_class_with_many_exemplars_is_learnt_further(random_images: Images, codec: str) -> None:
+    held = ExemplarMemory(Budget.parse("all"), create_codec(codec, (8, 8)))
+    held.update(random_images(130, size=8))
+    before = held.images()[:].pixels
+    held.update(random_images(3, size=8, seed=1))
+    assert held.counts == {0: 133}
+    assert torch.equal(held.images()[:130].pixels, before)
+
+
 @pytest.mark.parametrize("codec", ["raw", "zlib-uint8", "klt:32", "resize:4+jpeg:60"])
 def test_a_saved_memory_comes_back(random_images: Images, codec: str) -> None:
     held = ExemplarMemory(Budget.parse("9"), create_codec(codec, (8, 8)))

@@ -263,7 +263,8 @@ class ExemplarMemory:
             kept: payloads of the first images, which are not encoded a second time.
         """
         for positions in torch.as_tensor(order, dtype=torch.int64).split(ENCODED_AT_ONCE):
-            fresh = iter(self.codec.encode(images.pixels[positions[positions >= len(kept)]]))
+            new = positions[positions >= len(kept)]
+            fresh = iter(self.codec.encode(images.pixels[new]) if len(new) else ())
             for position in positions.tolist():
                 yield kept[position] if position < len(kept) else next(fresh)
 
