@@ -103,6 +103,7 @@ def test_values_are_converted() -> None:
         ({"name": [3]}, "here: name must be of type str, not [3]"),
         ({"name": "a", "schedule": {"epochs": 0}}, "epochs must be above 0, not 0"),
         ({"name": "a", "schedule": {"warmup": 1}}, "warmup must be in [0, 1), not 1.0"),
+        ({"name": "a", "schedule": {"nesterov": True, "momentum": 0}}, "the momentum of sgd"),
         ({"name": "a", "rate": "fast"}, "rate must be"),
         ({"name": "a", "rate": True}, "rate must be"),
         ({"name": "a", "sizes": [1, "b"]}, "sizes must be"),

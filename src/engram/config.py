@@ -95,6 +95,8 @@ class Schedule:
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must be in [0, 1), not {getattr(self, name)}.")
         check_not_negative(self, "weight_decay")
+        if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
+            raise UserError("nesterov is about the momentum of sgd: give both, or leave it out.")
 
     def split(self, share: float) -> tuple[Schedule | None, Schedule]:
         """Two schedules that together are as long: `share` of its epochs or updates, and the rest.
