@@ -129,7 +129,7 @@ def _from_file(file: Path | io.BytesIO, name: str, size: int) -> np.ndarray:
                 raise _too_large(name, MOST_DECODED)
             with _alone if pixels > LARGE else nullcontext():
                 return _square(opened, size)
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise _too_large(name, MOST_PIXELS) from error
@@ -141,8 +141,6 @@ def _from_file(file: Path | io.BytesIO, name: str, size: int) -> np.ndarray:
         raise UserError(
             f"{name} may not be read: {error.strerror}. Change its permissions, or leave it out."
         ) from error
-    except MemoryError:
-        raise
     except Exception as error:  # what a damaged file makes Pillow raise depends on its kind
         if isinstance(error, OSError) and error.errno is not None:
             raise UserError(
