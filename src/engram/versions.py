@@ -273,16 +273,21 @@ class ModelFolder:
         partial = self.path(number).with_suffix(PARTIAL)
         self._sweep()
         partial.mkdir(parents=True)
-        write(partial)
         facts = replace(
             facts,
             number=number,
             parent=self.current if facts.parent is None else facts.parent,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        written = {"format": FORMAT, **as_mapping(facts)}
-        write_atomically(partial / "version.json", json.dumps(written, indent=2).encode())
-        write_atomically(partial / "README.md", _card(facts).encode())
+        try:
+            write(partial)
+            written = {"format": FORMAT, **as_mapping(facts)}
+            write_atomically(partial / "version.json", json.dumps(written, indent=2).encode())
+            write_atomically(partial / "README.md", _card(facts).encode())
+        except BaseException:
+            # A disk that is full would stay so.
+            self._sweep()
+            raise
         partial.rename(self.path(number))
         self._point_to(number)
         if keep is not None:

@@ -26,10 +26,10 @@ from engram.learner import load
 from engram.serve import worker
 from engram.serve.app import create_app
 from engram.serve.jobs import settle
-from engram.serve.journal import Journal
+from engram.serve.journal import Journal, NotThereError
 from engram.serve.limits import Limits, TooLargeError
 from engram.serve.server import Server
-from engram.versions import ModelFolder
+from engram.versions import BusyError, ModelFolder
 
 PATIENCE = 120
 
@@ -603,6 +603,70 @@ def test_pictures_that_were_learnt_leave_no_trace(model: ModelFolder) -> None:
     journal.end(job, "done", version=1)
     assert not any(waiting.pictures for waiting in journal.waiting())
     assert on_disk(journal) < 100_000
+
+
+def test_a_job_that_begins_or_fails_writes_no_picture_anew(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    large = journal.add_class("large", Limits())
+    for number in range(20):
+        journal.add_picture(large, bytes([number]) * 100_000, number, Limits())
+    before = on_disk(journal)
+    job = journal.begin("learn")
+    assert journal.waiting()[0].pictures == ()
+    assert len(journal.pictures_of(job)["large"]) == 20
+    journal.end(job, "failed")
+    assert len(journal.waiting()[0].pictures) == 20
+    assert on_disk(journal) < before + 100_000
+
+
+def test_a_class_that_is_made_again_while_it_is_learnt_stays(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    number = journal.add_class("cat", Limits())
+    first = journal.add_picture(number, b"1", 1, Limits())
+    job = journal.begin("learn")
+    assert journal.add_class("cat", Limits()) == number
+    with pytest.raises(BusyError):
+        journal.remove_class(number)
+    with pytest.raises(NotThereError):
+        journal.remove_picture(first)
+    journal.end(job, "done", version=1)
+    second = journal.add_picture(number, b"2", 2, Limits())
+    assert [(one.name, one.pictures) for one in journal.waiting()] == [("cat", (second,))]
+    # The next job takes it as it takes every class, once nobody makes it again.
+    journal.end(journal.begin("learn"), "done", version=2)
+    assert journal.waiting() == []
+
+
+def test_an_empty_class_stays_whatever_becomes_of_the_others(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    cat, dog = (journal.add_class(name, Limits()) for name in ("cat", "dog"))
+    picture = journal.add_picture(cat, b"1", 1, Limits())
+    journal.end(journal.begin("learn"), "cancelled")
+    journal.remove_picture(picture)
+    journal.add_picture(dog, b"1", 1, Limits())
+    journal.end(journal.begin("learn"), "done", version=1)
+    assert [one.name for one in journal.waiting()] == ["cat"]
+
+
+def test_how_a_job_ended_is_recorded_when_the_disk_has_room_again(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(client, "grün")
+    full = iter([True, True])
+    end = Journal.end
+
+    def ends(journal: Journal, *arguments: Any, **named: Any) -> None:
+        if next(full, False):
+            raise sqlite3.OperationalError("database or disk is full")
+        end(journal, *arguments, **named)
+
+    monkeypatch.setattr(Journal, "end", ends)
+    monkeypatch.setattr("engram.serve.jobs.AGAIN", 0.01)
+    job = client.post("/api/jobs").json()["id"]
+    assert client.delete(f"/api/jobs/{job}").status_code == 204
+    assert client.get(f"/api/jobs/{job}").json()["state"] == "cancelled"
+    assert next(full, None) is None
+    assert waiting(client) == {"grün": 8}
 
 
 def on_disk(journal: Journal) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -11,15 +12,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engram.serve.journal import Ending, Journal
+from engram.serve.journal import Ending, Job, Journal
 from engram.versions import BusyError, ModelFolder
 
 __all__ = ["Jobs", "settle"]
 
 PATIENCE = 10
-"""Seconds that a process has to end when it is asked to."""
+"""Seconds that a process has to end when it is asked to, and a record to be written."""
+
+AGAIN = 1
+"""Seconds until something is tried or looked at again."""
 
 STOPPED = "The server was stopped meanwhile. Nothing is lost: learn again."
+UNKNOWN = "The server was stopped meanwhile. Look which version is in use."
 DIED = (
     "The process that learnt was ended, perhaps for lack of memory. The model is as it was: learn "
     "again, perhaps with fewer pictures at a time."
@@ -83,12 +88,11 @@ class Jobs:
         A process that still works on it goes on; else it is said to be done or interrupted.
         """
         if job := self._journal.running():
-            if self._at_work():
-                threading.Thread(target=self._adopt, args=(job.id,), daemon=True).start()
-            elif job.kind == "rollback":
-                self._journal.end(job.id, "interrupted", message="Look which version is in use.")
-            else:
-                settle(self._model, self._journal, job.id, "interrupted", STOPPED)
+            at_work = self._at_work()
+            adopting = threading.Thread(target=self._adopt, args=(job,), daemon=True)
+            adopting.start()
+            if not at_work:
+                adopting.join(PATIENCE)
 
     def _at_work(self) -> bool:
         """Whether another process is changing the model."""
@@ -98,10 +102,18 @@ class Jobs:
         except BusyError:
             return True
 
-    def _adopt(self, job: int) -> None:
+    def _adopt(self, job: Job) -> None:
         while self._at_work():
-            time.sleep(1)
-        settle(self._model, self._journal, job, "interrupted", STOPPED)
+            time.sleep(AGAIN)
+        self._settle(job.id, "interrupted", UNKNOWN if job.kind == "rollback" else STOPPED)
+
+    def _settle(self, job: int, otherwise: Ending, message: str) -> None:
+        """Record how a job ended as soon as the disk has room for that."""
+        while True:
+            try:
+                return settle(self._model, self._journal, job, otherwise, message)
+            except sqlite3.OperationalError:
+                time.sleep(AGAIN)
 
     def learn(self) -> int:
         """Begin to learn what waits; the job's number.
@@ -138,7 +150,7 @@ class Jobs:
 
     def _watch(self, learning: _Learning) -> None:
         learning.process.wait()
-        settle(self._model, self._journal, learning.job, *learning.ending)
+        self._settle(learning.job, *learning.ending)
 
     def rollback(self, version: int) -> None:
         """Make an earlier version the current one, or a later one again.
@@ -183,4 +195,4 @@ class Jobs:
             learning.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             learning.process.kill()
-        self._watcher.join()
+        self._watcher.join(PATIENCE)

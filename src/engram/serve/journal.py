@@ -23,7 +23,9 @@ from engram.versions import BusyError
 
 __all__ = ["Ending", "Job", "Journal", "NotThereError", "State", "TakenAwayError", "WaitingClass"]
 
-FORMAT = 1
+FORMAT = 2
+
+LOST_WITH_IT = "pictures that wait to be learnt are lost with it, and nothing else."
 
 Ending = Literal["done", "failed", "cancelled", "interrupted"]
 State = Literal["running", Ending]
@@ -44,23 +46,29 @@ CREATE TABLE IF NOT EXISTS job (
     message TEXT NOT NULL DEFAULT '',
     version INTEGER,
     source TEXT NOT NULL,
-    lessons TEXT NOT NULL DEFAULT '{{}}'
+    lessons TEXT NOT NULL DEFAULT '{{}}',
+    last_picture INTEGER NOT NULL
 );
 CREATE UNIQUE INDEX IF NOT EXISTS one_at_a_time ON job (state) WHERE state = 'running';
 CREATE TABLE IF NOT EXISTS waiting_class (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    stays INTEGER NOT NULL DEFAULT TRUE
 );
 CREATE TABLE IF NOT EXISTS picture (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     class INTEGER NOT NULL REFERENCES waiting_class ON DELETE CASCADE,
     checksum INTEGER NOT NULL,
     png BLOB NOT NULL,
-    job INTEGER REFERENCES job,
     UNIQUE (class, checksum)
 );
 PRAGMA user_version = {FORMAT};
 COMMIT;
 """
+
+LEARNING = "id <= (SELECT coalesce(max(last_picture), 0) FROM job WHERE state = 'running')"
+"""Which pictures are being learnt: all that were there when the job began. So beginning and ending
+one touches no picture, which would be written anew."""
 
 
 class NotThereError(UserError):
@@ -91,6 +99,7 @@ class Job:
         version: that came of it.
         source: by which that version is known to be this job's.
         lessons: how many pictures of each class it learns from.
+        last_picture: the newest of these; 0 where it learns none.
     """
 
     id: int
@@ -105,6 +114,7 @@ class Job:
     version: int | None
     source: str
     lessons: dict[str, int]
+    last_picture: int
 
     @property
     def seconds_left(self) -> float | None:
@@ -133,15 +143,17 @@ class Journal:
             self._open()
         except sqlite3.DatabaseError as error:
             raise UserError(
-                f"{self.path} cannot be used: {error}. If it is damaged, remove it: pictures that "
-                "wait to be learnt are lost with it, and nothing else."
+                f"{self.path} cannot be used: {error}. If it is damaged, remove it: {LOST_WITH_IT}"
             ) from error
 
     def _open(self) -> None:
         with self._connected() as database:
             (found,) = database.execute("PRAGMA user_version").fetchone()
             if found not in (0, FORMAT):
-                raise UserError(f"{self.path} has format {found}; this engram reads {FORMAT}.")
+                raise UserError(
+                    f"{self.path} has format {found}; this engram reads {FORMAT}. Learn what waits "
+                    f"with the engram that wrote it, or remove the file: {LOST_WITH_IT}"
+                )
             database.executescript(SCHEMA)
 
     @contextmanager
@@ -174,7 +186,7 @@ class Journal:
             classes = database.execute("SELECT id, name FROM waiting_class ORDER BY id").fetchall()
             pictures: dict[int, list[int]] = {number: [] for number, _ in classes}
             for of, number in database.execute(
-                "SELECT class, id FROM picture WHERE job IS NULL ORDER BY id"
+                f"SELECT class, id FROM picture WHERE NOT {LEARNING} ORDER BY id"
             ):
                 pictures.setdefault(of, []).append(number)
         return [WaitingClass(number, name, tuple(pictures[number])) for number, name in classes]
@@ -182,12 +194,15 @@ class Journal:
     def add_class(self, name: str, limits: Limits) -> int:
         """Make a class, if none of that name waits; its number.
 
+        One that is being learnt stays when that is done, to take further pictures.
+
         Raises:
             TooLargeError: so many others wait that there is no room.
         """
         with self._transaction() as database:
             question = "SELECT id FROM waiting_class WHERE name = ?"
             if there := database.execute(question, (name,)).fetchone():
+                database.execute("UPDATE waiting_class SET stays = TRUE WHERE id = ?", there)
                 return int(there[0])
             (count,) = database.execute("SELECT count(*) FROM waiting_class").fetchone()
             limits.check_classes(count)
@@ -258,7 +273,9 @@ class Journal:
         """
         with self._transaction() as database:
             _expect_one(
-                database.execute("DELETE FROM picture WHERE id = ? AND job IS NULL", (number,)),
+                database.execute(
+                    f"DELETE FROM picture WHERE id = ? AND NOT {LEARNING}", (number,)
+                ),
                 f"There is no picture {number} that waits.",
             )
 
@@ -285,25 +302,22 @@ class Journal:
             UserError: nothing waits to be learnt.
         """
         with self._transaction() as database:
-            lessons = _lessons(database) if kind == "learn" else {}
+            lessons, last = _lessons(database) if kind == "learn" else ({}, 0)
             if kind == "learn" and not lessons:
                 raise UserError("There is nothing to learn. Make a class and add pictures to it.")
+            begun = (kind, _now(), time.time(), f"page, {secrets.token_hex(4)}")
             try:
                 made = database.execute(
-                    "INSERT INTO job (kind, state, created, stage, stage_began, source, lessons) "
-                    "VALUES (?, 'running', ?, 'starting', ?, ?, ?)",
-                    (
-                        kind,
-                        _now(),
-                        time.time(),
-                        f"page, {secrets.token_hex(4)}",
-                        json.dumps(lessons),
-                    ),
+                    "INSERT INTO job (state, stage, kind, created, stage_began, source, lessons, "
+                    "last_picture) VALUES ('running', 'starting', ?, ?, ?, ?, ?, ?)",
+                    (*begun, json.dumps(lessons), last),
                 )
             except sqlite3.IntegrityError as error:
                 raise BusyError("The model is being changed. Wait until that is done.") from error
             if kind == "learn":
-                database.execute("UPDATE picture SET job = ?", (made.lastrowid,))
+                database.execute(
+                    "UPDATE waiting_class SET stays = id NOT IN (SELECT class FROM picture)"
+                )
             return int(made.lastrowid or 0)
 
     def pictures_of(self, job: int) -> dict[str, list[bytes]]:
@@ -312,8 +326,8 @@ class Journal:
         with self._connected() as database:
             for name, png in database.execute(
                 "SELECT name, png FROM picture JOIN waiting_class ON class = waiting_class.id "
-                "WHERE job = ? ORDER BY waiting_class.id, picture.id",
-                (job,),
+                "WHERE picture.id <= ? ORDER BY waiting_class.id, picture.id",
+                (self.job(job).last_picture,),
             ):
                 found.setdefault(name, []).append(png)
         return found
@@ -346,16 +360,15 @@ class Journal:
             if not changed.rowcount:
                 return
             if state == "done":
-                database.execute("DELETE FROM picture WHERE job = ?", (job,))
-                question = "SELECT lessons FROM job WHERE id = ?"
-                (lessons,) = database.execute(question, (job,)).fetchone()
-                database.executemany(
-                    "DELETE FROM waiting_class WHERE name = ? "
-                    "AND id NOT IN (SELECT class FROM picture)",
-                    [(name,) for name in json.loads(lessons)],
+                database.execute(
+                    "DELETE FROM picture "
+                    "WHERE id <= (SELECT last_picture FROM job WHERE id = ?)",
+                    (job,),
                 )
-            else:
-                database.execute("UPDATE picture SET job = NULL WHERE job = ?", (job,))
+                database.execute(
+                    "DELETE FROM waiting_class "
+                    "WHERE NOT stays AND id NOT IN (SELECT class FROM picture)"
+                )
         with self._connected() as database:
             database.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -387,17 +400,19 @@ class Journal:
         return [Job(**{**dict(row), "lessons": json.loads(row["lessons"])}) for row in rows]
 
 
-def _lessons(database: sqlite3.Connection) -> dict[str, int]:
-    """How many pictures of each class wait."""
+def _lessons(database: sqlite3.Connection) -> tuple[dict[str, int], int]:
+    """How many pictures of each class wait, and the number of the newest."""
     question = (
-        "SELECT name, count(*) FROM waiting_class JOIN picture ON class = waiting_class.id "
-        "GROUP BY class ORDER BY class"
+        "SELECT name, count(*), max(picture.id) FROM waiting_class "
+        "JOIN picture ON class = waiting_class.id GROUP BY class ORDER BY class"
     )
-    return dict(database.execute(question).fetchall())
+    found = database.execute(question).fetchall()
+    newest = max((last for _, _, last in found), default=0)
+    return {name: count for name, count, _ in found}, newest
 
 
 def _expect_not_learning(database: sqlite3.Connection, number: int) -> None:
-    question = "SELECT count(*) FROM picture WHERE class = ? AND job IS NOT NULL"
+    question = f"SELECT count(*) FROM picture WHERE class = ? AND {LEARNING}"
     (learning,) = database.execute(question, (number,)).fetchone()
     if learning:
         raise BusyError("This class is being learnt. Cancel that first.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,15 @@ def learn(
     except UserError as error:
         settle(model, journal, job, "failed", str(error))
     except Exception as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
-        found = f"Something went wrong: {reason}. The model is as it was."
+        found = f"Something went wrong: {_reason(error)}. The model is as it was."
         settle(model, journal, job, "failed", found)
         raise
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, sqlite3.Error):  # a full disk
+        return str(error)
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
 
 
 def main() -> None:
