@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, islice
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from engram.data.codecs import create_codec
 from engram.data.encoded import EncodedImages
 from engram.data.images import Dataset, ImageSet
 from engram.errors import UserError
-from engram.memory import Budget, ExemplarMemory, herding
+from engram.memory import ENCODED_AT_ONCE, Budget, ExemplarMemory, herding
 from engram.models.normalise import SubtractMean
 
 Images = Callable[..., ImageSet]
@@ -458,7 +458,7 @@ def test_herding_picks_what_the_plain_loop_picks(
         features = F.normalize(features)
     if doubled:
         features = torch.cat([features, features])
-    phi, picks = features.double().numpy(), herding(features)
+    phi, picks = features.double().numpy(), list(herding(features))
     assert sorted(picks) == list(range(len(phi)))
     for position, pick in enumerate(picks):
         # Where images tie but for rounding, either may be picked.
@@ -467,16 +467,25 @@ def test_herding_picks_what_the_plain_loop_picks(
         assert pick in nearest
 
 
-def test_a_shorter_herding_is_the_beginning_of_a_longer_one() -> None:
-    features = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
-    assert herding(features, 7) == herding(features)[:7]
-    assert sorted(herding(features)) == list(range(50))
-    assert herding(features, 0) == herding(features[:0]) == []
+def test_no_more_images_are_ranked_than_can_be_kept(random_images: Images) -> None:
+    ranked = []
+
+    def rank(images: ImageSet) -> Iterator[int]:
+        for position in reversed(range(len(images))):
+            ranked.append(position)
+            yield position
+
+    images = random_images(500)
+    held = memory("20")
+    held.update(images, rank=rank)
+    assert torch.equal(held.of(0).pixels, images.pixels[-20:].flip(0))
+    assert held.origins[0] == list(range(499, 479, -1))
+    assert len(ranked) <= ENCODED_AT_ONCE
 
 
 def test_herding_follows_the_mean_closer_than_chance() -> None:
     features = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
-    picks = herding(features, 20)
+    picks = list(islice(herding(features), 20))
     error = (features[picks].mean(0) - features.mean(0)).norm()
     chance = (features[:20].mean(0) - features.mean(0)).norm()
     assert error < chance / 3

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import pairwise
+from itertools import islice, pairwise, tee
 from typing import Any, Literal
 
 import numpy as np
@@ -27,7 +27,7 @@ from engram.errors import UserError
 
 __all__ = ["PROBED", "Budget", "DamagedExemplar", "ExemplarMemory", "herding"]
 
-Rank = Callable[[ImageSet], Sequence[int]]
+Rank = Callable[[ImageSet], Iterable[int]]
 
 ENCODED_AT_ONCE = 64
 PROBED = 200
@@ -224,8 +224,8 @@ class ExemplarMemory:
         Of a class that was known before, new images are ranked with the exemplars that are kept.
 
         Args:
-            rank: positions of a class's images, best first; order of arrival where None.
-                Algorithms 4 and 5 of iCaRL with `herding` as rank.
+            rank: positions of a class's images, best first, of which only so many are taken as
+                fit; order of arrival where None. Algorithms 4 and 5 of iCaRL with `herding` as rank.
 
         Raises:
             UserError: a class's share would not hold one exemplar; then no exemplar has changed.
@@ -241,10 +241,10 @@ class ExemplarMemory:
         for label in labels:
             kept = self._classes.get(label, [])
             of_class = self._read({label: kept})[:] + images.of(label)
-            order = range(len(of_class)) if rank is None else rank(of_class)
+            order, again = tee(range(len(of_class)) if rank is None else rank(of_class))
             updated[label] = self._fitting(self._encoded(kept, of_class, order), classes)
             if not kept:
-                origins[label] = list(order[: len(updated[label])])
+                origins[label] = list(islice(again, len(updated[label])))
         self._classes, self.origins = updated, origins
         self.most_bytes = max(self.most_bytes, self.nbytes)
 
@@ -255,17 +255,17 @@ class ExemplarMemory:
             self._prepared = True
 
     def _encoded(
-        self, kept: Sequence[bytes], images: ImageSet, order: Sequence[int]
+        self, kept: Sequence[bytes], images: ImageSet, order: Iterator[int]
     ) -> Iterator[bytes]:
         """Payloads in the given order, made as they are asked for.
 
         Args:
             kept: payloads of the first images, which are not encoded a second time.
         """
-        for positions in torch.as_tensor(order, dtype=torch.int64).split(ENCODED_AT_ONCE):
-            new = positions[positions >= len(kept)]
-            fresh = iter(self.codec.encode(images.pixels[new]) if len(new) else ())
-            for position in positions.tolist():
+        while positions := list(islice(order, ENCODED_AT_ONCE)):
+            new = [position for position in positions if position >= len(kept)]
+            fresh = iter(self.codec.encode(images.pixels[new]) if new else ())
+            for position in positions:
                 yield kept[position] if position < len(kept) else next(fresh)
 
     def _fitting(self, payloads: Iterable[bytes], classes: int) -> list[bytes]:
@@ -419,31 +419,25 @@ def _bytes_tensor(content: bytes) -> Tensor:
     )
 
 
-def herding(features: Tensor, count: int | None = None) -> list[int]:
+def herding(features: Tensor) -> Iterator[int]:
     """Positions of the images whose running mean stays nearest to the mean of all (iCaRL, Alg. 4).
 
     With mu the mean of the features phi, the k-th pick minimises ||mu - (phi + S) / k||, S being
     the sum of the picks before. In terms of w = k mu - S that is the largest <w, phi> -
-    ||phi||^2 / 2, and the scores of all images follow from one product a pick. No image is picked
-    twice; every prefix of the answer is the answer for a smaller count. Float64, because near
-    ties decide ranks; a tie goes to the first image.
+    ||phi||^2 / 2, and the scores of all images follow from one product a pick, which is made when
+    the pick is asked for. No image is picked twice. Float64, because near ties decide ranks; a tie
+    goes to the first image.
 
     Args:
-        features: (N, D).
-        count: how many to pick; all of them where None.
+        features: (N, D), N at least 1.
     """
     phi = features.double().numpy()
-    count = len(phi) if count is None else min(count, len(phi))
-    if count == 0:
-        return []
     step = phi @ phi.mean(axis=0)
     squares = (phi**2).sum(axis=1)
     scores = step - squares / 2
     tolerance = 1e-12 * squares.max()
-    picks: list[int] = []
-    for _ in range(count):
+    for _ in range(len(phi)):
         pick = int(np.argmax(scores >= scores.max() - tolerance))
-        picks.append(pick)
+        yield pick
         scores += step - phi @ phi[pick]
         scores[pick] = -np.inf
-    return picks

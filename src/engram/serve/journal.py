@@ -273,9 +273,7 @@ class Journal:
         """
         with self._transaction() as database:
             _expect_one(
-                database.execute(
-                    f"DELETE FROM picture WHERE id = ? AND NOT {LEARNING}", (number,)
-                ),
+                database.execute(f"DELETE FROM picture WHERE id = ? AND NOT {LEARNING}", (number,)),
                 f"There is no picture {number} that waits.",
             )
 
@@ -361,8 +359,7 @@ class Journal:
                 return
             if state == "done":
                 database.execute(
-                    "DELETE FROM picture "
-                    "WHERE id <= (SELECT last_picture FROM job WHERE id = ?)",
+                    "DELETE FROM picture WHERE id <= (SELECT last_picture FROM job WHERE id = ?)",
                     (job,),
                 )
                 database.execute(
