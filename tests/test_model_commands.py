@@ -222,6 +222,16 @@ def test_what_is_left_out_is_counted(engram: Command, tmp_path: Path) -> None:
     assert "14 images were learnt before, or are given twice, and are left out" in text
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names may not differ so")
+def test_names_that_differ_in_their_case_alone_are_told(engram: Command, tmp_path: Path) -> None:
+    pictures(tmp_path / "pictures", "blue", "red")
+    assert "two classes now" not in engram("learn", "pictures", *LEARN, "--image-size", "16")[1]
+    pictures(tmp_path / "other", "Blue")
+    assert "blue and Blue are two classes now" in engram("learn", "other", *LEARN)[1]
+    pictures(tmp_path / "third", "grün")
+    assert "two classes now" not in engram("learn", "third", *LEARN)[1]
+
+
 def test_the_budget_of_a_model_and_its_holdout_can_be_changed(
     engram: Command, tmp_path: Path
 ) -> None:

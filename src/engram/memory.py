@@ -224,8 +224,9 @@ class ExemplarMemory:
         Of a class that was known before, new images are ranked with the exemplars that are kept.
 
         Args:
-            rank: positions of a class's images, best first, of which only so many are taken as
-                fit; order of arrival where None. Algorithms 4 and 5 of iCaRL with `herding` as rank.
+            rank: positions of a class's images, best first, no more of which are asked for than
+                fit, but for a block; order of arrival where None. Algorithms 4 and 5 of iCaRL with
+                `herding` as rank.
 
         Raises:
             UserError: a class's share would not hold one exemplar; then no exemplar has changed.

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,7 +98,8 @@ def learn(words: Sequence[str]) -> None:
         _print_learnt(learner)
         if options.refuse_if_forgetting_above is not None:
             _check_forgetting(learner, options.refuse_if_forgetting_above, options.into)
-        number = learner.add_to(model, keep=options.keep_versions, source=str(options.folder))
+        source = readable(str(options.folder))
+        number = learner.add_to(model, keep=options.keep_versions, source=source)
         page = changes_page(f"Version {number}", learner.changes_, _sentences(learner))
         write_atomically(model.folder / "forgetting.html", page.encode())
     print(f"Version {number} of {options.into}. {_address(model.folder / 'forgetting.html')}")
@@ -181,9 +183,17 @@ def _sentences(learner: Learner) -> list[str]:
     repeated = (
         f"{learner.repeated_} images were learnt before, or are given twice, and are left out."
     )
+    new = {change.name for change in learner.changes_ if change.new}
+    alike = [
+        f"{one} and {other} are two classes now. If they should be one, go back (engram rollback) "
+        "or begin anew, with one name for both."
+        for one, other in combinations(learner.classes_, 2)
+        if one.casefold() == other.casefold() and other in new
+    ]
     return [
         learnt,
         kept,
+        *alike,
         *([repeated] if learner.repeated_ else []),
         *([left_out, *learner.skipped_] if learner.skipped_ else []),
     ]

@@ -96,7 +96,7 @@ def test_names_of_classes_are_text_however_a_file_system_spells_them(photos: Pat
     for split in ("train", "test"):
         photograph(photos / split / os.fsdecode(b"ch\xe9t") / "a.png", (0, 0, 0))
     dataset = load_dataset(str(photos), image_size=16)
-    assert dataset.class_names == ("ch?t", "red things", "Ünïcode")
+    assert dataset.class_names == ("ch\\udce9t", "red things", "Ünïcode")
     assert dataset.test.labels.tolist() == [0, 1, 2]
 
 

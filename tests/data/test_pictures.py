@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import time
 import unicodedata
 from pathlib import Path
@@ -144,11 +145,35 @@ def test_a_class_is_a_folder_with_images_at_any_depth(tmp_path: Path) -> None:
 
 
 def test_hidden_folders_hold_no_pictures_of_a_class(tmp_path: Path) -> None:
-    for place in ("cat/a.png", "cat/.thumbnails/a.png", ".hidden/a.png"):
-        (tmp_path / place).parent.mkdir(exist_ok=True)
+    hidden = ("cat/.thumbnails/a.png", ".hidden/a.png", "cat/@eaDir/a.jpg/b.png", "__MACOSX/a.png")
+    for place in ("cat/a.png", *hidden):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (9, 9)).save(tmp_path / place)
     given = read_labelled(tmp_path, 8)
     assert (given.names, len(given.images)) == (("cat",), 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are characters")
+def test_names_that_are_no_characters_stay_apart(tmp_path: Path) -> None:
+    for name in (b"caf\xe9", b"caf\xe8"):
+        write(tmp_path / os.fsdecode(name) / "a.png")
+    assert read_labelled(tmp_path, 8).names == ("caf\\udce8", "caf\\udce9")
+
+
+def test_parts_of_a_data_set_are_no_classes(tmp_path: Path) -> None:
+    for place in ("train/cat/a.png", "train/dog/a.png", "test/cat/a.png", "test/dog/a.png"):
+        write(tmp_path / place)
+    with pytest.raises(UserError, match=r"parts of a data set: train, test\. Give one .*/train"):
+        read_labelled(tmp_path, 8)
+    assert read_labelled(tmp_path / "train", 8).names == ("cat", "dog")
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for place in ("train/a.png", "test/a.png", "more/train/b/a.png", "more/car/a.png"):
+        write(tmp_path / place)
+    assert read_labelled(tmp_path / "more", 8).names == ("car", "train")
+    (tmp_path / "more").rename(tmp_path.with_name("elsewhere"))
+    assert read_labelled(tmp_path, 8).names == ("test", "train")
 
 
 def test_names_are_one_sequence_of_characters(tmp_path: Path) -> None:
@@ -258,8 +283,8 @@ def test_a_name_that_is_no_text_is_made_one(tmp_path: Path) -> None:
     write(tmp_path / named / "a.png")
     (tmp_path / named / os.fsdecode(b"\xfc.png")).write_text("broken")
     found = read_labelled(tmp_path, 8)
-    assert found.names == ("gr?n",)
-    assert "gr?n/?.png cannot be read" in found.skipped[0].encode().decode()
+    assert found.names == ("gr\\udcfcn",)
+    assert "gr\\udcfcn/\\udcfc.png cannot be read" in found.skipped[0].encode().decode()
 
 
 def test_large_pictures_are_decoded_one_at_a_time(

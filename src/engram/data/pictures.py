@@ -58,6 +58,11 @@ be decoded at a part of its size. At this limit it takes up to a gigabyte for a 
 LARGE = 10_000_000
 """Pixels above which pictures are decoded one at a time."""
 
+UNSEEN = ("@eaDir", "__MACOSX")
+"""Folders that file servers and archives put beside pictures, with smaller copies or none."""
+TRAINING, PARTS = "train", {"train", "test", "val", "valid", "validation"}
+"""Folders of a data set whose classes are in them."""
+
 MOST_SCANS = 100
 """Each goes over the whole picture, and may take a few bytes: a JPEG of many could keep the decoder
 busy for hours. Cameras and programs write ten or so."""
@@ -315,9 +320,16 @@ def _in_folder(folder: Path) -> dict[str, list[Picture]]:
             f"There is no folder {folder}. Give one that has a folder for each class, with its "
             "images: photos/cat/1.jpg."
         )
+    folders = class_folders(folder)
+    if TRAINING in folders and folders.keys() <= PARTS and class_folders(folder / TRAINING):
+        others = sorted(folders.keys() - {TRAINING})
+        raise UserError(
+            f"The folders in {folder} are no classes but parts of a data set: "
+            f"{', '.join([TRAINING, *others])}. Give one of them, such as {folder / TRAINING}."
+        )
     found: dict[str, list[Picture]] = {
         name: [file for path in paths for file in image_files(path)]
-        for name, paths in class_folders(folder).items()
+        for name, paths in folders.items()
     }
     if empty := [name for name, files in found.items() if not files]:
         raise UserError(
@@ -339,7 +351,7 @@ def class_folders(folder: Path) -> dict[str, list[Path]]:
     """
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and path.name[0] != ".":
+        if path.is_dir() and not _is_hidden(path.name):
             found.setdefault(normal_name(path.name), []).append(path)
     return found
 
@@ -351,8 +363,12 @@ def image_files(folder: Path) -> list[Path]:
         path
         for path in sorted(folder.rglob("*"))
         if path.suffix.lower() in IMAGE_SUFFIXES | UNREAD_SUFFIXES
-        and not any(part[0] == "." for part in path.relative_to(folder).parts)
+        and not any(map(_is_hidden, path.relative_to(folder).parts))
     ]
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in UNSEEN
 
 
 def normal_name(name: str) -> str:
@@ -361,5 +377,5 @@ def normal_name(name: str) -> str:
 
 
 def readable(name: str) -> str:
-    """A file's name as text that can be written anywhere: what is no UTF-8 becomes a ?."""
-    return name.encode(errors="replace").decode()
+    """A file's name as text that can be written anywhere: what is no UTF-8, as its number."""
+    return name.encode(errors="backslashreplace").decode()
