@@ -54,6 +54,7 @@ FOLDERS: list[tuple[list[str], dict[str, int], int, int]] = [
     (["photos/cat/1.jpg", "photos/dog/1.jpg", "photos/.small/1.jpg"], {"cat": 1, "dog": 1}, 0, 0),
     (["photos/cat/1.jpg", "photos/cat/old/2.jpg", "photos/dog/1.jpg"], {"cat": 2, "dog": 1}, 0, 0),
     (["photos/cover.jpg", "photos/cat/1.jpg", "photos/dog/1.jpg"], {"cat": 1, "dog": 1}, 1, 0),
+    (["photos/cat/1.jpg", "photos/cat/@eaDir/1.jpg", "photos/__MACOSX/1.jpg"], {"cat": 1}, 0, 0),
     (["photos/cat/1.HEIC", "photos/cat/old/2.heic", "photos/dog/1.jpg"], {"dog": 1}, 0, 2),
 ]
 """Paths of files in a folder, the pictures of each class in it, those that are in none, and how
@@ -164,8 +165,12 @@ def give(page: Page, thing: str, count: int = 14) -> None:
 def learn(page: Page, version: int) -> None:
     page.get_by_role("button", name="Learn", exact=True).click()
     expect(page.get_by_role("progressbar")).to_be_visible()
+    expect(page.get_by_role("group", name="Learning")).to_be_focused()
     made = page.get_by_role("listitem", name=f"Version {version}")
     expect(made).to_contain_text("in use")
+    # Who does not see it is told, and finds the place again.
+    expect(page.locator("#learnt")).to_contain_text("Done: it has learnt")
+    expect(page.get_by_role("heading", name="Teach it something new")).to_be_focused()
 
 
 def ask(page: Page, thing: str, seed: int) -> str:
@@ -259,9 +264,21 @@ def test_a_name_that_is_taken_and_a_picture_that_is_none(
         name.press("Enter")
         fish = page.get_by_role("article", name="fish")
         expect(fish.get_by_role("button", name="Remove fish")).to_be_visible()
-        broken = {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": b"broken"}
-        fish.locator("input[type=file]").set_input_files([broken])
-        expect(fish.get_by_text("broken.jpg: The picture cannot be read")).to_be_visible()
+        # Names that differ in their case alone are two, and probably a mistake.
+        fish.get_by_label("Name of the class").fill("Mug")
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("mug and Mug will be two classes")).to_be_visible()
+        upper = page.get_by_role("article", name="Mug", exact=True)
+        upper.get_by_label("Name of the class").fill("fish")
+        page.keyboard.press("Enter")
+        broken = [
+            {"name": f"broken-{number}.jpg", "mimeType": "image/jpeg", "buffer": b"broken"}
+            for number in range(7)
+        ]
+        fish.locator("input[type=file]").set_input_files(broken)
+        expect(fish.get_by_text("broken-0.jpg: The picture cannot be read")).to_be_visible()
+        expect(fish.get_by_role("listitem")).to_have_count(6)
+        expect(fish.get_by_text("2 more", exact=True)).to_be_visible()
         # Without a pointer: the picture goes, and the focus is where the next thing is.
         mug = page.get_by_role("article", name="mug")
         remove = mug.get_by_role("button", name="Remove picture")
@@ -286,10 +303,25 @@ def test_a_name_that_is_taken_and_a_picture_that_is_none(
             expect(card.get_by_role("status")).to_have_text("1 picture")
         expect(page.get_by_text("1 picture lies beside the folders")).to_be_visible()
         expect(page.get_by_role("article", name="photos")).to_have_count(0)
+        # Parts of a data set are no classes.
+        for place in ("train/cup/1.jpg", "test/cup/1.jpg"):
+            path = tmp_path / "tableware" / place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(file_of("mug", len(place)))
+        page.locator("#folders").set_input_files(tmp_path / "tableware")
+        expect(page.get_by_text("are parts of a data set, not classes")).to_be_visible()
+        expect(page.get_by_role("article", name="train")).to_have_count(0)
         for paths, classes, strays, others in FOLDERS:
             found = page.evaluate(CHOSEN_AND_DROPPED, paths)
             expected = {"classes": classes, "strays": strays, "others": others}
             assert found == [expected] * 2, paths
+        # Pictures that come after the token is gone wait until it is given again.
+        page.context.clear_cookies()
+        mug.locator("input[type=file]").set_input_files(files("mug", [7, 8, 9, 10]))
+        expect(page.get_by_role("heading", name="needs a token")).to_be_visible()
+        page.get_by_role("textbox", name="Token").fill("a+b c")
+        page.get_by_role("button", name="Open").click()
+        expect(mug.get_by_role("status")).to_have_text("6 pictures")
         page.get_by_role("link", name="REST").click()
         expect(page.get_by_role("heading", name="POST /api/predict")).to_be_visible()
         page.close()

@@ -16,6 +16,10 @@ function addTo(classes, name, file) {
   classes.get(key).push(file);
 }
 
+// Folders of a data set whose classes are in them.
+const PARTS = ["train", "test", "val", "valid", "validation"];
+export const arePartsOf = (classes) => classes.has("train") && [...classes.keys()].every((name) => PARTS.includes(name));
+
 // From how many folders with pictures on, a folder that has pictures of its own too holds classes and
 // is none itself: photos/cover.jpg beside photos/cat and photos/dog.
 const SEVERAL = 2;
@@ -39,8 +43,12 @@ export async function dropped(transfer) {
 
 const hasPicture = ([, file]) => isPicture(file);
 
+// Folders that file servers and archives put beside pictures, with smaller copies or none.
+const UNSEEN = ["@eaDir", "__MACOSX"];
+const isUnseen = (folder) => folder.startsWith(".") || UNSEEN.includes(folder);
+
 // Small copies of pictures lie in hidden folders; the one that was chosen may be hidden itself.
-const isOpen = ([words]) => !words.slice(1, -1).some((word) => word.startsWith("."));
+const isOpen = ([words]) => !words.slice(1, -1).some(isUnseen);
 
 // What programs hide beside pictures is nothing that anybody would miss.
 const isHidden = (file) => /^(\.|Thumbs\.db$|desktop\.ini$)/i.test(file.name);
@@ -85,7 +93,7 @@ async function filesBelow(folder, above = []) {
   const words = [...above, folder.name];
   const inside = await childrenOf(folder);
   const files = await Promise.all(inside.filter((entry) => entry.isFile).map(fileOf));
-  const deeper = inside.filter((entry) => entry.isDirectory && !entry.name.startsWith("."));
+  const deeper = inside.filter((entry) => entry.isDirectory && !isUnseen(entry.name));
   const found = await Promise.all(deeper.map((one) => filesBelow(one, words)));
   const own = files.map((file) => [[...words, file.name], file]);
   return [...own, ...found.flat()];

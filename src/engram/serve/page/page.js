@@ -38,6 +38,12 @@ function askForToken() {
   if (!find("token").open) find("token").showModal();
 }
 
+// Asks for the token, and goes on when it was given, or not.
+function untilOpened() {
+  askForToken();
+  return new Promise((goOn) => find("token").addEventListener("close", goOn, { once: true }));
+}
+
 async function enterToken(event) {
   event.preventDefault();
   const problem = find("token-problem");
@@ -107,7 +113,7 @@ async function restore(version) {
 }
 
 const ask = new Ask(attempt, say);
-const teach = new Teach(attempt, refresh, say);
+const teach = new Teach(attempt, refresh, say, untilOpened);
 
 find("token-form").addEventListener("submit", enterToken);
 find("token").addEventListener("close", refresh);

@@ -2,14 +2,15 @@
 
 import { Camera, hasCamera } from "/page/camera.js";
 import { acceptDrops } from "/page/drop.js";
-import { classesIn, className, dropped, leftOut } from "/page/folders.js";
-import { find, keepFocus, keyed, make, seconds, setText, several } from "/page/markup.js";
-import { server } from "/page/server.js";
+import { arePartsOf, classesIn, className, dropped, leftOut } from "/page/folders.js";
+import { find, keepFocus, keyed, make, named, seconds, setText, several } from "/page/markup.js";
+import { NeedsToken, server } from "/page/server.js";
 
 const SHOWN = 11;
 const AT_ONCE = 3;
 const BURST = 350;
 const FEW = 5;
+const REFUSED_SHOWN = 5;
 
 const STAGES = {
   starting: "Getting ready",
@@ -19,10 +20,13 @@ const STAGES = {
 };
 
 export class Teach {
-  constructor(attempt, refresh, say) {
+  constructor(attempt, refresh, say, untilOpened) {
     this.attempt = attempt;
     this.refresh = refresh;
     this.say = say;
+    this.untilOpened = untilOpened;
+    this.taking = 0;
+    this.watched = null;
     this.uploads = new Map();
     this.waiting = [];
     this.opened = new Set();
@@ -63,15 +67,25 @@ export class Teach {
     const cards = state.waiting.filter(isShown);
     keyed(find("cards"), cards, (one) => one.id, (one) => this.card(one), (card, one) => this.update(card, one));
     const pictures = state.waiting.reduce((sum, one) => sum + one.pictures.length, 0);
-    const busy = [...this.uploads.values()].some((upload) => upload.left);
-    find("learn").disabled = running || busy || !pictures;
+    find("learn").disabled = running || this.taking > 0 || !pictures;
     setText(find("learn-note"), this.advice(state, pictures, running));
     this.showJob(state.job);
+    if (running) this.watched = state.job.id;
+    setText(find("learnt"), this.outcome(state.job));
+  }
+
+  // Said once it is over, to who was there meanwhile.
+  outcome(job) {
+    if (job?.id !== this.watched || job?.kind !== "learn" || job.state !== "done") return "";
+    return `Done: it has learnt ${named(Object.keys(job.lessons), 4)}.`;
   }
 
   advice(state, pictures, running) {
     if (running) return "You can go on asking, and add pictures for the next time.";
     if (!pictures) return "";
+    const names = new Set([...state.classes, ...state.waiting].map((one) => one.name));
+    const alike = state.waiting.map((one) => [one.name, [...names].find((other) => isAlike(one.name, other))]).find(([, other]) => other);
+    if (alike) return `${alike.join(" and ")} will be two classes. Rename one if they are the same.`;
     const filled = state.waiting.filter((one) => one.pictures.length);
     const fresh = filled.filter((one) => !one.known);
     if (state.classes.length + fresh.length < 2) return "It needs a second class to tell this one from.";
@@ -84,8 +98,11 @@ export class Teach {
     const place = find("job");
     const running = job?.state === "running" && job.kind === "learn";
     const failed = ["failed", "interrupted"].includes(job?.state) && this.dismissed !== job.id;
-    place.hidden = !running && !failed;
-    if (place.hidden) return;
+    if (!running && !failed) {
+      this.hideJob();
+      return;
+    }
+    place.hidden = false;
     const key = `${job.id} ${job.state}`;
     if (place.dataset.key !== key) {
       place.dataset.key = key;
@@ -101,11 +118,17 @@ export class Teach {
     else bar.removeAttribute("value");
   }
 
+  hideJob() {
+    const place = find("job");
+    const had = place.contains(document.activeElement);
+    place.hidden = true;
+    if (!had) return;
+    document.activeElement.blur();
+    keepFocus(place, find("learn"));
+  }
+
   runningJob(job) {
-    const end = async () => {
-      await this.change(() => server.cancel(job.id));
-      keepFocus(find("job"), find("learn"));
-    };
+    const end = () => this.change(() => server.cancel(job.id));
     const cancel = make("button", { type: "button", className: "quiet", onclick: end }, "Cancel");
     const bar = make("progress", { max: 1, "aria-label": "Learning" });
     // Only the stage is read out; the time changes too often.
@@ -116,8 +139,7 @@ export class Teach {
   endedJob(job) {
     const dismiss = () => {
       this.dismissed = job.id;
-      find("job").hidden = true;
-      keepFocus(find("job"), find("learn"));
+      this.hideJob();
     };
     const failure = job.kind === "learn" ? "That was not learnt" : "That version was not restored";
     const title = job.state === "failed" ? failure : "Learning was interrupted";
@@ -193,8 +215,11 @@ export class Teach {
     undo.setAttribute("aria-label", `Undo: put the last picture of ${one.name} back`);
     this.showThumbnails(card, one);
     const refused = card.querySelector(".refused");
-    refused.hidden = !upload?.refused.length;
-    refused.replaceChildren(...(upload?.refused ?? []).slice(0, 5).map((text) => make("li", {}, text)));
+    const reasons = upload?.refused ?? [];
+    refused.hidden = !reasons.length;
+    const more = reasons.length - REFUSED_SHOWN;
+    const shown = [...reasons.slice(0, REFUSED_SHOWN), ...(more > 0 ? [`${more.toLocaleString("en")} more`] : [])];
+    refused.replaceChildren(...shown.map((text) => make("li", {}, text)));
   }
 
   // The newest first; a button in the place of one picture would hide what has room.
@@ -263,16 +288,38 @@ export class Teach {
   async takeClasses({ classes, strays, others }) {
     const beside = `${several(strays.length, "picture lies", "pictures lie")} beside the folders, in no class.`;
     const none = "There are no folders of pictures in there. Drop JPEG, PNG or WebP files.";
+    if (arePartsOf(classes)) {
+      this.say(`${[...classes.keys()].join(" and ")} are parts of a data set, not classes. Give the folder train alone.`);
+      return;
+    }
     const said = [strays.length ? beside : "", leftOut(others), classes.size ? "" : none].filter(Boolean);
     if (said.length) this.say(said.join(" "));
-    for (const [name, files] of classes) {
-      const made = await this.attempt(() => server.addClass(name));
-      if (made) await this.add(made.id, files);
+    await this.whileTaking(async () => {
+      for (const [name, files] of classes) {
+        const made = await this.attempt(() => server.addClass(name));
+        if (made) await this.add(made.id, files);
+      }
+    });
+  }
+
+  add(id, files) {
+    return this.whileTaking(() => this.send(id, files));
+  }
+
+  // What was begun is learnt with all of its pictures: Learn waits for those that are on their way.
+  async whileTaking(work) {
+    this.taking += 1;
+    find("learn").disabled = true;
+    try {
+      await work();
+    } finally {
+      this.taking -= 1;
+      await this.refresh();
     }
   }
 
   // Sends pictures, a few at a time, and remembers which were refused and why.
-  async add(id, files) {
+  async send(id, files) {
     const upload = this.uploads.get(id) ?? { left: 0, refused: [] };
     if (!upload.left) upload.refused = [];
     upload.left += files.length;
@@ -283,6 +330,11 @@ export class Teach {
         try {
           await server.addPicture(id, file);
         } catch (error) {
+          if (error instanceof NeedsToken) {
+            queue.unshift(file);
+            await this.untilOpened();
+            continue;
+          }
           upload.refused.push(`${file.name}: ${error.message}`);
           if (!this.found(id)) this.say(`${file.name}: ${error.message}`);
         }
@@ -291,9 +343,11 @@ export class Teach {
       }
     };
     await Promise.all(Array.from({ length: AT_ONCE }, send));
-    await this.refresh();
   }
 }
+
+// Whether somebody who is not careful would write one for the other.
+const isAlike = (one, other) => one !== other && one.toLowerCase() === other.toLowerCase();
 
 // The dialog in which pictures are taken for a class.
 class Shooting {
