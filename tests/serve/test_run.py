@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -119,3 +123,28 @@ def test_versions_that_will_go_are_told_beforehand(serve: Serve) -> None:
     text = serve("--keep-versions", "1")[1]
     assert "model has 2 versions; when another one is learnt, 1 stay." in text
     assert "versions;" not in serve("--keep-versions", "None")[1]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere nothing interrupts another process so")
+def test_whoever_hangs_up_or_stalls_does_not_hold_it_up(model: ModelFolder) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "engram", "serve", str(model.folder), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as serving:
+        assert serving.stdout is not None
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", serving.stdout.readline())
+        assert found is not None, "the server did not start"
+        address = ("127.0.0.1", int(found[1]))
+        half = b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf"
+        with socket.create_connection(address) as hung_up:
+            hung_up.sendall(half)
+        with socket.create_connection(address) as stalled:
+            stalled.sendall(half)
+            with socket.create_connection(address) as last:
+                last.sendall(b"GET /api/state HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert last.recv(12) == b"HTTP/1.1 200"
+            serving.send_signal(signal.SIGINT)
+            _, errors = serving.communicate(timeout=60)
+    assert "Traceback" not in errors

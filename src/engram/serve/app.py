@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mimetypes
 import sqlite3
+from asyncio import CancelledError
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -18,6 +19,7 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Streamin
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from engram.data.pictures import as_png
 from engram.errors import UserError
@@ -350,9 +352,14 @@ async def _picture(request: Request) -> bytes:
     """The body of a request, which is a picture.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or not all of it came.
     """
-    content = await request.body()
+    try:
+        content = await request.body()
+    except (ClientDisconnect, CancelledError) as error:
+        raise UserError(
+            "The connection, or the server, was ended before all of the picture was here."
+        ) from error
     if not content:
         raise UserError("No picture came. Send the bytes of its file as the request's body.")
     return content

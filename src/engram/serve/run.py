@@ -27,6 +27,9 @@ ELSEWHERE = {"0.0.0.0": "192.0.2.1", "::": "2001:db8::1"}
 
 HIGHEST_PORT = 65535
 
+SECONDS_TO_FINISH = 5
+"""That requests have which are being answered when the server is ended."""
+
 TOKEN_VARIABLE = "ENGRAM_TOKEN"
 
 
@@ -84,7 +87,9 @@ def serve_model(
         if named:
             print(f"Whoever comes needs the token in {TOKEN_VARIABLE}.")
         print("Ctrl-C ends it.", flush=True)
-        config = uvicorn.Config(app, log_level="warning")
+        config = uvicorn.Config(
+            app, log_level="warning", timeout_graceful_shutdown=SECONDS_TO_FINISH
+        )
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listening])
 
