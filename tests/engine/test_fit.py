@@ -94,6 +94,14 @@ def test_after_a_warm_up_of_whole_epochs_the_rate_falls_from_its_peak() -> None:
     assert by_epoch == pytest.approx([0.05, 0.1, 0.05, 0.0])
 
 
+def test_a_warm_up_that_the_number_of_updates_cuts_short_rises_no_higher() -> None:
+    schedule = replace(SCHEDULE, epochs=None, updates=5, warmup=0.9, warmup_by="epoch")
+    found = rates(schedule, samples=2 * SCHEDULE.batch_size)
+    assert len(found) == 5
+    assert found == sorted(found)
+    assert max(found) == SCHEDULE.learning_rate
+
+
 @pytest.mark.parametrize(
     ("samples", "drop_last", "batches"),
     [(10, True, 2), (10, False, 3), (3, True, 1), (8, False, 2), (9, False, 2)],

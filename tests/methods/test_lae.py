@@ -273,6 +273,7 @@ def test_parameters_count_every_set_of_modules_that_votes() -> None:
     modules = len(after(1).reference)
     online, both = after(2, experts=("online",)), after(2, experts=("online", "offline"))
     assert both.parameter_count == online.parameter_count + modules
+    assert after(2, experts=("offline",)).parameter_count == online.parameter_count
     assert after(1, experts=("online", "offline")).parameter_count == (
         after(1, experts=("online",)).parameter_count
     )

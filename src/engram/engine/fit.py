@@ -355,7 +355,8 @@ def learning_rate(schedule: Schedule, plan: Plan, epoch: int, batch: int) -> flo
     """The learning rate of a batch."""
     progress = (epoch * plan.batches + batch + 1) / plan.updates
     if schedule.warmup_by == "epoch" and epoch * plan.batches < plan.warmup:
-        return schedule.learning_rate * (epoch + 1) * plan.batches / plan.warmup
+        # The last of its epochs may be cut short by the number of updates.
+        return schedule.learning_rate * min(1.0, (epoch + 1) * plan.batches / plan.warmup)
     if schedule.warmup_by == "update" and progress < schedule.warmup:
         return schedule.learning_rate * progress / schedule.warmup
     match schedule.decay:

@@ -350,11 +350,12 @@ class LAE(PretrainedMethod):
     @property
     def parameter_count(self) -> int:
         """Of the backbone, of every set of modules that votes, and of the classifiers."""
-        sets = 0 if self.ridge is None else 1
-        if "offline" in self.config.experts and self.tasks > 1:
-            sets += 1
+        # After the first task the offline modules are the online ones.
+        same = {} if self.tasks > 1 else {"offline": "online"}
+        voting = {same.get(expert, expert) for expert in self.config.experts}
+        more = (len(voting) - 1) * len(self.reference)
         ridge = 0 if self.ridge is None else self.ridge.parameter_count
-        return super().parameter_count + sets * len(self.reference) + ridge
+        return super().parameter_count + more + ridge
 
 
 def flat(module: Mapping[str, Tensor]) -> Tensor:

@@ -240,7 +240,8 @@ def _least(path: Sequence[float], errors: Sequence[Tensor]) -> float:
 def _solved(gram: Tensor, targets: Tensor, ridge: float) -> Tensor:
     """(M, classes): (G + ridge I)^-1 Q. Where rounding makes G + ridge I indefinite, the solution
     of least norm."""
-    regular = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    regular = gram.clone()
+    regular.diagonal().add_(ridge)
     factor, failed = torch.linalg.cholesky_ex(regular)
     if failed:
         pseudo_inverse: Tensor = torch.linalg.pinv(regular, hermitian=True)

@@ -24,9 +24,11 @@ class Codec(ABC):
     Attributes:
         lossless: whether pixels come back as they were.
         payload_bytes: of every image, or None where images differ.
+        learns: whether `prepare` learns anything.
     """
 
     lossless: bool
+    learns = False
     payload_bytes: int | None = None
 
     def __init__(self, name: str, image_size: tuple[int, int]) -> None:

@@ -265,13 +265,15 @@ class Resized(Codec):
         super().__init__(name, image_size)
         self.inner = inner
         self.payload_bytes = inner.payload_bytes
+        self.learns = inner.learns
 
     @property
     def shared(self) -> bytes:
         return self.inner.shared
 
     def prepare(self, pixels: Tensor) -> None:
-        self.inner.prepare(_resized(pixels, self.inner.image_size))
+        if self.learns:
+            self.inner.prepare(_resized(pixels, self.inner.image_size))
 
     def adopt(self, shared: bytes) -> None:
         self.inner.adopt(shared)

@@ -46,6 +46,7 @@ class KLT(Codec):
     """
 
     lossless = False
+    learns = True
 
     def __init__(self, name: str, image_size: tuple[int, int], step: int) -> None:
         super().__init__(name, image_size)
