@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -330,6 +331,19 @@ def test_everything_that_is_kept_is_within_the_budget(budget: str) -> None:
     learner.learn({"blue": coloured("blue", 30)})
     limit = {"9kB": 9000, "20": 20 * 768, "6/class": 18 * 768}[budget]
     assert 0 < learner.nbytes <= limit
+
+
+@pytest.mark.parametrize(("unit", "named"), [("", "images"), ("B", "bytes as raw")])
+def test_the_smallest_budget_that_is_named_is_that(unit: str, named: str) -> None:
+    colours = {name: coloured(name, 9) for name in ("red", "grün", "blue")}
+    with pytest.raises(UserError, match="of which 50 % are for images that are set") as refused:
+        small_learner(budget=f"1{unit}", codec="raw", holdout=0.5).learn(colours)
+    found = re.search(rf"that can:.*? (\d+) {named}", str(refused.value))
+    assert found is not None
+    least = int(found[1])
+    small_learner(budget=f"{least}{unit}", codec="raw", holdout=0.5).learn(colours)
+    with pytest.raises(UserError):
+        small_learner(budget=f"{least - 1}{unit}", codec="raw", holdout=0.5).learn(colours)
 
 
 def test_a_budget_that_is_too_small_changes_nothing() -> None:

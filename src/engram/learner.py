@@ -209,11 +209,11 @@ class Learner:
     def _check_room(self, memory: ExemplarMemory, classes: int, images: ImageSet) -> None:
         """Refuse classes that the budget cannot hold, before anything is learnt."""
         try:
-            memory.check(classes, images)
+            memory.check(classes, images, 1 - self.holdout)
         except UserError as error:
             raise UserError(
-                f"The budget of {self.budget}, less {100 * self.holdout:.0f} % for images that are "
-                f"set aside, is too small. {error}"
+                f"The budget is {self.budget}, of which {100 * self.holdout:.0f} % are for images "
+                f"that are set aside. {error}"
             ) from error
 
     def _made(self, settings: Any) -> tuple[TaskLearner, Holdout]:

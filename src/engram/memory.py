@@ -163,11 +163,12 @@ class ExemplarMemory:
                 return self.budget.amount * len(self._classes) * each
         return None
 
-    def check(self, classes: int, examples: ImageSet) -> None:
+    def check(self, classes: int, examples: ImageSet, share: float = 1.0) -> None:
         """Refuse a budget that could not hold an exemplar of each of `classes`.
 
         Args:
             examples: images to come, of which some are tried.
+            share: that the budget is of the one that somebody gave, who is told what to give.
 
         Raises:
             UserError: with the smallest budget that can.
@@ -177,9 +178,9 @@ class ExemplarMemory:
         shared, costs = self._probed(examples)
         best = [self.codec.cost(kept[0]) for kept in self._classes.values() if kept]
         largest = max(costs + best)
-        share = self.budget.bytes_each(classes, shared)
-        if self.budget.images_each(classes) < 1 or share < largest:
-            raise self._too_small(classes, largest, shared)
+        room = self.budget.bytes_each(classes, shared)
+        if self.budget.images_each(classes) < 1 or room < largest:
+            raise self._too_small(classes, largest, shared, share)
 
     def fits(self, classes: int, examples: ImageSet) -> bool:
         """Whether there is room for an exemplar of each of `classes`; see `check`."""
@@ -211,11 +212,15 @@ class ExemplarMemory:
             codec.prepare(pixels)
         return len(codec.shared), list(map(codec.cost, codec.encode(pixels)))
 
-    def _too_small(self, classes: int, needed: int, shared: int) -> UserError:
+    def _too_small(self, classes: int, needed: int, shared: int, share: float = 1.0) -> UserError:
+        # Of what is parted, the share that is set aside is rounded down.
+        images, size = (
+            math.floor((least - 1) / share) + 1 for least in (classes, classes * needed + shared)
+        )
         return UserError(
-            f"A budget of {self.budget.amount} {self.budget.kind} cannot hold one exemplar of each "
-            f"of the {classes} classes. The smallest that can: {classes} images, or "
-            f"{classes * needed + shared} bytes as {self.codec.name}."
+            f"{self.budget.amount} {self.budget.kind} cannot hold one exemplar of each of the "
+            f"{classes} classes. The smallest budget that can: {images} images, or {size} bytes as "
+            f"{self.codec.name}."
         )
 
     def update(self, images: ImageSet, rank: Rank | None = None) -> None:
