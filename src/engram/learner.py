@@ -211,6 +211,8 @@ class Learner:
         try:
             memory.check(classes, images, 1 - self.holdout)
         except UserError as error:
+            if not self.holdout:
+                raise
             raise UserError(
                 f"The budget is {self.budget}, of which {100 * self.holdout:.0f} % are for images "
                 f"that are set aside. {error}"

@@ -272,7 +272,6 @@ class ModelFolder:
         number = max(self.numbers(), default=0) + 1
         partial = self.path(number).with_suffix(PARTIAL)
         self._sweep()
-        partial.mkdir(parents=True)
         facts = replace(
             facts,
             number=number,
@@ -280,6 +279,7 @@ class ModelFolder:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         try:
+            partial.mkdir(parents=True)
             write(partial)
             written = {"format": FORMAT, **as_mapping(facts)}
             write_atomically(partial / "version.json", json.dumps(written, indent=2).encode())

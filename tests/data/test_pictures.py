@@ -163,7 +163,7 @@ def test_names_that_are_no_characters_stay_apart(tmp_path: Path) -> None:
 def test_parts_of_a_data_set_are_no_classes(tmp_path: Path) -> None:
     for place in ("train/cat/a.png", "train/dog/a.png", "test/cat/a.png", "test/dog/a.png"):
         write(tmp_path / place)
-    with pytest.raises(UserError, match=r"parts of a data set: train, test\. Give one .*/train"):
+    with pytest.raises(UserError, match=r"parts of a data set: train, test\. Give .*/train to"):
         read_labelled(tmp_path, 8)
     assert read_labelled(tmp_path / "train", 8).names == ("cat", "dog")
 

@@ -277,6 +277,11 @@ def test_parameters_count_every_set_of_modules_that_votes() -> None:
     assert after(1, experts=("online", "offline")).parameter_count == (
         after(1, experts=("online",)).parameter_count
     )
+    for tasks, more in ((1, 0), (2, modules)):
+        third = after(tasks, experts=("online", "ridge"))
+        assert third.ridge is not None
+        alone = after(tasks, experts=("online",)).parameter_count
+        assert third.parameter_count == alone + third.ridge.parameter_count + more
 
 
 @pytest.mark.parametrize(

@@ -643,6 +643,8 @@ def test_an_empty_class_stays_whatever_becomes_of_the_others(tmp_path: Path) -> 
     picture = journal.add_picture(cat, b"1", 1, Limits())
     journal.end(journal.begin("learn"), "cancelled")
     journal.remove_picture(picture)
+    journal.end(journal.begin("rollback"), "done", version=1)
+    assert [one.name for one in journal.waiting()] == ["cat", "dog"]
     journal.add_picture(dog, b"1", 1, Limits())
     journal.end(journal.begin("learn"), "done", version=1)
     assert [one.name for one in journal.waiting()] == ["cat"]

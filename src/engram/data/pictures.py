@@ -325,7 +325,7 @@ def _in_folder(folder: Path) -> dict[str, list[Picture]]:
         others = sorted(folders.keys() - {TRAINING})
         raise UserError(
             f"The folders in {folder} are no classes but parts of a data set: "
-            f"{', '.join([TRAINING, *others])}. Give one of them, such as {folder / TRAINING}."
+            f"{', '.join([TRAINING, *others])}. Give one of these: {folder / TRAINING} to learn."
         )
     found: dict[str, list[Picture]] = {
         name: [file for path in paths for file in image_files(path)]

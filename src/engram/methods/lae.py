@@ -350,8 +350,8 @@ class LAE(PretrainedMethod):
     @property
     def parameter_count(self) -> int:
         """Of the backbone, of every set of modules that votes, and of the classifiers."""
-        # After the first task the offline modules are the online ones.
-        same = {} if self.tasks > 1 else {"offline": "online"}
+        # After the first task the modules of the others are the online ones.
+        same = {} if self.tasks > 1 else {"offline": "online", "ridge": "online"}
         voting = {same.get(expert, expert) for expert in self.config.experts}
         more = (len(voting) - 1) * len(self.reference)
         ridge = 0 if self.ridge is None else self.ridge.parameter_count

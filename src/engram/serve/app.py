@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mimetypes
 import sqlite3
-from asyncio import CancelledError
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -356,10 +355,8 @@ async def _picture(request: Request) -> bytes:
     """
     try:
         content = await request.body()
-    except (ClientDisconnect, CancelledError) as error:
-        raise UserError(
-            "The connection, or the server, was ended before all of the picture was here."
-        ) from error
+    except ClientDisconnect as error:
+        raise UserError("The connection ended before all of the picture was here.") from error
     if not content:
         raise UserError("No picture came. Send the bytes of its file as the request's body.")
     return content

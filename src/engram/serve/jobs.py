@@ -8,8 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from engram.serve.journal import Ending, Job, Journal
@@ -24,10 +25,10 @@ AGAIN = 1
 """Seconds until something is tried or looked at again."""
 
 STOPPED = "The server was stopped meanwhile. Nothing is lost: learn again."
-UNKNOWN = "The server was stopped meanwhile. Look which version is in use."
+GOING_BACK = "The server was stopped meanwhile. See under History which version is in use."
 DIED = (
-    "The process that learnt was ended, perhaps for lack of memory. The model is as it was: learn "
-    "again, perhaps with fewer pictures at a time."
+    "The process that learnt was ended, perhaps for lack of memory, or of room on the disk. The "
+    "model is as it was: learn again, perhaps with fewer pictures at a time."
 )
 
 
@@ -105,15 +106,18 @@ class Jobs:
     def _adopt(self, job: Job) -> None:
         while self._at_work():
             time.sleep(AGAIN)
-        self._settle(job.id, "interrupted", UNKNOWN if job.kind == "rollback" else STOPPED)
+        self._settle(job.id, "interrupted", _stopped(job))
 
     def _settle(self, job: int, otherwise: Ending, message: str) -> None:
-        """Record how a job ended as soon as the disk has room for that."""
-        while True:
-            try:
-                return settle(self._model, self._journal, job, otherwise, message)
-            except sqlite3.OperationalError:
-                time.sleep(AGAIN)
+        """See `settle`; as soon as the disk has room for that."""
+        _persist(lambda: settle(self._model, self._journal, job, otherwise, message))
+
+    def _end(self, job: int, ending: Ending, **said: Any) -> None:
+        """Record how a job ended; later, if the disk has no room for that now."""
+        ends = partial(self._journal.end, job, ending, **said)
+        recording = threading.Thread(target=_persist, args=(ends,), daemon=True)
+        recording.start()
+        recording.join(PATIENCE)
 
     def learn(self) -> int:
         """Begin to learn what waits; the job's number.
@@ -126,7 +130,7 @@ class Jobs:
         try:
             learning = _Learning(job, self._started(job))
         except BaseException as error:
-            self._journal.end(job, "failed", message=f"No process could be started: {error}.")
+            self._end(job, "failed", message=f"No process could be started: {error}.")
             raise
         self._learning = learning
         self._watcher = threading.Thread(target=self._watch, args=(learning,), daemon=True)
@@ -165,9 +169,9 @@ class Jobs:
             with self._model.changing():
                 self._model.rollback(version)
         except BaseException as error:
-            self._journal.end(job, "failed", message=str(error))
+            self._end(job, "failed", message=str(error))
             raise
-        self._journal.end(job, "done", version=version)
+        self._end(job, "done", version=version)
 
     def cancel(self, job: int) -> None:
         """End a job if it is running; the model stays as it is, unless it was done just before.
@@ -181,7 +185,7 @@ class Jobs:
     def close(self) -> None:
         """End what is running, since nobody will be there to tell of it."""
         if job := self._journal.running():
-            self._stop(job.id, "interrupted", STOPPED)
+            self._stop(job.id, "interrupted", _stopped(job))
 
     def _stop(self, job: int, ending: Ending, message: str) -> None:
         learning = self._learning
@@ -196,3 +200,17 @@ class Jobs:
         except subprocess.TimeoutExpired:
             learning.process.kill()
         self._watcher.join(PATIENCE)
+
+
+def _stopped(job: Job) -> str:
+    """What to say of a job that ended with its server."""
+    return GOING_BACK if job.kind == "rollback" else STOPPED
+
+
+def _persist(record: Callable[[], None]) -> None:
+    """Record something, again and again as long as the disk is full."""
+    while True:
+        try:
+            return record()
+        except (sqlite3.OperationalError, OSError):
+            time.sleep(AGAIN)

@@ -152,9 +152,10 @@ class Journal:
             if found not in (0, FORMAT):
                 raise UserError(
                     f"{self.path} has format {found}; this engram reads {FORMAT}. Learn what waits "
-                    f"with the engram that wrote it, or remove the file: {LOST_WITH_IT}"
+                    f"with the engram that wrote it, then remove the file: {LOST_WITH_IT}"
                 )
-            database.executescript(SCHEMA)
+            if not found:
+                database.executescript(SCHEMA)
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
@@ -366,6 +367,7 @@ class Journal:
                     "DELETE FROM waiting_class "
                     "WHERE NOT stays AND id NOT IN (SELECT class FROM picture)"
                 )
+            database.execute("UPDATE waiting_class SET stays = TRUE")
         with self._connected() as database:
             database.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from asyncio import CancelledError
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engram.errors import UserError
 from engram.files import held
@@ -88,10 +90,21 @@ def serve_model(
             print(f"Whoever comes needs the token in {TOKEN_VARIABLE}.")
         print("Ctrl-C ends it.", flush=True)
         config = uvicorn.Config(
-            app, log_level="warning", timeout_graceful_shutdown=SECONDS_TO_FINISH
+            _Ended(app), log_level="warning", timeout_graceful_shutdown=SECONDS_TO_FINISH
         )
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listening])
+
+
+class _Ended:
+    """An application that says nothing of requests that the end of the server cuts short."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(CancelledError):
+            await self._app(scope, receive, send)
 
 
 def _alone(folder: Path) -> AbstractContextManager[None]:

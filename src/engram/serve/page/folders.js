@@ -18,7 +18,6 @@ function addTo(classes, name, file) {
 
 // Folders of a data set whose classes are in them.
 const PARTS = ["train", "test", "val", "valid", "validation"];
-export const arePartsOf = (classes) => classes.has("train") && [...classes.keys()].every((name) => PARTS.includes(name));
 
 // From how many folders with pictures on, a folder that has pictures of its own too holds classes and
 // is none itself: photos/cover.jpg beside photos/cat and photos/dog.
@@ -58,8 +57,8 @@ const countOthers = (files) => [...files].filter((file) => !isPicture(file) && !
 export const leftOut = (others) =>
   others ? `${several(others, "file is", "files are")} left out: not JPEG, PNG, WebP, GIF, BMP or TIFF.` : "";
 
-// Of folders, each a list of pictures with the words of their paths: a Map from class to files, and
-// those that lie beside the classes.
+// Of folders, each a list of pictures with the words of their paths: a Map from class to files, those
+// that lie beside the classes, and whether these are parts of a data set and no classes.
 function byClass(folders) {
   const classes = new Map();
   const strays = [];
@@ -73,7 +72,9 @@ function byClass(folders) {
       else strays.push(file);
     }
   }
-  return { classes, strays };
+  const deep = folders.flat().some(([words]) => words[1] === "train" && words.length > 3);
+  const areParts = deep && [...classes.keys()].every((name) => PARTS.includes(name));
+  return { classes, strays, areParts };
 }
 
 const fileOf = (entry) => new Promise((resolve, reject) => entry.file(resolve, reject));

@@ -2,7 +2,7 @@
 
 import { Camera, hasCamera } from "/page/camera.js";
 import { acceptDrops } from "/page/drop.js";
-import { arePartsOf, classesIn, className, dropped, leftOut } from "/page/folders.js";
+import { classesIn, className, dropped, leftOut } from "/page/folders.js";
 import { find, keepFocus, keyed, make, named, seconds, setText, several } from "/page/markup.js";
 import { NeedsToken, server } from "/page/server.js";
 
@@ -35,14 +35,14 @@ export class Teach {
     this.dismissed = null;
     this.changing = Promise.resolve();
     find("new-class").addEventListener("submit", (event) => this.makeClass(event));
-    acceptDrops(find("new-class"), (transfer) => this.attempt(() => this.takeDrop(transfer)));
+    acceptDrops(find("new-class"), (transfer) => this.attempt(() => this.whileTaking(() => this.takeDrop(transfer))));
     const folders = find("folders");
     folders.addEventListener("change", async () => {
       await this.takeClasses(classesIn(folders.files));
       folders.value = "";
     });
     find("learn").addEventListener("click", () => this.learn());
-    this.shooting = new Shooting((id, blob) => server.addPicture(id, blob), this.refresh);
+    this.shooting = new Shooting((id, blob) => this.whileTaking(() => this.persist(() => server.addPicture(id, blob))));
   }
 
   // Changes are made one after the other: a name that was typed is sent before Learn is.
@@ -82,13 +82,13 @@ export class Teach {
 
   advice(state, pictures, running) {
     if (running) return "You can go on asking, and add pictures for the next time.";
+    if (this.taking) return "Pictures are on their way.";
     if (!pictures) return "";
-    const names = new Set([...state.classes, ...state.waiting].map((one) => one.name));
-    const alike = state.waiting.map((one) => [one.name, [...names].find((other) => isAlike(one.name, other))]).find(([, other]) => other);
-    if (alike) return `${alike.join(" and ")} will be two classes. Rename one if they are the same.`;
     const filled = state.waiting.filter((one) => one.pictures.length);
     const fresh = filled.filter((one) => !one.known);
     if (state.classes.length + fresh.length < 2) return "It needs a second class to tell this one from.";
+    const alike = firstAlike(state.classes, fresh);
+    if (alike) return `${alike.join(" and ")} will be two classes. If they are the same, give all pictures to one of them.`;
     const few = filled.filter((one) => !one.known && one.pictures.length < FEW);
     const count = `${several(pictures, "picture")} of ${several(filled.length, "class", "classes")}.`;
     return few.length ? `${count} More pictures of ${few[0].name} would help.` : count;
@@ -107,7 +107,9 @@ export class Teach {
     if (place.dataset.key !== key) {
       place.dataset.key = key;
       place.className = running ? "" : "ended";
+      const had = place.contains(document.activeElement);
       place.replaceChildren(...(running ? this.runningJob(job) : this.endedJob(job)));
+      if (had) place.focus({ preventScroll: true });
     }
     if (!running) return;
     const left = job.seconds_left === null ? "" : `: about ${seconds(job.seconds_left)} left of this step`;
@@ -141,8 +143,10 @@ export class Teach {
       this.dismissed = job.id;
       this.hideJob();
     };
-    const failure = job.kind === "learn" ? "That was not learnt" : "That version was not restored";
-    const title = job.state === "failed" ? failure : "Learning was interrupted";
+    const [failure, interruption] = job.kind === "learn"
+      ? ["That was not learnt", "Learning was interrupted"]
+      : ["That version was not restored", "Going back was interrupted"];
+    const title = job.state === "failed" ? failure : interruption;
     const again = make("button", { type: "button", className: "quiet", onclick: dismiss }, "Dismiss");
     return [make("div", { className: "row" }, make("h3", {}, title), again), make("p", { role: "alert" }, job.message)];
   }
@@ -177,11 +181,11 @@ export class Teach {
         make("button", { type: "button", className: "more", onclick: () => this.fold(one.id) })),
       make("ul", { className: "refused", hidden: true }),
       make("div", { className: "buttons" }, make("label", { className: "button" }, files, "Add pictures"), camera));
-    acceptDrops(card, (transfer) => this.attempt(async () => {
+    acceptDrops(card, (transfer) => this.attempt(() => this.whileTaking(async () => {
       const { pictures, classes, strays, others } = await dropped(transfer);
       if (others) this.say(leftOut(others));
       await this.add(one.id, [...pictures, ...strays, ...[...classes.values()].flat()]);
-    }));
+    })));
     return card;
   }
 
@@ -285,18 +289,18 @@ export class Teach {
     else await this.takeClasses(found);
   }
 
-  async takeClasses({ classes, strays, others }) {
+  async takeClasses({ classes, strays, areParts, others }) {
     const beside = `${several(strays.length, "picture lies", "pictures lie")} beside the folders, in no class.`;
     const none = "There are no folders of pictures in there. Drop JPEG, PNG or WebP files.";
-    if (arePartsOf(classes)) {
-      this.say(`${[...classes.keys()].join(" and ")} are parts of a data set, not classes. Give the folder train alone.`);
+    if (areParts) {
+      this.say(`These folders are parts of a data set, not classes: ${[...classes.keys()].join(", ")}. Give one of them.`);
       return;
     }
     const said = [strays.length ? beside : "", leftOut(others), classes.size ? "" : none].filter(Boolean);
     if (said.length) this.say(said.join(" "));
     await this.whileTaking(async () => {
       for (const [name, files] of classes) {
-        const made = await this.attempt(() => server.addClass(name));
+        const made = await this.attempt(() => this.persist(() => server.addClass(name)));
         if (made) await this.add(made.id, files);
       }
     });
@@ -318,6 +322,18 @@ export class Teach {
     }
   }
 
+  // Asks for the token as often as it is missing, so that nothing of what was given is lost.
+  async persist(work) {
+    for (;;) {
+      try {
+        return await work();
+      } catch (error) {
+        if (!(error instanceof NeedsToken)) throw error;
+        await this.untilOpened();
+      }
+    }
+  }
+
   // Sends pictures, a few at a time, and remembers which were refused and why.
   async send(id, files) {
     const upload = this.uploads.get(id) ?? { left: 0, refused: [] };
@@ -328,13 +344,8 @@ export class Teach {
     const send = async () => {
       for (let file = queue.shift(); file; file = queue.shift()) {
         try {
-          await server.addPicture(id, file);
+          await this.persist(() => server.addPicture(id, file));
         } catch (error) {
-          if (error instanceof NeedsToken) {
-            queue.unshift(file);
-            await this.untilOpened();
-            continue;
-          }
           upload.refused.push(`${file.name}: ${error.message}`);
           if (!this.found(id)) this.say(`${file.name}: ${error.message}`);
         }
@@ -346,14 +357,21 @@ export class Teach {
   }
 }
 
-// Whether somebody who is not careful would write one for the other.
-const isAlike = (one, other) => one !== other && one.toLowerCase() === other.toLowerCase();
+// Names of a class that is there and of one that is new, which differ in their case alone.
+function firstAlike(known, fresh) {
+  const names = new Map(known.map(({ name }) => [name.toLowerCase(), name]));
+  for (const { name } of fresh) {
+    const other = names.get(name.toLowerCase());
+    if (other) return [other, name];
+    names.set(name.toLowerCase(), name);
+  }
+  return null;
+}
 
 // The dialog in which pictures are taken for a class.
 class Shooting {
-  constructor(send, refresh) {
+  constructor(send) {
     this.send = send;
-    this.refresh = refresh;
     this.camera = new Camera(find("camera-video"));
     this.id = null;
     this.count = 0;
@@ -388,7 +406,6 @@ class Shooting {
       this.release();
       setText(find("camera-problem"), error.message);
     }
-    await this.refresh();
   }
 
   hold() {
