@@ -289,7 +289,7 @@ def test_there_is_always_something_to_learn_from(holdout: float, kept: int, asid
 def test_no_more_is_set_aside_than_there_is_room_for() -> None:
     learner = taught("red", "blue", count=100, budget="40", holdout=0.1)
     assert [change.images for change in learner.changes_] == [2, 2]
-    with pytest.raises(UserError, match="budget of 1, less 10 % for images that are set aside"):
+    with pytest.raises(UserError, match="budget is 1, of which 10 % are for images that are set"):
         taught("red", "blue", budget="1")
 
 

@@ -784,5 +784,5 @@ def test_a_record_of_another_engram_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "serve.sqlite") as database:
         database.execute("PRAGMA user_version = 99")
     database.close()
-    with pytest.raises(UserError, match="has format 99; this engram reads 1"):
+    with pytest.raises(UserError, match="has format 99; this engram reads 2"):
         create_app(tmp_path)
