@@ -38,7 +38,7 @@ export class Teach {
     acceptDrops(find("new-class"), (transfer) => this.attempt(() => this.whileTaking(() => this.takeDrop(transfer))));
     const folders = find("folders");
     folders.addEventListener("change", async () => {
-      await this.takeClasses(classesIn(folders.files));
+      await this.whileTaking(() => this.takeClasses(classesIn(folders.files)));
       folders.value = "";
     });
     find("learn").addEventListener("click", () => this.learn());
@@ -184,7 +184,7 @@ export class Teach {
     acceptDrops(card, (transfer) => this.attempt(() => this.whileTaking(async () => {
       const { pictures, classes, strays, others } = await dropped(transfer);
       if (others) this.say(leftOut(others));
-      await this.add(one.id, [...pictures, ...strays, ...[...classes.values()].flat()]);
+      await this.send(one.id, [...pictures, ...strays, ...[...classes.values()].flat()]);
     })));
     return card;
   }
@@ -298,12 +298,10 @@ export class Teach {
     }
     const said = [strays.length ? beside : "", leftOut(others), classes.size ? "" : none].filter(Boolean);
     if (said.length) this.say(said.join(" "));
-    await this.whileTaking(async () => {
-      for (const [name, files] of classes) {
-        const made = await this.attempt(() => this.persist(() => server.addClass(name)));
-        if (made) await this.add(made.id, files);
-      }
-    });
+    for (const [name, files] of classes) {
+      const made = await this.attempt(() => this.persist(() => server.addClass(name)));
+      if (made) await this.add(made.id, files);
+    }
   }
 
   add(id, files) {
@@ -341,7 +339,7 @@ export class Teach {
     upload.left += files.length;
     this.uploads.set(id, upload);
     const queue = [...files];
-    const send = async () => {
+    const sendQueued = async () => {
       for (let file = queue.shift(); file; file = queue.shift()) {
         try {
           await this.persist(() => server.addPicture(id, file));
@@ -353,7 +351,7 @@ export class Teach {
         if (upload.left % 10 === 0) await this.refresh();
       }
     };
-    await Promise.all(Array.from({ length: AT_ONCE }, send));
+    await Promise.all(Array.from({ length: AT_ONCE }, sendQueued));
   }
 }
 
