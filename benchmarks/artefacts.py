@@ -29,7 +29,7 @@ from engram.data.images import ImageSet
 from engram.errors import UserError
 from engram.methods.icarl import ICaRL
 from engram.results.comparison import changed_settings
-from engram.results.record import environment
+from ratios import write_report
 
 RIDGE = 1e-3
 
@@ -50,8 +50,16 @@ def probe(one: Tensor, other: Tensor) -> float:
 
 def measure(folder: Path, codec_name: str | None) -> dict[str, Any]:
     """The probe, and the share of new images that are taken for old ones, by decision rule: as they
-    are, and through the codec."""
+    are, and through the codec.
+
+    Raises:
+        UserError: the folder is not a run of iCaRL.
+    """
     learner, stream = restored(folder)
+    method = learner.method
+    if not isinstance(method, ICaRL):
+        raise UserError(f"{folder} is a run of {learner.name}; give runs of icarl.")
+    backbone = method.network.backbone
     task = stream.task(len(stream) - 1)
     images = stream.evaluation(task.new)
     codec = learner.memory.codec
@@ -59,16 +67,8 @@ def measure(folder: Path, codec_name: str | None) -> dict[str, Any]:
         codec = create_codec(codec_name, stream.image_size)
         codec.prepare(stream.task(0).train.pixels)
     versions = [images, ImageSet(recoded(codec, images.pixels), images.labels)]
-    method = learner.method
-    if not isinstance(method, ICaRL):
-        raise UserError(f"{folder} is a run of {learner.name}; give runs of icarl.")
-    backbone = method.network.backbone
     features = [
-        apply(
-            lambda pixels: backbone(method.normalise(pixels)),
-            version,
-            device=method.device,
-        )
+        apply(lambda pixels: backbone(method.normalise(pixels)), version, device=method.device)
         for version in versions
     ]
     labels = [learner.predict(version) for version in versions]
@@ -92,13 +92,12 @@ def main() -> None:
     options = parser.parse_args()
     runs = []
     for folder in options.folders:
-        runs.append(run := measure(folder, options.codec))
+        run = measure(folder, options.codec)
+        runs.append(run)
         print(f"{run['name']}: {run['images']} images, probe {run['probe']:.1f} %")
         for rule, (before, after) in run["taken_for_old"].items():
             print(f"  {rule:8} takes for old {before:5.1f} %, through the codec {after:5.1f} %")
-    if options.json:
-        content = {"runs": runs, "environment": environment()}
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
+    write_report(options.json, {"runs": runs})
 
 
 if __name__ == "__main__":

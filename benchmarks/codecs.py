@@ -12,8 +12,8 @@ one.
 from __future__ import annotations
 
 import argparse
-import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,9 +33,8 @@ from engram.engine.fit import Trainer
 from engram.errors import UserError
 from engram.models.normalise import SubtractMean
 from engram.results.metrics import psnr
-from engram.results.record import environment
 from engram.seeding import generator
-from ratios import Ratio, add_option, publish
+from ratios import Ratio, add_option, publish, write_report
 
 # fmt: off
 CODECS = [
@@ -102,6 +101,22 @@ def measure(name: str, first: Task, images: ImageSet) -> Measured:
     )
 
 
+def measure_all(names: Sequence[str], first: Task, images: ImageSet) -> list[Measured]:
+    """The table, printed line by line; a codec that is not available here has none."""
+    print(
+        f"{'codec':18}{'bytes':>9}{'shared':>8}{'PSNR, dB':>10}{'enc, us':>9}{'dec, us':>9}"
+        + "".join(f"{f'in {budget / 1e6:.3f} MB':>12}" for budget in BUDGETS)
+    )
+    table = []
+    for name in names:
+        try:
+            table.append(measure(name, first, images))
+            print(table[-1], flush=True)
+        except UserError as error:
+            print(f"{name:18}{error}", flush=True)
+    return table
+
+
 def decoding_against_training(name: str, first: Task) -> Ratio:
     """Seconds to decode 20,000 exemplars, beside an epoch of training on as many."""
     codec = create_codec(name, first.train.image_size)
@@ -149,25 +164,9 @@ def main() -> None:
     images = others[chosen]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    print(
-        f"{'codec':18}{'bytes':>9}{'shared':>8}{'PSNR, dB':>10}{'enc, us':>9}{'dec, us':>9}"
-        + "".join(f"{f'in {budget / 1e6:.3f} MB':>12}" for budget in BUDGETS)
-    )
-    table = []
-    for name in options.codecs:
-        try:
-            table.append(measure(name, first, images))
-            print(table[-1], flush=True)
-        except UserError as error:
-            print(f"{name:18}{error}", flush=True)
-    if options.json:
-        content = {
-            "images": len(images),
-            "budgets": BUDGETS,
-            "codecs": list(map(asdict, table)),
-            "environment": environment(),
-        }
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
+    table = list(map(asdict, measure_all(options.codecs, first, images)))
+    # While there is one thread, which the environment tells of.
+    write_report(options.json, {"images": len(images), "budgets": BUDGETS, "codecs": table})
     torch.set_num_threads(threads)
     print(f"\n{EXEMPLARS} exemplars   decoding    an epoch")
     names = ("webp-lossless", "jpeg:75", "klt:32")

@@ -11,7 +11,6 @@ in turn.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,9 +23,8 @@ from engram.engine.cost import latency, multiply_adds
 from engram.engine.device import compute_exactly, move, resolve_device
 from engram.models.masks import Allowance, ChannelMasks, Floor, shrunk
 from engram.models.resnet import ResNet
-from engram.results.record import environment
 from engram.seeding import generator
-from ratios import Ratio, add_option, publish
+from ratios import Ratio, add_option, median_ratio, publish, write_report
 
 SMALLEST = 0.1
 CUTS = ((0.5, 1), (0.25, 1), (SMALLEST, 1), (SMALLEST, 8))
@@ -68,10 +66,9 @@ def cut(network: ResNet, share: float, multiple: int, seed: int) -> ResNet:
 
 
 def measure(backbone: str, tasks: int, batch: Tensor, rounds: int) -> list[Row]:
-    """All cuts of ten networks, the whole ones first."""
-    networks = [
-        models.BACKBONES[backbone](generator(task, "network")).eval() for task in range(tasks)
-    ]
+    """All cuts of as many networks as tasks, the whole ones first."""
+    drawn = [models.BACKBONES[backbone](generator(task, "network")).eval() for task in range(tasks)]
+    networks = [network for network in drawn if isinstance(network, ResNet)]
     cuts = [(1.0, 1), *CUTS]
     stacks = [
         Extractors([cut(network, *how, seed) for seed, network in enumerate(networks)])
@@ -79,7 +76,8 @@ def measure(backbone: str, tasks: int, batch: Tensor, rounds: int) -> list[Row]:
     ]
     for stack in stacks:
         move(stack, batch.device)
-    times = [[latency(stack, batch) for stack in stacks] for _ in range(rounds)]
+    taken = [[latency(stack, batch) for stack in stacks] for _ in range(rounds)]
+    times = list(zip(*taken, strict=True))
     work = [multiply_adds(stack, batch) for stack in stacks]
     return [
         Row(
@@ -87,12 +85,14 @@ def measure(backbone: str, tasks: int, batch: Tensor, rounds: int) -> list[Row]:
             keep=keep,
             multiple=multiple,
             parameters=sum(parameter.numel() for parameter in stack.parameters()),
-            multiply_adds=work[index],
-            multiply_adds_ratio=round(work[0] / work[index], 2),
-            latency_ms=round(1000 * statistics.median(row[index] for row in times), 2),
-            latency_ratio=round(statistics.median(row[0] / row[index] for row in times), 2),
+            multiply_adds=operations,
+            multiply_adds_ratio=round(work[0] / operations, 2),
+            latency_ms=round(1000 * statistics.median(latencies), 2),
+            latency_ratio=round(median_ratio(times[0], latencies), 2),
         )
-        for index, ((keep, multiple), stack) in enumerate(zip(cuts, stacks, strict=True))
+        for (keep, multiple), stack, operations, latencies in zip(
+            cuts, stacks, work, times, strict=True
+        )
     ]
 
 
@@ -125,14 +125,8 @@ def main() -> None:
     what = f"Speed of {options.tasks} ResNet-18 extractors at {SMALLEST:g} of their weights"
     ratio = Ratio(what, "whole ones", small.latency_ratio, "at least 2", device.type)
     publish([ratio], options.ratios)
-    if options.json:
-        content = {
-            "tasks": options.tasks,
-            "batch": options.batch,
-            "rows": [asdict(row) for row in rows],
-            "environment": environment(),
-        }
-        options.json.write_text(json.dumps(content, indent=2) + "\n")
+    content = {"tasks": options.tasks, "batch": options.batch, "rows": list(map(asdict, rows))}
+    write_report(options.json, content)
 
 
 if __name__ == "__main__":

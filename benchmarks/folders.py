@@ -13,6 +13,7 @@ that what was interrupted goes on after the last of them.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -61,13 +62,13 @@ CONTENDERS = (
 
 NAMES = [contender.name for contender in CONTENDERS]
 
-ROUNDS = {"photos": 5, "cifar100": 10}
-"""Classes that come in a round."""
+CLASSES = {"photos": 5, "cifar100": 10}
+"""How many come in a round of each set."""
 
 
 def place(row: dict[str, Any]) -> tuple[int, int]:
     """Where a row stands in the table."""
-    return list(ROUNDS).index(row["set"]), NAMES.index(row["name"])
+    return list(CLASSES).index(row["set"]), NAMES.index(row["name"])
 
 
 def pictures(name: str, work: Path) -> Path:
@@ -84,10 +85,10 @@ def png_folders(folder: Path) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     for split, images, count in (("train", dataset.train, TRAIN), ("test", dataset.test, TEST)):
         for label, name in enumerate(dataset.class_names[:50]):
-            place = partial / split / name
-            place.mkdir(parents=True)
+            target = partial / split / name
+            target.mkdir(parents=True)
             for number, pixels in enumerate(images.of(label).pixels[:count].numpy()):
-                Image.fromarray(pixels).save(place / f"{number:03}.png")
+                Image.fromarray(pixels).save(target / f"{number:03}.png")
     partial.rename(folder)
     return folder
 
@@ -115,7 +116,7 @@ def rounds(contender: Contender, folder: Path, classes: int, model: Path) -> Ite
         yield learner
 
 
-def measured(learner: Learner, test: Path) -> dict[str, Any]:
+def measured_round(learner: Learner, test: Path) -> dict[str, Any]:
     """What the table says of a round."""
     return {
         "classes": len(learner.classes_),
@@ -125,39 +126,40 @@ def measured(learner: Learner, test: Path) -> dict[str, Any]:
     }
 
 
+def measured(contender: Contender, name: str, work: Path) -> dict[str, Any]:
+    """All rounds of a method on the set `name`: a row of the table."""
+    folder, model = pictures(name, work), work / "models" / f"{name}, {contender.name}"
+    found = []
+    for learner in rounds(contender, folder, CLASSES[name], model):
+        found.append(measured_round(learner, folder / "test"))
+        print(f"{name}, {contender.name}: {found[-1]}", flush=True)
+    return {
+        "set": name,
+        "name": contender.name,
+        "preset": contender.preset,
+        "budget": contender.budget,
+        "image_size": contender.image_size,
+        "precision": contender.precision,
+        "rounds": found,
+        "environment": environment(),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sets", nargs="+", choices=sorted(ROUNDS))
+    parser.add_argument("sets", nargs="+", choices=sorted(CLASSES))
     parser.add_argument("--work", type=Path, required=True, help="where folders are written out")
     parser.add_argument("--json", type=Path, required=True, help="the rows, old and new")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="some of the rows")
     options = parser.parse_args()
     content = json.loads(options.json.read_text()) if options.json.exists() else {"rows": []}
     there = {(row["set"], row["name"]) for row in content["rows"]}
-    for name in options.sets:
-        folder = pictures(name, options.work)
-        for contender in CONTENDERS:
-            if (name, contender.name) in there or contender.name not in options.only:
-                continue
-            model = options.work / "models" / f"{name}, {contender.name}"
-            rows = []
-            for learner in rounds(contender, folder, ROUNDS[name], model):
-                rows.append(measured(learner, folder / "test"))
-                print(f"{name}, {contender.name}: {rows[-1]}", flush=True)
-            content["rows"].append(
-                {
-                    "set": name,
-                    "name": contender.name,
-                    "preset": contender.preset,
-                    "budget": contender.budget,
-                    "image_size": contender.image_size,
-                    "precision": contender.precision,
-                    "rounds": rows,
-                    "environment": environment(),
-                }
-            )
-            content["rows"].sort(key=place)
-            options.json.write_text(json.dumps(content, indent=2) + "\n")
+    for name, contender in itertools.product(options.sets, CONTENDERS):
+        if (name, contender.name) in there or contender.name not in options.only:
+            continue
+        content["rows"].append(measured(contender, name, options.work))
+        content["rows"].sort(key=place)
+        options.json.write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

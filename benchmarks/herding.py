@@ -9,9 +9,8 @@ would-be mean to the class mean, in float64. The picks must be identical.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engram.memory import herding
-from ratios import Ratio, add_option, publish
+from ratios import Ratio, add_option, alternate, median_ratio, medians, publish
 
 CLASSES, IMAGES, DIM, PICKS = 100, 500, 64, 20
 
@@ -43,11 +42,8 @@ def our_herding(features: Tensor, count: int) -> list[int]:
     return list(islice(herding(features), count))
 
 
-def seconds(function: Callable[[Tensor, int], list[int]], classes: Tensor) -> float:
-    started = time.perf_counter()
-    for features in classes:
-        function(features, PICKS)
-    return time.perf_counter() - started
+def all_picks(herd: Callable[[Tensor, int], list[int]], classes: Tensor) -> list[list[int]]:
+    return [herd(features, PICKS) for features in classes]
 
 
 def main() -> None:
@@ -59,18 +55,17 @@ def main() -> None:
     centres = torch.randn(CLASSES, 1, DIM, generator=generator)
     noise = torch.randn(CLASSES, IMAGES, DIM, generator=generator)
     classes = F.normalize(centres + noise, dim=2)
-    for features in classes:
-        if our_herding(features, PICKS) != plain_herding(features, PICKS):
-            raise SystemExit("the picks differ")
-    measured = [
-        (seconds(our_herding, classes), seconds(plain_herding, classes))
-        for _ in range(options.rounds)
-    ]
-    ours, plain = (statistics.median(column) for column in zip(*measured, strict=True))
-    ratio = statistics.median(slow / fast for fast, slow in measured)
+    if all_picks(our_herding, classes) != all_picks(plain_herding, classes):
+        raise SystemExit("The picks differ.")
+    kinds = {"engram": our_herding, "plain": plain_herding}
+    times = alternate(
+        {name: partial(all_picks, herd, classes) for name, herd in kinds.items()}, options.rounds
+    )
     print(f"{CLASSES} classes x {IMAGES} images x {DIM} features, {PICKS} picks; picks identical")
-    print(f"  engram {1e3 * ours:7.1f} ms\n  plain  {1e3 * plain:7.1f} ms")
+    for name, median in medians(times).items():
+        print(f"  {name:6} {1e3 * median:7.1f} ms")
     what = f"Speed of herding, {CLASSES} classes of {IMAGES} images"
+    ratio = median_ratio(times["plain"], times["engram"])
     publish([Ratio(what, "the plain loop, the same picks", ratio, "well above 1")], options.ratios)
 
 

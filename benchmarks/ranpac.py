@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -25,7 +26,7 @@ from engram.methods.ranpac import RanPAC, RanPACConfig
 from engram.models.pretrained import BackboneConfig
 from engram.seeding import generator
 from engram.task_learner import TaskLearner
-from ratios import Ratio, add_option, publish
+from ratios import Ratio, add_option, publish, seconds
 
 TASKS, CLASSES = 10, 10
 
@@ -39,23 +40,21 @@ def task_of(index: int, images: int) -> Task:
     return Task(index, ImageSet(pixels, labels), new, range(new.stop))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Seconds:
     """What both took for a round, and on what."""
 
-    bare: float = 0.0
-    learnt: float = 0.0
-    device: str = ""
-    precision: str = ""
+    bare: float
+    learnt: float
+    device: str
+    precision: str
 
 
 @torch.no_grad()
-def forward(method: RanPAC, images: ImageSet) -> float:
-    """Seconds of the backbone alone."""
-    started = time.perf_counter()
+def forward(method: RanPAC, images: ImageSet) -> None:
+    """The backbone alone."""
     for part in images.pixels.split(method.batch_size):
         method.features(method.normalise(part.to(method.device))).cpu()
-    return time.perf_counter() - started
 
 
 def measured(config: RanPACConfig, images: int, device: str, first: int) -> Seconds:
@@ -67,17 +66,18 @@ def measured(config: RanPACConfig, images: int, device: str, first: int) -> Seco
     if not isinstance(method, RanPAC):
         raise TypeError(type(method))
     forward(method, task_of(0, 1).train)
-    found = Seconds(device=method.device.type, precision=method.precision)
+    spent = {"bare": 0.0, "learnt": 0.0}
     for index in range(TASKS):
         task = task_of(index, images)
-        if (index + first) % 2 == 0:
-            found.bare += forward(method, task.train)
-        started = time.perf_counter()
-        learner.learn(task)
-        found.learnt += time.perf_counter() - started
+        turns: list[tuple[str, Callable[[], object]]] = [
+            ("bare", partial(forward, method, task.train)),
+            ("learnt", partial(learner.learn, task)),
+        ]
         if (index + first) % 2:
-            found.bare += forward(method, task.train)
-    return found
+            turns.reverse()
+        for name, work in turns:
+            spent[name] += seconds(work)
+    return Seconds(**spent, device=method.device.type, precision=method.precision)
 
 
 def main() -> None:

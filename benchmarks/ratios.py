@@ -1,14 +1,46 @@
-"""The ratios that benchmarks find: printed, and kept for the documentation."""
+"""What benchmarks share: functions timed in turn, and what they find kept for the documentation."""
 
 from __future__ import annotations
 
 import json
+import statistics
+import time
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from engram.results.record import environment
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """What one call takes; on a GPU, of a function that waits for it."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def alternate(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each function, which take turns, so that a machine that slows down slows all of
+    them; one call of each beforehand is not counted."""
+    for function in functions.values():
+        function()
+    found: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            found[name].append(seconds(function))
+    return found
+
+
+def medians(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The median of each function's times."""
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def median_ratio(times: Sequence[float], baseline: Sequence[float]) -> float:
+    """The median of the ratios within each round."""
+    return statistics.median(one / other for one, other in zip(times, baseline, strict=True))
 
 
 @dataclass(frozen=True)
@@ -52,3 +84,9 @@ def publish(ratios: Sequence[Ratio], path: Path | None) -> None:
         row = {**asdict(ratio), "value": round(ratio.value, 3), "environment": environment()}
         rows[ratio.what, ratio.baseline, ratio.device] = row
     path.write_text(json.dumps({"ratios": list(rows.values())}, indent=2) + "\n")
+
+
+def write_report(path: Path | None, content: Mapping[str, Any]) -> None:
+    """Write what a benchmark found as JSON, with where it was found; nothing without a path."""
+    if path is not None:
+        path.write_text(json.dumps({**content, "environment": environment()}, indent=2) + "\n")

@@ -24,13 +24,18 @@ TEMPERATURES = (0.01, 0.015, 0.02, 0.03, 0.05, 0.1)
 @torch.no_grad()
 def expert_probabilities(method: LAE, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
     """(N, seen) probabilities of every expert, the offline one by the first merge."""
-    first = next(iter(method.merges))
+    first = method.deciding_merge
     found: dict[str, list[torch.Tensor]] = {}
     for part in pixels.split(method.batch_size):
         x = method.normalise(part.to(method.device))
         for name, values in method.experts(x, [first]).items():
             found.setdefault(name, []).append(values.cpu())
     return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def accuracy(values: torch.Tensor, labels: torch.Tensor) -> float:
+    """In percent, where the highest of (N, seen) values decides."""
+    return 100 * float((values.argmax(dim=1) == labels).double().mean())
 
 
 def main() -> None:
@@ -47,15 +52,14 @@ def main() -> None:
     scores = found.pop("ridge").log() * method.config.ridge_temperature
     others = list(found.values())
     for name, values in [*found.items(), ("ridge", scores)]:
-        print(f"{name:16}{100 * (values.argmax(1) == images.labels).double().mean():6.2f} %")
+        print(f"{name:16}{accuracy(values, images.labels):6.2f} %")
     print(f"{len(images)} images\n{'temperature':>12}{'highest':>10}{'mean':>8}")
     for temperature in TEMPERATURES:
         votes = torch.stack([*others, (scores / temperature).softmax(dim=1)])
-        right = [
-            100 * (vote.argmax(1) == images.labels).double().mean()
-            for vote in (votes.amax(0), votes.mean(0))
-        ]
-        print(f"{temperature:12g}{right[0]:10.2f}{right[1]:8.2f}")
+        highest, mean = (
+            accuracy(vote, images.labels) for vote in (votes.amax(dim=0), votes.mean(dim=0))
+        )
+        print(f"{temperature:12g}{highest:10.2f}{mean:8.2f}")
 
 
 if __name__ == "__main__":

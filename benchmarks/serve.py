@@ -18,8 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +28,12 @@ from engram.learner import Learner
 from engram.methods.ranpac import RanPACConfig
 from engram.models.pretrained import BackboneConfig, load_backbone
 from engram.seeding import generator
-from ratios import Ratio, add_option, publish
+from ratios import Ratio, add_option, alternate, publish
 
 BACKBONE = BackboneConfig(weights="random")
 CLASSES, EACH = 10, 8
+WARM_UP = 10
+"""Rounds that are not counted: a server becomes fast over several requests."""
 
 
 def pictures(width: int, height: int, count: int, seed: int) -> list[np.ndarray]:
@@ -56,15 +56,9 @@ def served(model: Path) -> tuple[subprocess.Popen[str], int]:
     return process, int(found[1])
 
 
-def seconds(work: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
 @torch.no_grad()
-def measured(port: int, jpeg: bytes, rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of requests, and of forward passes."""
+def measured(port: int, jpeg: bytes, rounds: int) -> dict[str, list[float]]:
+    """Seconds of every request, and of every forward pass."""
     network = load_backbone(BACKBONE, generator(0)).network
     pixels = torch.randn(1, 3, BACKBONE.input_size, BACKBONE.input_size)
     connection = http.client.HTTPConnection("127.0.0.1", port)
@@ -79,12 +73,11 @@ def measured(port: int, jpeg: bytes, rounds: int) -> tuple[list[float], list[flo
     def forward() -> None:
         network(pixels)
 
-    for _ in range(10):
-        request()
-        forward()
-    found = [(seconds(request), seconds(forward)) for _ in range(rounds)]
+    functions = {"request": request, "forward": forward}
+    alternate(functions, WARM_UP)
+    found = alternate(functions, rounds)
     connection.close()
-    return [one for one, _ in found], [other for _, other in found]
+    return found
 
 
 def main() -> None:
@@ -100,12 +93,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         process, port = served(Path(folder) / "model")
         try:
-            requests, forwards = measured(port, jpeg.getvalue(), options.rounds)
+            times = measured(port, jpeg.getvalue(), options.rounds)
         finally:
             process.terminate()
             process.communicate()
-    request, forward = statistics.median(requests), statistics.median(forwards)
-    slow = statistics.quantiles(requests, n=100)[98]
+    request, forward = (statistics.median(times[name]) for name in ("request", "forward"))
+    slow = statistics.quantiles(times["request"], n=100)[98]
     print(f"forward pass, one image   {1000 * forward:7.1f} ms")
     print(f"prediction by REST        {1000 * request:7.1f} ms   (99 of 100 in {1000 * slow:.1f})")
     what, baseline = "Time of a prediction by REST", "the network's forward pass on one image"

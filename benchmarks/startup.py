@@ -8,12 +8,11 @@ Both are processes of their own, measured in turn; medians are compared.
 from __future__ import annotations
 
 import argparse
-import statistics
 import subprocess
 import sys
-import time
+from functools import partial
 
-from ratios import Ratio, add_option, publish
+from ratios import Ratio, add_option, alternate, medians, publish
 
 PROGRAMS = {
     "import torch": ["-c", "import torch"],
@@ -21,10 +20,8 @@ PROGRAMS = {
 }
 
 
-def seconds(arguments: list[str]) -> float:
-    started = time.perf_counter()
+def run(arguments: list[str]) -> None:
     subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - started
 
 
 def main() -> None:
@@ -32,15 +29,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     add_option(parser)
     options = parser.parse_args()
-    measured: dict[str, list[float]] = {name: [] for name in PROGRAMS}
-    for _ in range(options.rounds + 1):
-        for name, arguments in PROGRAMS.items():
-            measured[name].append(seconds(arguments))
-    # The first round fills the caches of the file system.
-    medians = {name: statistics.median(found[1:]) for name, found in measured.items()}
-    for name, median in medians.items():
+    # The call that is not counted fills the caches of the file system.
+    programs = {name: partial(run, arguments) for name, arguments in PROGRAMS.items()}
+    found = medians(alternate(programs, options.rounds))
+    for name, median in found.items():
         print(f"{name:14} {1000 * median:7.0f} ms")
-    value = medians["engram --help"] / medians["import torch"]
+    value = found["engram --help"] / found["import torch"]
     publish([Ratio("Time of engram --help", "import torch", value, "at most 0.25")], options.ratios)
 
 

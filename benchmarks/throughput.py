@@ -9,15 +9,12 @@
 
     python benchmarks/throughput.py [--rounds 5] [--batches 20]
 
-The loops take turns, so that a machine that slows down slows all of them; each ratio is the median
-over the rounds.
+The loops take turns; each ratio is the median over the rounds.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -32,12 +29,13 @@ from engram.config import Schedule
 from engram.data.augment import Augmentation
 from engram.data.batches import AugmentedImages
 from engram.data.images import ImageSet
+from engram.engine.cost import wait
 from engram.engine.device import compute_exactly, move, resolve_device, resolve_precision
 from engram.engine.fit import Trainer
 from engram.models.network import Network
 from engram.models.normalise import SubtractMean
 from engram.seeding import generator
-from ratios import Ratio, add_option, publish
+from ratios import Ratio, add_option, alternate, median_ratio, medians, publish
 
 BATCH = 128
 CLASSES = 100
@@ -71,15 +69,10 @@ def optimizer_of(net: Network) -> torch.optim.SGD:
     return torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, weight_decay=2e-5)
 
 
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def engram_loop(data: ImageSet, device: torch.device, precision: str) -> Callable[[], None]:
     net = fast_network(device)
     normalise = SubtractMean(data.image_size).to(device)
-    normalise.adopt([data.pixels])
+    normalise.fit([data.pixels])
     source = AugmentedImages(data.to(device), normalise, Augmentation())
 
     def loss(x: Tensor, y: Tensor, step: object) -> dict[str, Tensor]:
@@ -88,6 +81,7 @@ def engram_loop(data: ImageSet, device: torch.device, precision: str) -> Callabl
     def loop() -> None:
         trainer = Trainer(net, task=0, seed=0, device=device, precision=precision)
         trainer.fit("training", source, loss, net.named_parameters(), SCHEDULE)
+        wait(device)
 
     return loop
 
@@ -105,6 +99,7 @@ def bare_loop(data: ImageSet, device: torch.device, precision: str) -> Callable[
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+        wait(device)
 
     return loop
 
@@ -143,16 +138,9 @@ def usual_loop(data: ImageSet, device: torch.device) -> Callable[[], None]:
             loss.backward()
             optimizer.step()
             loss.item()
+        wait(device)
 
     return loop
-
-
-def images_per_second(loop: Callable[[], None], count: int, device: torch.device) -> float:
-    synchronise(device)
-    started = time.perf_counter()
-    loop()
-    synchronise(device)
-    return count / (time.perf_counter() - started)
 
 
 def main() -> None:
@@ -170,25 +158,14 @@ def main() -> None:
         "bare": bare_loop(data, device, precision),
         "usual": usual_loop(data, device),
     }
-    for loop in loops.values():
-        loop()
-    rounds = [
-        {name: images_per_second(loop, len(data), device) for name, loop in loops.items()}
-        for _ in range(options.rounds)
-    ]
+    times = alternate(loops, options.rounds)
     print(f"ResNet-32, batch {BATCH}, {device}, {torch.get_num_threads()} threads")
-    for name, kind in (("engram", precision), ("bare", precision), ("usual", "fp32")):
-        speed = statistics.median(measured[name] for measured in rounds)
-        print(f"  {name:7}{kind:6}{speed:8.0f} images/s")
+    for name, median in medians(times).items():
+        kind = "fp32" if name == "usual" else precision
+        print(f"  {name:7}{kind:6}{len(data) / median:8.0f} images/s")
+    what, place = "Speed of training ResNet-32", (device.type, precision)
     ratios = [
-        Ratio(
-            "Speed of training ResNet-32",
-            baseline,
-            statistics.median(measured["engram"] / measured[name] for measured in rounds),
-            wanted,
-            device.type,
-            precision,
-        )
+        Ratio(what, baseline, median_ratio(times[name], times["engram"]), wanted, *place)
         for name, baseline, wanted in BASELINES
     ]
     publish(ratios, options.ratios)

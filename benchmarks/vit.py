@@ -12,9 +12,8 @@ bfloat16, as a ratio to torch's fused kernel.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,17 +24,21 @@ from engram.config import Schedule
 from engram.data.augment import Augmentation
 from engram.data.batches import AugmentedImages, Step
 from engram.data.images import ImageSet
+from engram.engine.cost import wait
 from engram.engine.device import compute_exactly, resolve_device, resolve_precision
 from engram.engine.fit import Trainer
 from engram.models.adapters import ModuleConfig, attach
 from engram.models.pretrained import BackboneConfig, load_backbone
 from engram.models.vit import SIZES, attend
 from engram.seeding import generator
-from ratios import Ratio, add_option, publish
+from ratios import Ratio, add_option, alternate, medians, publish
 
 CLASSES = 10
 NAME = "vit_tiny_patch16_224"
 ATTENTION_ROUNDS = 30
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Of queries, keys and values, each (B, heads, N, D)."""
 
 
 def network_of(name: str, size: int) -> tuple[nn.Module, Any, nn.Linear]:
@@ -46,99 +49,112 @@ def network_of(name: str, size: int) -> tuple[nn.Module, Any, nn.Linear]:
     return found.network, found.normalise, nn.Linear(found.dim, CLASSES)
 
 
-def ours(
-    images: ImageSet, size: int, batch: int, device: torch.device, precision: str
-) -> Callable[[], None]:
+@dataclass(frozen=True)
+class Setting:
+    """What is trained: so many steps on batches of images that reach the network at `size`."""
+
+    size: int
+    batch: int
+    steps: int
+    device: torch.device
+    precision: str
+
+    @property
+    def images(self) -> int:
+        """All that is trained on."""
+        return self.steps * self.batch
+
+
+def ours(setting: Setting) -> Callable[[], None]:
     """One call trains on every image once, as LAE does."""
-    backbone, normalise, head = network_of(NAME, size)
-    whole = nn.ModuleList([backbone, normalise, head]).to(device)
+    backbone, normalise, head = network_of(NAME, setting.size)
+    whole = nn.ModuleList([backbone, normalise, head]).to(setting.device)
     schedule = Schedule(
-        epochs=1, batch_size=batch, optimizer="adam", learning_rate=1e-3, decay="constant"
+        epochs=1, batch_size=setting.batch, optimizer="adam", learning_rate=1e-3, decay="constant"
     )
-    source = AugmentedImages(
-        images.to(device), normalise, Augmentation(padding=0.0, least_area=0.08)
-    )
+    shape = (setting.images, 32, 32, 3)
+    pixels = torch.randint(256, shape, generator=generator(2), dtype=torch.uint8)
+    images = ImageSet(pixels, torch.arange(setting.images) % CLASSES).to(setting.device)
+    source = AugmentedImages(images, normalise, Augmentation(padding=0.0, least_area=0.08))
 
     def loss(x: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
         return {"classification": F.cross_entropy(head(backbone(x)).float(), y)}
 
     def train() -> None:
-        trainer = Trainer(whole, task=0, seed=0, device=device, precision=precision)
+        trainer = Trainer(whole, task=0, seed=0, device=setting.device, precision=setting.precision)
         trainer.fit("modules", source, loss, whole.named_parameters(), schedule)
 
     return train
 
 
-def bare(
-    steps: int, size: int, batch: int, device: torch.device, precision: str
-) -> Callable[[], None]:
+def bare(setting: Setting) -> Callable[[], None]:
     """One call makes as many steps on one batch that is there already."""
+    device, size = setting.device, setting.size
     backbone, _, head = network_of(f"timm/{NAME}", size)
     backbone.to(device).train()
     head.to(device)
     trained = [p for p in [*backbone.parameters(), *head.parameters()] if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=1e-3)
-    x = torch.randn(batch, 3, size, size, device=device)
-    y = torch.arange(batch, device=device) % CLASSES
+    x = torch.randn(setting.batch, 3, size, size, device=device)
+    y = torch.arange(setting.batch, device=device) % CLASSES
+    low = setting.precision == "bf16"
 
     def train() -> None:
-        for _ in range(steps):
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        for _ in range(setting.steps):
+            with torch.autocast(device.type, torch.bfloat16, enabled=low):
                 loss = F.cross_entropy(head(backbone(x)).float(), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
+        wait(device)
 
     return train
 
 
-def attention(
-    function: Callable[[Tensor, Tensor, Tensor], Tensor],
-    size: int,
-    batch: int,
-    device: torch.device,
-) -> Callable[[], None]:
+def attention(function: Attention, setting: Setting) -> Callable[[], None]:
     """One call attends with a block's queries, keys and values, forward and backward."""
-    tiny, tokens = SIZES["tiny"], (size // 16) ** 2 + 1
-    shape = (batch, tiny.heads, tokens, tiny.dim // tiny.heads)
+    tiny, tokens = SIZES["tiny"], (setting.size // 16) ** 2 + 1
+    shape = (setting.batch, tiny.heads, tokens, tiny.dim // tiny.heads)
     parts = [
-        torch.randn(shape, device=device, dtype=torch.bfloat16, requires_grad=True)
+        torch.randn(shape, device=setting.device, dtype=torch.bfloat16, requires_grad=True)
         for _ in range(3)
     ]
 
     def run() -> None:
         function(*parts).sum().backward()
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
+        wait(setting.device)
 
     return run
 
 
-def seconds(function: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
+def speed_of_training(setting: Setting, rounds: int) -> Ratio:
+    runs = {"timm, bare loop": bare(setting), "engram": ours(setting)}
+    found = medians(alternate(runs, rounds))
+    for name, taken in found.items():
+        print(f"{name:16} {setting.images / taken:8.1f} images/s")
+    print(f"{setting.precision}, {setting.device}")
+    return Ratio(
+        f"Speed of training a ViT-Tiny's adapters, {setting.size} pixels",
+        "timm's ViT-Tiny in a bare loop",
+        found["timm, bare loop"] / found["engram"],
+        "at least 0.95",
+        setting.device.type,
+        setting.precision,
+    )
 
 
-def medians(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Seconds of a call of each, measured in turn after one that is not counted."""
-    for run in runs.values():
-        run()
-    found: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            found[name].append(seconds(run))
-    return {name: statistics.median(times) for name, times in found.items()}
-
-
-def allow_torchvision_to_be_absent() -> torch.library.Library:
-    """timm imports torchvision, which beside a CPU build of torch lacks two operators."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in () if torch.version.cuda else ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
+def speed_of_attention(setting: Setting) -> Ratio:
+    kernels: dict[str, Attention] = {"fused": F.scaled_dot_product_attention, "engram": attend}
+    runs = {name: attention(function, setting) for name, function in kernels.items()}
+    found = medians(alternate(runs, ATTENTION_ROUNDS))
+    return Ratio(
+        "Speed of attention, forward and backward",
+        "torch's fused kernel",
+        found["fused"] / found["engram"],
+        "at least 1",
+        setting.device.type,
+        "bf16",
+    )
 
 
 def main() -> None:
@@ -153,32 +169,9 @@ def main() -> None:
     device = resolve_device(options.device)
     compute_exactly(device)
     precision = resolve_precision("auto", device)
-    count = options.steps * options.batch
-    pixels = torch.randint(256, (count, 32, 32, 3), generator=generator(2), dtype=torch.uint8)
-    images = ImageSet(pixels, torch.arange(count) % CLASSES)
-    library = allow_torchvision_to_be_absent()
-    runs = {
-        "timm, bare loop": bare(options.steps, options.size, options.batch, device, precision),
-        "engram": ours(images, options.size, options.batch, device, precision),
-    }
-    del library
-    found = medians(runs, options.rounds)
-    for name, taken in found.items():
-        print(f"{name:16} {count / taken:8.1f} images/s")
-    print(f"{precision}, {device}")
-    what = f"Speed of training a ViT-Tiny's adapters, {options.size} pixels"
-    value = found["timm, bare loop"] / found["engram"]
-    baseline, place = "timm's ViT-Tiny in a bare loop", (device.type, precision)
-    training = Ratio(what, baseline, value, "at least 0.95", *place)
-    kernels = {
-        name: attention(function, options.size, options.batch, device)
-        for name, function in (("fused", F.scaled_dot_product_attention), ("engram", attend))
-    }
-    found = medians(kernels, ATTENTION_ROUNDS)
-    what, baseline = "Speed of attention, forward and backward", "torch's fused kernel"
-    faster = found["fused"] / found["engram"]
-    attending = Ratio(what, baseline, faster, "at least 1", device.type, "bf16")
-    publish([training, attending], options.ratios)
+    setting = Setting(options.size, options.batch, options.steps, device, precision)
+    ratios = [speed_of_training(setting, options.rounds), speed_of_attention(setting)]
+    publish(ratios, options.ratios)
 
 
 if __name__ == "__main__":

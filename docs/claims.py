@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from measured import AVERAGE_AND_LAST, NOTHING, Summaries
 
@@ -12,8 +11,11 @@ from engram.results.comparison import changed_settings
 from engram.results.formats import ABSENT, markdown
 from engram.results.paired import Gain
 
-Run = Mapping[str, Any]
-Accuracies = Mapping[str, Any]
+ByPair = Mapping[tuple[int, str], float]
+"""A measure by what makes runs a pair: seed and class order."""
+
+NOT_MEASURED = "not measured"
+NO_VERDICT = "one pair, no verdict"
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,9 @@ def judged(claims: Sequence[Claim], summaries: Summaries) -> str:
 
 
 def _row(claim: Claim, pairs: Pairs) -> list[str]:
-    if not len(pairs):
+    if not pairs:
         wanted = "" if claim.least is None else f"; {claim.least:+g} is asked"
-        return [claim.text, ABSENT, ABSENT, "0", f"not measured{wanted}"]
+        return [claim.text, ABSENT, ABSENT, "0", f"{NOT_MEASURED}{wanted}"]
     gains = [str(Gain.of(values)) for values in pairs.gains]
     count = ", ".join(filter(None, [str(len(pairs)), pairs.precision]))
     return [claim.text, *gains, count, verdict(pairs.gains[0], claim.least)]
@@ -95,26 +97,35 @@ def verdict(differences: Sequence[float], least: float | None = None) -> str:
             return f"{met}, one pair"
         return f"{met}, within the interval" if abs(gain.mean - least) <= gain.margin else met
     if gain.margin is None:
-        return "one pair, no verdict"
+        return NO_VERDICT
     if gain.is_clear:
         return "gains" if gain.mean > 0 else "loses"
-    above = sum(each > 0 for each in differences)
-    return f"undecided, gains in {above} of {len(differences)}"
+    return f"undecided, gains in {how_many_gain(differences)}"
 
 
-def by_pair(runs: Summaries) -> dict[tuple[int, str], Run]:
-    """Runs by what makes them one of a pair: seed and class order.
+def how_many_gain(differences: Sequence[float]) -> str:
+    """`2 of 3`."""
+    return f"{sum(each > 0 for each in differences)} of {len(differences)}"
+
+
+def by_pair(runs: Summaries, measure: str, rule: str | None = None) -> ByPair:
+    """A measure of every run by a decision rule, the one that counts where None.
 
     Raises:
-        ValueError: two have the same.
+        ValueError: two runs have the same seed and class order.
     """
-    found: dict[tuple[int, str], Run] = {}
+    found: dict[tuple[int, str], float] = {}
     for run in runs:
         pair = run["seed"], run["order"]
         if pair in found:
             raise ValueError(f"Two runs of {run['method']}, {run['preset']} have {pair}.")
-        found[pair] = run
+        found[pair] = (run if rule is None else run["accuracy_by_classifier"][rule])[measure]
     return found
+
+
+def gains_by_pair(ours: ByPair, theirs: ByPair) -> list[float]:
+    """By how much ours are higher, for every pair that is whole."""
+    return [ours[pair] - theirs[pair] for pair in sorted(ours.keys() & theirs.keys())]
 
 
 def _pairs(claim: Claim, summaries: Summaries) -> Pairs:
@@ -146,22 +157,10 @@ def _trained_in(precision: str, runs: Summaries) -> Summaries:
 
 
 def _gains(claim: Claim, here: Summaries, there: Summaries, precision: str) -> Pairs:
-    ours, theirs = by_pair(here), by_pair(there)
-    shared = sorted(ours.keys() & theirs.keys())
     average, last = (
-        [
-            _accuracies(ours[pair], claim.side)[measure]
-            - _accuracies(theirs[pair], claim.other)[measure]
-            for pair in shared
-        ]
+        gains_by_pair(
+            by_pair(here, measure, claim.side.rule), by_pair(there, measure, claim.other.rule)
+        )
         for measure in AVERAGE_AND_LAST
     )
     return Pairs(precision, (average, last))
-
-
-def _accuracies(run: Run, side: Side) -> Accuracies:
-    """By the decision rule of a side."""
-    if side.rule is None:
-        return run
-    found: Accuracies = run["accuracy_by_classifier"][side.rule]
-    return found

@@ -29,7 +29,12 @@ COSTS = ("parameters", "multiply_adds", "latency_ms")
 
 EQUAL_BYTES = (10_000_000, 20_000_000, 40_000_000)
 CLOSE_ENOUGH = 1.1
-"""Of a number of bytes, what still counts as it."""
+"""Times a number of bytes: what is held up to here still counts as that number."""
+
+MOST_PARAMETERS = 5_000_000
+"""On average over ten tasks: what a pruned ResNet-18 is to need."""
+MOST_BESIDE = 0.7
+"""Points by which a reproduction may differ from what was published."""
 
 
 def pruning(summaries: Summaries) -> str:
@@ -45,8 +50,9 @@ def pruning(summaries: Summaries) -> str:
     header += ["Processor and precision"]
     rows = []
     for row, runs in pooled(found):
-        end = [statistics.fmean(run[name][-1] for run in runs) for name in COSTS]
-        average = statistics.fmean(statistics.fmean(run["parameters"]) for run in runs)
+        parameters, multiply_adds, milliseconds = (
+            statistics.fmean(run[name][-1] for run in runs) for name in COSTS
+        )
         rows.append(
             [
                 f"{row.stream}, {row.preset}",
@@ -54,15 +60,20 @@ def pruning(summaries: Summaries) -> str:
                 str(len(row.seeds)),
                 str(row.average),
                 str(row.last),
-                format_count(end[0]),
-                format_count(average),
-                format_count(end[1]),
-                f"{end[2]:.1f}",
+                format_count(parameters),
+                format_count(_average_parameters(runs)),
+                format_count(multiply_adds),
+                f"{milliseconds:.1f}",
                 format_seconds(row.seconds),
                 processors(runs),
             ]
         )
     return markdown(header, rows, texts=2) if rows else NOTHING
+
+
+def _average_parameters(runs: Summaries) -> float:
+    """Over tasks and runs."""
+    return statistics.fmean(statistics.fmean(run["parameters"]) for run in runs)
 
 
 WHOLE = Side("der", "laptop", "raw", "2000")
@@ -104,33 +115,12 @@ def _all_images(codec: str) -> float:
 
 def equal_bytes(summaries: Summaries) -> str:
     """Accuracy by exemplars and parameters together, near one of EQUAL_BYTES."""
-    found = [
-        summary
-        for summary in tests_in_ten_tasks(summaries)
-        if summary["config"]["budget"].endswith("B")
-        and summary["config"]["budget"] not in memory_study.BUDGETS
-    ]
     rows: dict[tuple[str, ...], dict[int, str]] = {}
-    for row, runs in pooled(found):
+    for row, runs in pooled(_in_bytes(summaries)):
         scale = "laptop" if row.preset in ("laptop", "best") else "quick"
-        name = (scale, f"{row.method}, {row.setting}", row.codec)
-        nearest = min(EQUAL_BYTES, key=lambda step: abs(step - row.total_bytes))
-        updates = statistics.fmean(run["updates"] for run in runs)
-        held = f"{row.total_bytes / 1e6:.1f} MB, {updates:,.0f} updates, n = {len(runs)}"
-        cells = rows.setdefault(name, {})
-        cells[nearest] = f"{row.average} / {row.last} in {held}"
-        own = 4 * row.parameters
-        for step in EQUAL_BYTES:
-            if step < own:
-                cells[step] = f"cannot be: {own / 1e6:.1f} MB are parameters"
-            elif step > (own + _all_images(row.codec)) * CLOSE_ENOUGH:
-                cells[step] = f"cannot be: all images take {_all_images(row.codec) / 1e6:.1f} MB"
-    header = [
-        "Compares",
-        "Method, preset",
-        "Codec",
-        *(f"{step // 10**6} MB" for step in EQUAL_BYTES),
-    ]
+        name = (scale, f"{row.method}, {row.preset_and_changes}", row.codec)
+        rows.setdefault(name, {}).update(_measured_cell(row, runs) | _impossible_cells(row))
+    steps = [f"{step // 10**6} MB" for step in EQUAL_BYTES]
     lines = [
         [scale, method, f"`{codec}`", *(cells.get(step, ABSENT) for step in EQUAL_BYTES)]
         for (scale, method, codec), cells in sorted(rows.items())
@@ -140,13 +130,47 @@ def equal_bytes(summaries: Summaries) -> str:
         for scale in ("quick", "laptop")
         if not any(line[0] == scale for line in lines)
     ]
-    return "\n".join([markdown(header, lines, texts=3), *missing_ones]) if lines else NOTHING
+    table = markdown(["Compares", "Method, preset", "Codec", *steps], lines, texts=3)
+    return "\n".join([table, *missing_ones]) if lines else NOTHING
+
+
+def _in_bytes(summaries: Summaries) -> Summaries:
+    """Runs whose budget is in bytes, and none of the memory study's."""
+    return [
+        summary
+        for summary in tests_in_ten_tasks(summaries)
+        if summary["config"]["budget"].endswith("B")
+        and summary["config"]["budget"] not in memory_study.BUDGETS
+    ]
+
+
+def _measured_cell(row: ComparisonRow, runs: Summaries) -> dict[int, str]:
+    """Accuracy, in the column that is nearest to what is held."""
+    nearest = min(EQUAL_BYTES, key=lambda step: abs(step - row.total_bytes))
+    updates = statistics.fmean(run["updates"] for run in runs)
+    held = f"{row.total_bytes / 1e6:.1f} MB, {updates:,.0f} updates, n = {len(runs)}"
+    return {nearest: f"{row.average} / {row.last} in {held}"}
+
+
+def _impossible_cells(row: ComparisonRow) -> dict[int, str]:
+    """Columns below what the parameters take, and beyond what all images take with them."""
+    parameters, images = 4 * row.parameters, _all_images(row.codec)
+    cells = {}
+    for step in EQUAL_BYTES:
+        if step < parameters:
+            cells[step] = f"cannot be: {parameters / 1e6:.1f} MB are parameters"
+        elif step > (parameters + images) * CLOSE_ENOUGH:
+            cells[step] = f"cannot be: all images take {images / 1e6:.1f} MB"
+    return cells
 
 
 def der_paper(summaries: Summaries) -> str:
     """The curves of DER's authors, and ours beside them, or that there is none yet."""
+    authors = of_benchmark("authors")
+    if authors is None:
+        return NOTHING
     rows = []
-    for stream, curves in (of_benchmark("authors") or {})["der"].items():
+    for stream, curves in authors["der"].items():
         budget = "2000" if "/b0-" in stream else "20/class"
         for name, curve in curves.items():
             rows.append([stream, name, "authors, 3 orders", *_curve(curve), ABSENT, ABSENT])
@@ -178,19 +202,13 @@ def _our_row(
     """Our curve, by how much it differs, and how many parameters it takes."""
     size = ", ".join([name, *row.differences])
     who = f"engram, {', '.join(row.orders)}, n = {len(runs)}"
-    parameters = statistics.fmean(statistics.fmean(run["parameters"]) for run in runs)
+    parameters = _average_parameters(runs)
     told = format_count(parameters)
     if name == "pruned" and "/b0-" in stream:
         met = "within" if parameters <= MOST_PARAMETERS else "not within"
         told = f"{told}: {met} {format_count(MOST_PARAMETERS)}"
     curve = mean_curve(row)
     return [stream, size, who, *_curve(curve), _beside(curve, authors), told]
-
-
-MOST_PARAMETERS = 5_000_000
-"""On average over ten tasks: what a pruned ResNet-18 is to need."""
-MOST_BESIDE = 0.7
-"""Points by which a reproduction may differ from what was published."""
 
 
 def _beside(curve: Sequence[float], authors: Sequence[float]) -> str:

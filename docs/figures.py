@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lae_study
 import matplotlib
 import memory_study
 from matplotlib.axes import Axes
@@ -35,7 +36,6 @@ Groups = Mapping[str, Summaries]
 
 FLOATS = ("float16", "float32")
 
-PUBLISHED_VOTE = "online + offline ema"
 PUBLISHED_MODULES = "adapter 5, msa"
 
 LONGEST_BESIDE = 20
@@ -61,6 +61,20 @@ matplotlib.rcParams.update(
         "axes.axisbelow": True,
     }
 )
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a figure shows: nothing, as long as `curves` finds nothing among the summaries.
+
+    Attributes:
+        note: a sentence to stand below it, where caption and legend do not say all.
+    """
+
+    caption: str
+    curves: Callable[[Summaries], Curves]
+    furnish: Callable[[Axes], None]
+    note: Callable[[Summaries], str] = lambda summaries: ""
 
 
 def float_curves(summaries: Summaries) -> Curves:
@@ -93,7 +107,7 @@ def byte_curves(rule: str) -> Callable[[Summaries], Curves]:
             point = row.memory_bytes / 1e6, memory_study.average_by(rule, runs)
             points.setdefault(row.codec, []).append(point)
         return {
-            codec: tuple(map(list, zip(*sorted(found), strict=True)))  # type: ignore[misc]
+            codec: ([size for size, _ in sorted(found)], [value for _, value in sorted(found)])
             for codec, found in sorted(points.items())
             if len(found) > 1
         }
@@ -133,7 +147,7 @@ def _by_modules(summaries: Summaries, preset: str, images: str) -> Groups:
     """Runs of LAE with the published vote, by their modules."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in lae_runs(summaries, preset, images):
-        if PUBLISHED_VOTE in run["accuracy_by_classifier"]:
+        if lae_study.PUBLISHED_VOTE in run["accuracy_by_classifier"]:
             groups.setdefault(modules_in_words(run), []).append(run)
     return groups
 
@@ -153,10 +167,10 @@ def _gains(curves: Curves, base: Curve) -> Curves:
     }
 
 
-def _richest(summaries: Summaries, curves: Callable[[Groups], Curves]) -> tuple[Groups, Curves]:
-    """The runs and the lines of the preset that has most of these."""
+def _richest(summaries: Summaries, gains: Callable[[Groups], Curves]) -> Groups:
+    """The runs of the preset that has most lines."""
     groups = [_by_modules(summaries, *preset) for preset in LAE_PRESETS]
-    return max(((each, curves(each)) for each in groups), key=lambda found: len(found[1]))
+    return max(groups, key=lambda each: len(gains(each)))
 
 
 def _module_gains(groups: Groups) -> Curves:
@@ -166,7 +180,7 @@ def _module_gains(groups: Groups) -> Curves:
         name: [run for run in runs if run["order"] in orders] for name, runs in groups.items()
     }
     whole = {
-        name: _by_task(runs, PUBLISHED_VOTE)
+        name: _by_task(runs, lae_study.PUBLISHED_VOTE)
         for name, runs in shared.items()
         if orders and {run["order"] for run in runs} == orders
     }
@@ -176,60 +190,32 @@ def _module_gains(groups: Groups) -> Curves:
 def _merge_gains(groups: Groups) -> Curves:
     """By merges of the published modules."""
     runs = groups.get(PUBLISHED_MODULES, [])
-    rules = [
-        rule
+    prefix = lae_study.VOTE.format("")
+    curves = {
+        rule.removeprefix(prefix): _by_task(runs, rule)
         for rule in (runs[0]["accuracy_by_classifier"] if runs else ())
-        if rule.startswith("online + offline") and "ridge" not in rule
-    ]
-    curves = {rule.removeprefix("online + offline "): _by_task(runs, rule) for rule in rules}
+        if rule.startswith(prefix) and "ridge" not in rule
+    }
     return _gains(curves, curves["ema"]) if curves else {}
 
 
-def module_curves(summaries: Summaries) -> Curves:
-    """What kinds of modules gain over the published one, by classes seen."""
-    return _richest(summaries, _module_gains)[1]
-
-
-def merging_curves(summaries: Summaries) -> Curves:
-    """What merges of the published modules gain over the moving average, by classes seen."""
-    return _richest(summaries, _merge_gains)[1]
-
-
-def modules_note(summaries: Summaries) -> str:
-    """What the lines of the figure of modules are of."""
-    return _note(_richest(summaries, _module_gains)[0])
-
-
-def merging_note(summaries: Summaries) -> str:
-    """What the lines of the figure of merges are of."""
-    return _note(_richest(summaries, _merge_gains)[0])
+def _of_lae(caption: str, gains: Callable[[Groups], Curves], over: str) -> Drawing:
+    """What something gains, in the runs of the preset that has most lines."""
+    return Drawing(
+        caption,
+        lambda summaries: gains(_richest(summaries, gains)),
+        _gains_by_classes(over),
+        lambda summaries: _note(_richest(summaries, gains)),
+    )
 
 
 def _note(groups: Groups) -> str:
+    """What the lines are of."""
     runs = groups[PUBLISHED_MODULES]
     count = len({run["order"] for run in runs})
     orders = "one class order" if count == 1 else f"means over {count} class orders"
     chance = " With one order, differences below a point may be chance." if count == 1 else ""
     return f"Preset {runs[0]['preset']}, {runs[0]['evaluate_on']} images, {orders}.{chance}"
-
-
-def no_note(summaries: Summaries) -> str:
-    """Of a figure whose caption and legend say all."""
-    return ""
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """What a figure shows: nothing, as long as `curves` finds nothing among the summaries.
-
-    Attributes:
-        note: a sentence to stand below it.
-    """
-
-    caption: str
-    curves: Callable[[Summaries], Curves]
-    furnish: Callable[[Axes], None]
-    note: Callable[[Summaries], str] = no_note
 
 
 def pruning_curves(summaries: Summaries) -> Curves:
@@ -278,18 +264,16 @@ FIGURES = {
         pruning_curves,
         _by_size,
     ),
-    "modules": Drawing(
+    "modules": _of_lae(
         "What kinds of modules gain over LAE's published one, by classes seen.",
-        module_curves,
-        _gains_by_classes(PUBLISHED_MODULES),
-        modules_note,
+        _module_gains,
+        PUBLISHED_MODULES,
     ),
-    "merging": Drawing(
+    "merging": _of_lae(
         "What merges of LAE's modules gain over the published moving average, ema, by classes seen."
         " ties:D keeps the share D of the largest differences.",
-        merging_curves,
-        _gains_by_classes("ema"),
-        merging_note,
+        _merge_gains,
+        "ema",
     ),
 }
 
@@ -318,7 +302,8 @@ def draw(folder: Path, name: str, summaries: Summaries) -> None:
     """Draw a figure anew."""
     drawing = FIGURES[name]
     data = drawing.curves(summaries)
-    height = 4.2 if max(map(len, data)) <= LONGEST_BESIDE else 4.2 + 0.12 * len(data)
+    names_beside = max(map(len, data)) <= LONGEST_BESIDE
+    height = 4.2 if names_beside else 4.2 + 0.12 * len(data)
     figure = Figure(figsize=(7.2, height), layout="constrained")
     axes = figure.add_subplot()
     # The legend names lines from the highest end to the lowest, as they lie beside it.
@@ -330,10 +315,10 @@ def draw(folder: Path, name: str, summaries: Summaries) -> None:
         colour, marker = styles[label]
         axes.plot(x, y, color=colour, marker=marker, label=label, markersize=5, linewidth=1.8)
     drawing.furnish(axes)
-    if max(map(len, data)) > LONGEST_BESIDE:
-        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
-    else:
+    if names_beside:
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    else:
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     folder.mkdir(exist_ok=True)
     metadata = {"Date": None, "Description": _digest(data)}
     figure.savefig(path_of(folder, name), metadata=metadata, facecolor="white")

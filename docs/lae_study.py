@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from claims import by_pair
+from claims import NO_VERDICT, NOT_MEASURED, ByPair, by_pair, gains_by_pair, how_many_gain
 from measured import (
     NOTHING,
     TEN_TASKS,
@@ -26,9 +26,14 @@ ALL_AT_ONCE = "cifar100/100"
 CLAIMED_ON = ("laptop", "paper-tiny", "paper")
 """The presets whose test images claims are judged on."""
 
-NOT_MEASURED = "not measured"
 NOT_CHOSEN = "TIES"
 """Stands for a density before validation images have chosen one."""
+
+VOTE = "online + offline {}"
+ALL_THREE = f"{VOTE} + ridge"
+VOTES = {"offline alone": "offline {}", "online + offline": VOTE, "all three": ALL_THREE}
+"""Decision rules by who decides; a merge is to be filled in."""
+PUBLISHED_VOTE = VOTE.format("ema")
 
 
 def lae_votes(summaries: Summaries) -> str:
@@ -68,28 +73,18 @@ def _part(summaries: Summaries) -> str:
             if rule.startswith("offline ")
         )
     )
-    votes = [
-        [
-            modules_in_words(runs[0]),
-            _parameters(runs[0]),
-            str(len(runs)),
-            vote,
-            *(_cell(runs, rule.format(merge)) for merge in merges),
-        ]
-        for _, runs in rows
-        for vote, rule in VOTES.items()
-        if any(_cell(runs, rule.format(merge)) != ABSENT for merge in merges)
-    ]
+    votes = []
+    for _, runs in rows:
+        name = [modules_in_words(runs[0]), _parameters(runs[0]), str(len(runs))]
+        for who, rule in VOTES.items():
+            cells = [by_rule(runs, rule.format(merge)) for merge in merges]
+            if any(cell != ABSENT for cell in cells):
+                votes.append([*name, who, *cells])
     header = ["Modules", "Parameters", "Orders", "Who decides", *merges]
     tables = [markdown(header, votes, texts=1)] if votes else []
     if beside := _beside(summaries):
         tables.append(markdown(["Without a vote", "Orders", "Average / last"], beside))
     return "\n".join(tables)
-
-
-VOTE = "online + offline {}"
-ALL_THREE = "online + offline {} + ridge"
-VOTES = {"offline alone": "offline {}", "online + offline": VOTE, "all three": ALL_THREE}
 
 
 def _beside(summaries: Summaries) -> list[list[str]]:
@@ -98,13 +93,13 @@ def _beside(summaries: Summaries) -> list[list[str]]:
     for row, runs in pooled(summaries):
         if row.method == "ranpac":
             name = ", ".join(["RanPAC alone", *row.differences])
-            found.append([name, str(len(runs)), _cell(runs, row.classifier)])
+            found.append([name, str(len(runs)), by_rule(runs, row.classifier)])
         elif row.stream == ALL_AT_ONCE:
             name = f"{modules_in_words(runs[0])}: everything at once"
-            found.append([name, str(len(runs)), _cell(runs, "online")])
+            found.append([name, str(len(runs)), by_rule(runs, "online")])
         else:
             found += [
-                [f"{modules_in_words(runs[0])}: {rule} alone", str(len(runs)), _cell(runs, rule)]
+                [f"{modules_in_words(runs[0])}: {rule} alone", str(len(runs)), by_rule(runs, rule)]
                 for rule in ("online", "ridge")
             ]
     return [cells for cells in found if cells[-1] != ABSENT]
@@ -116,12 +111,8 @@ def _parameters(summary: Mapping[str, Any]) -> str:
     return ABSENT if count is None else f"{count:,}"
 
 
-def _cell(runs: Summaries, rule: str) -> str:
-    return by_rule(runs, rule)
-
-
 @dataclass(frozen=True)
-class Side:
+class RuleSide:
     """One side of a comparison: a decision rule of runs with these settings."""
 
     rule: str
@@ -130,7 +121,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Claim:
+class GapClaim:
     """A comparison that is judged.
 
     Attributes:
@@ -140,13 +131,13 @@ class Claim:
     """
 
     text: str
-    side: Side
-    other: Side
+    side: RuleSide
+    other: RuleSide
     least: float = 0.0
     share: float | None = None
 
 
-PUBLISHED = Side(VOTE.format("ema"))
+PUBLISHED = RuleSide(PUBLISHED_VOTE)
 TWICE = ("size=10",)
 """The published adapter with twice its parameters, as many as its rivals have."""
 CONVOLUTION = ("module=conv-adapter", "size=10")
@@ -165,7 +156,7 @@ class Chosen:
     """
 
     density: str | None
-    best: Side | None
+    best: RuleSide | None
 
 
 def chosen(summaries: Summaries) -> Chosen:
@@ -178,7 +169,7 @@ def chosen(summaries: Summaries) -> Chosen:
     orders = {run["order"] for run in published}
     densities = {merge: _mean(published, VOTE.format(merge)) for merge in DENSITIES if published}
     whole = {
-        Side(rule, changed): _mean([run for run in runs if run["order"] in orders], rule)
+        RuleSide(rule, changed): _mean([run for run in runs if run["order"] in orders], rule)
         for changed, runs in found.items()
         for rule in runs[0]["accuracy_by_classifier"]
         if rule.startswith("online + offline") and rule.endswith("ridge")
@@ -200,65 +191,69 @@ def _mean(runs: Summaries, rule: str) -> float:
     return statistics.fmean(values) if values else 0.0
 
 
-def claims_about(choice: Chosen) -> list[Claim]:
+def claims_about(choice: Chosen) -> list[GapClaim]:
     """What the table of claims compares."""
     ties = VOTE.format(choice.density or NOT_CHOSEN)
-    alone = Side(ties)
-    together = Side(ties, BOTH)
-    convolved = Side(PUBLISHED.rule, BOTH)
-    third = Side(ALL_THREE.format("ema"))
+    alone = RuleSide(ties)
+    together = RuleSide(ties, BOTH)
+    convolved = RuleSide(PUBLISHED_VOTE, BOTH)
+    third = RuleSide(ALL_THREE.format("ema"))
     return [
-        Claim(
+        GapClaim(
             "convolution, at equal parameters",
-            Side(PUBLISHED.rule, CONVOLUTION),
-            Side(PUBLISHED.rule, TWICE),
+            RuleSide(PUBLISHED_VOTE, CONVOLUTION),
+            RuleSide(PUBLISHED_VOTE, TWICE),
         ),
-        Claim(
+        GapClaim(
             "plain adapters beside the MLP too, at equal parameters",
-            Side(PUBLISHED.rule, BOTH_PLACES),
-            Side(PUBLISHED.rule, TWICE),
+            RuleSide(PUBLISHED_VOTE, BOTH_PLACES),
+            RuleSide(PUBLISHED_VOTE, TWICE),
         ),
-        Claim(
+        GapClaim(
             "conv adapters beside the MLP too, at equal parameters",
             convolved,
-            Side(PUBLISHED.rule, CONVOLUTION),
+            RuleSide(PUBLISHED_VOTE, CONVOLUTION),
         ),
-        Claim("A: conv adapters beside both, for the published adapter", convolved, PUBLISHED),
+        GapClaim("A: conv adapters beside both, for the published adapter", convolved, PUBLISHED),
         *(
-            Claim(f"{merge} for the moving average", Side(VOTE.format(merge)), PUBLISHED)
+            GapClaim(f"{merge} for the moving average", RuleSide(VOTE.format(merge)), PUBLISHED)
             for merge in ("mean", *DENSITIES)
         ),
         *(
-            Claim(
-                f"{merge} for the plain mean", Side(VOTE.format(merge)), Side(VOTE.format("mean"))
+            GapClaim(
+                f"{merge} for the plain mean",
+                RuleSide(VOTE.format(merge)),
+                RuleSide(VOTE.format("mean")),
             )
             for merge in DENSITIES
         ),
-        Claim(
+        GapClaim(
             f"B: {choice.density or NOT_CHOSEN}, at the best density on validation images",
             alone,
             PUBLISHED,
         ),
-        Claim("A and B together", together, PUBLISHED),
-        Claim("what A adds to B", together, alone),
-        Claim("what B adds to A", together, convolved),
-        Claim("ridge regression as third expert", third, PUBLISHED, share=0.5),
-        Claim(
-            "the three experts, for ridge regression alone in the same run", third, Side("ridge")
+        GapClaim("A and B together", together, PUBLISHED),
+        GapClaim("what A adds to B", together, alone),
+        GapClaim("what B adds to A", together, convolved),
+        GapClaim("ridge regression as third expert", third, PUBLISHED, share=0.5),
+        GapClaim(
+            "the three experts, for ridge regression alone in the same run",
+            third,
+            RuleSide("ridge"),
         ),
-        Claim(
+        GapClaim(
             "the three experts, for RanPAC as it is",
             third,
-            Side("ridge", ("adapt=False",), "ranpac"),
+            RuleSide("ridge", ("adapt=False",), "ranpac"),
         ),
-        Claim(
+        GapClaim(
             "the three experts, for RanPAC on modules of the first task",
             third,
-            Side("ridge", ("adapt=True",), "ranpac"),
+            RuleSide("ridge", ("adapt=True",), "ranpac"),
         ),
-        Claim(
+        GapClaim(
             f"the best on validation images ({_in_words(choice.best)})",
-            choice.best or Side(NOT_CHOSEN),
+            choice.best or RuleSide(NOT_CHOSEN),
             PUBLISHED,
             least=1.0,
             share=0.5,
@@ -266,7 +261,7 @@ def claims_about(choice: Chosen) -> list[Claim]:
     ]
 
 
-def _in_words(side: Side | None) -> str:
+def _in_words(side: RuleSide | None) -> str:
     if side is None:
         return "not chosen yet"
     return ", ".join([side.rule, *(side.changed or ("published modules",))])
@@ -275,44 +270,44 @@ def _in_words(side: Side | None) -> str:
 def lae_claims(summaries: Summaries) -> str:
     """Differences in points of last accuracy, class order by class order, with a verdict."""
     claims = claims_about(chosen(summaries))
+    header = ["What", "Gain, points of last accuracy", "Orders in which it gains"]
+    header += ["Share of the gap to everything at once", "Verdict"]
     tables = []
     for preset in CLAIMED_ON:
         tests = [
             run for run in summaries if (run["preset"], run["evaluate_on"]) == (preset, "test")
         ]
         for title, runs in sorted(_parts(tests).items()):
-            ten_tasks = [run for run in runs if run["stream"] == TEN_TASKS]
-            if not _last(ten_tasks, PUBLISHED):
-                continue
-            at_once = [run for run in runs if run["stream"] == ALL_AT_ONCE]
-            rows = [_judged(claim, ten_tasks, _last(at_once, Side("online"))) for claim in claims]
-            header = ["What", "Gain, points of last accuracy", "Orders in which it gains"]
-            header += ["Share of the gap to everything at once", "Verdict"]
-            tables.append(f"### {title}\n\n{markdown(header, rows)}")
+            if rows := _judged(claims, runs):
+                tables.append(f"### {title}\n\n{markdown(header, rows)}")
     return "\n".join(tables) or NOTHING
 
 
-Accuracies = Mapping[tuple[int, str], float]
-"""By what makes runs a pair: seed and class order."""
+def _judged(claims: Sequence[GapClaim], runs: Summaries) -> list[list[str]]:
+    """A row for each claim; none where the published LAE was not run."""
+    ten_tasks = [run for run in runs if run["stream"] == TEN_TASKS]
+    if not _last(ten_tasks, PUBLISHED):
+        return []
+    at_once = _last([run for run in runs if run["stream"] == ALL_AT_ONCE], RuleSide("online"))
+    return [_row(claim, ten_tasks, at_once) for claim in claims]
 
 
-def _judged(claim: Claim, summaries: Summaries, at_once: Accuracies) -> list[str]:
-    here, there = _last(summaries, claim.side), _last(summaries, claim.other)
-    differences = [here[pair] - there[pair] for pair in sorted(here.keys() & there.keys())]
+def _row(claim: GapClaim, runs: Summaries, at_once: ByPair) -> list[str]:
+    here, there = _last(runs, claim.side), _last(runs, claim.other)
+    differences = gains_by_pair(here, there)
     if not differences:
         return [claim.text, *[ABSENT] * 3, NOT_MEASURED]
-    above = sum(each > 0 for each in differences)
     share = None if claim.share is None else _share_of_gap(here, there, at_once)
     told = ABSENT if share is None else f"{100 * share:.0f} %"
     gain = Gain.of(differences)
-    cells = [claim.text, str(gain), f"{above} of {len(differences)}", told]
+    cells = [claim.text, str(gain), how_many_gain(differences), told]
     return [*cells, _verdict(claim, gain, share)]
 
 
-def _verdict(claim: Claim, gain: Gain, share: float | None) -> str:
+def _verdict(claim: GapClaim, gain: Gain, share: float | None) -> str:
     """Whether a claim holds: beyond chance, and by as much as is asked."""
     if gain.margin is None:
-        return "one order, no verdict"
+        return NO_VERDICT
     if not gain.is_clear:
         return "undecided"
     if gain.mean < 0:
@@ -328,7 +323,7 @@ def _verdict(claim: Claim, gain: Gain, share: float | None) -> str:
     return f"gains, but less than {' and '.join(short)}" if short else "holds"
 
 
-def _last(summaries: Summaries, side: Side) -> Accuracies:
+def _last(summaries: Summaries, side: RuleSide) -> ByPair:
     """Last accuracy by pair."""
     runs = [
         run
@@ -337,10 +332,7 @@ def _last(summaries: Summaries, side: Side) -> Accuracies:
         and set(_settings(run)) == set(side.changed)
         and side.rule in run["accuracy_by_classifier"]
     ]
-    return {
-        pair: run["accuracy_by_classifier"][side.rule]["last_accuracy"]
-        for pair, run in by_pair(runs).items()
-    }
+    return by_pair(runs, "last_accuracy", side.rule)
 
 
 def _settings(summary: Mapping[str, Any]) -> list[str]:
@@ -350,7 +342,7 @@ def _settings(summary: Mapping[str, Any]) -> list[str]:
     return sorted({*changed, adapted}) if summary["method"] == "ranpac" else changed
 
 
-def _share_of_gap(here: Accuracies, there: Accuracies, at_once: Accuracies) -> float | None:
+def _share_of_gap(here: ByPair, there: ByPair, at_once: ByPair) -> float | None:
     """How much of the way from `there` to everything at once `here` goes, over the pairs that all
     three have; None where there is no such way."""
     pairs = here.keys() & there.keys() & at_once.keys()

@@ -116,7 +116,7 @@ def of_benchmark(name: str) -> dict[str, Any] | None:
 
 
 def missing(grid: str) -> str:
-    """What measures that which is not there, and how long that takes, if the grid says so."""
+    """The command that measures what is not there, and how long it takes if the grid says so."""
     path = ROOT / "experiments" / grid
     comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line[:1] == "#"]
     said = re.search(r"(\w[^.:]* on two cores)\.", " ".join(line[1:].strip() for line in comments))

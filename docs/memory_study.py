@@ -149,7 +149,7 @@ def best_runs(summaries: Summaries) -> str:
     ]
     rows = [
         [
-            f"{row.method}, {row.setting}",
+            f"{row.method}, {row.preset_and_changes}",
             f"{row.budget}, `{row.codec}`",
             str(len(runs)),
             f"{statistics.fmean(run['exemplars'] for run in runs):,.0f}",

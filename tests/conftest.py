@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from engram.learner import Learner
 from engram.memory import Budget
 from engram.methods.ranpac import RanPACConfig
 from engram.models.adapters import ModuleConfig
-from engram.models.pretrained import BackboneConfig
+from engram.models.pretrained import BackboneConfig, import_timm
 from engram.runs import RunConfig, configured
 from engram.task_learner import TaskLearner
 
@@ -69,6 +68,16 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Methods with settings, and a precision, under which they do something else: they promise the
 same."""
+
+SHORTENED: dict[str, Callable[[int], dict[str, Any]]] = {
+    # Its second stage is as short as the first; a last batch would be much of so few images.
+    "der": lambda updates: {"head_epochs": max(2, updates // 4), "schedule": {"drop_last": False}},
+}
+"""What a method wants beside a number of updates so that all of its stages are as short."""
+
+TAUGHT_LITTLE = ("icarl, on a transformer", "der, on transformers")
+"""Methods that promise no accuracy in a test: they stand on a transformer with random weights, and
+a few updates, or none, teach it too little."""
 
 
 class InterruptionError(Exception):
@@ -129,15 +138,14 @@ def tiny(method: str, stream: str = "digits/3,2", updates: int = 8, **options: A
     """A run of a fraction of a second: a small network, a few updates, float32 if nothing else
     is said."""
     name, varied = VARIANTS.get(method, (method, {}))
-    # DER's second stage is as short as the first.
-    shortened = {"head_epochs": max(2, updates // 4)} if name == "der" else {}
-    knobs = {**shortened, **varied}
+    knobs = {**SHORTENED.get(name, lambda updates: {})(updates), **varied}
     options = {"precision": knobs.pop("precision", "fp32"), **options}
     config = configured(name, stream, "demo", device="cpu", **options)
-    schedule = replace(config.settings.schedule, epochs=None, updates=updates, batch_size=128)
-    if name == "der":  # a last batch would be much of so few images
-        schedule = replace(schedule, drop_last=False)
-    return replace(config, settings=replace(config.settings, schedule=schedule, **knobs))
+    if hasattr(config.settings, "schedule"):  # it trains
+        short = {"epochs": None, "updates": updates, "batch_size": 128}
+        short |= knobs.get("schedule", {})
+        knobs["schedule"] = replace(config.settings.schedule, **short)
+    return replace(config, settings=replace(config.settings, **knobs))
 
 
 def learner_of(config: RunConfig, budget: str | None = None, **options: Any) -> TaskLearner:
@@ -214,12 +222,5 @@ def cifar100(cifar100_folder: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def timm() -> Any:
-    """timm, which wants torchvision: beside a CPU build of torch, that lacks two operators."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in () if torch.version.cuda else ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import timm
-
-        yield timm
+    """timm, also beside a torchvision that does not fit torch."""
+    return import_timm()

@@ -342,7 +342,17 @@ def test_progress_counts_what_began_and_what_did_not(capsys: pytest.CaptureFixtu
         assert (line.completed, line.total) == (1, 2)
         progress.begin("has two stages", tasks=1, share=0.0)
         for epoch, share in ((1, 0.5), (2, 1.0), (0, 0.1)):
-            progress.epoch(EpochReport(0, "any", epoch, 2, {}, 0.1, 1, 1.0), share)
+            report = EpochReport(
+                task=0,
+                stage="any",
+                epoch=epoch,
+                epochs=2,
+                losses={},
+                learning_rate=0.1,
+                images=1,
+                seconds=1.0,
+            )
+            progress.epoch(report, share)
         assert line.completed == 2
         progress.skip("It failed in its second stage.")
         assert (line.completed, line.total) == (2, 2)

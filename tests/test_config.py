@@ -31,6 +31,8 @@ from engram.methods.lae import LAEConfig
 from engram.methods.ranpac import RanPACConfig
 from engram.runs import configured, folder_name, preset_settings, read_grid
 
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = ROOT / "experiments"
 PRESETS = [(method, preset) for method in METHODS for preset in presets_of(method)]
 
 
@@ -72,6 +74,20 @@ def test_two_settings_of_one_name_are_not_taken_for_each_other() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_the_usual_presets(method: str) -> None:
     assert {"paper", "laptop", "quick", "demo"} <= presets_of(method).keys()
+
+
+def test_a_preset_that_does_not_exist_names_the_nearest_or_what_to_write() -> None:
+    with pytest.raises(UserError, match=r'Unknown preset of icarl "labtop".* "laptop"'):
+        load_preset("icarl", "labtop")
+    with pytest.raises(UserError, match=r"wa has no presets yet: write experiments/wa/paper\.yaml"):
+        load_preset("wa", "paper")
+
+
+def test_every_method_but_the_bounds_has_a_page_that_the_readme_names() -> None:
+    methods = METHODS.keys() - {"finetune", "joint"}
+    assert methods <= {path.stem for path in (ROOT / "docs" / "methods").glob("*.md")}
+    linked = re.findall(r"\(docs/methods/([\w-]+)\.md", (ROOT / "README.md").read_text())
+    assert methods <= set(linked)
 
 
 def test_the_paper_preset_is_the_recipe() -> None:
@@ -144,17 +160,13 @@ def test_presets_travel_with_the_package() -> None:
     """The wheel takes the folder of presets into the package."""
     import tomllib
 
-    root = Path(__file__).parents[1]
-    build = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
     assert build["targets"]["wheel"]["force-include"] == {"experiments": "engram/experiments"}
-
-
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
 def test_published_runs_are_valid() -> None:
     runs = read_grid(EXPERIMENTS / "grids" / "published.yaml")
-    assert {run.method for run in runs} == {"icarl", "finetune", "joint", "ranpac", "der", "lae"}
+    assert {run.method for run in runs} == METHODS.keys()
     assert {run.evaluate_on for run in runs} == {"test"}
 
 

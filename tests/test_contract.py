@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from conftest import (
+    TAUGHT_LITTLE,
     VARIANTS,
     InterruptionError,
     StopAfter,
@@ -124,14 +125,24 @@ def test_an_interrupted_run_continues_bit_for_bit(
     record = whole / "metrics.jsonl"
     epochs = len(record.read_text().splitlines()) if record.exists() else 0
     events = epochs + len(expected["task_sizes"])
+    state = saved_state(whole)
     for stop in range(1, events + 1, 3 if method in VARIANTS else 1):
         out = tmp_path / str(stop)
         with pytest.raises(InterruptionError):
             run(config, out, StopAfter(stop), Execution(snapshot_every=0))
         folder, summary = run(config, out, silent, Execution(snapshot_every=0))
-        assert same(saved_state(folder), saved_state(whole)), f"stopped after event {stop}"
+        first = first_difference(saved_state(folder), state)
+        assert first is None, f"{first} differs after a stop at event {stop} of {events}"
         assert summary["accuracy_by_classifier"] == expected["accuracy_by_classifier"]
         assert summary["updates"] == expected["updates"]
+
+
+def first_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> str | None:
+    """The first name under which two states do not have the same bits."""
+    for name in {**one, **other}:
+        if not (name in one and name in other and torch.equal(one[name], other[name])):
+            return name
+    return None
 
 
 def test_exemplars_decoded_batch_by_batch_give_the_same_bits(
@@ -194,6 +205,12 @@ def test_the_seed_decides(method: str) -> None:
     assert not same(first, learnt(1))
 
 
+TAUGHT_NOTHING = (
+    "A task without new classes taught nothing, or next to nothing. Does the loss weigh by "
+    "len(task.new)? Weigh by task.classes."
+)
+
+
 def test_known_classes_are_learnt_further(method: str) -> None:
     """New images of old classes alone, and beside a new class; the memory keeps the best of all."""
     stream = digits("3,2,1")
@@ -210,7 +227,7 @@ def test_known_classes_are_learnt_further(method: str) -> None:
     limit = learner.memory.budget_bytes()
     assert limit is None or learner.memory.nbytes <= limit
     assert learner.scores(images).shape == (len(images), 5)
-    assert not torch.equal(learner.scores(images), before)
+    assert not torch.equal(learner.scores(images), before), TAUGHT_NOTHING
     learner.learn(replace(third, index=3, train=third.train + parts[1][:20]))
     images = stream.evaluation(range(6))
     assert learner.scores(images).isfinite().all()
@@ -228,9 +245,9 @@ def test_known_classes_are_learnt_in_a_new_appearance(method: str) -> None:
     learner.learn(replace(first, index=1, train=negatives(first.train), new=range(2, 2)))
     after = lead(learner, images)
     # Scores of a method have no scale of their own.
-    assert after.mean() / after.std() > before.mean() / before.std()
-    if "transformer" not in method:  # these want more updates
-        assert (after > 0).double().mean() > 0.6
+    assert after.mean() / after.std() > before.mean() / before.std(), TAUGHT_NOTHING
+    if method not in TAUGHT_LITTLE:
+        assert (after > 0).double().mean() > 0.6, TAUGHT_NOTHING
 
 
 def negatives(images: ImageSet) -> ImageSet:
@@ -287,10 +304,8 @@ def floor(tmp_path_factory: pytest.TempPathFactory) -> float:
 
 def test_it_beats_finetune(method: str, tmp_path: Path, silent: Progress, floor: float) -> None:
     """Finetune itself beats nothing: it stands at its floor, the last task's share. And two
-    thousand parameters are too few to promise anything, forty updates too few for a transformer
-    with random weights."""
+    thousand parameters are too few to promise anything."""
     assert floor < 50
-    too_small = ("finetune", "der, bounded to one extractor")
-    if method not in too_small and "transformer" not in method:
+    if method not in ("finetune", "der, bounded to one extractor", *TAUGHT_LITTLE):
         _, result = run(tiny(method, "digits/b0-inc2", 40), tmp_path, silent)
         assert result["average_incremental_accuracy"] > floor + 10

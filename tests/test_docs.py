@@ -103,28 +103,29 @@ def test_float_curves_average_over_the_seeds_that_both_have(generate: types.Modu
 def test_figures_of_lae_average_over_orders(generate: types.ModuleType, tmp_path: Path) -> None:
     runs = [lae_run(seed, place) for place in ("msa", "both") for seed in (0, 1)]
     assert generate.figures.outdated(tmp_path, runs) == ["modules", "merging"]
-    modules = generate.figures.module_curves(runs)
+    drawings = generate.figures.FIGURES
+    modules = drawings["modules"].curves(runs)
     assert modules == {
         "adapter 5, msa": ([10.0, 20.0], [0.0, 0.0]),
         "adapter 5, msa and mlp": ([10.0, 20.0], [1.0, 1.0]),
     }
-    assert generate.figures.merging_curves(runs) == {
+    assert drawings["merging"].curves(runs) == {
         "ema": ([10.0, 20.0], [0.0, 0.0]),
         "ties:0.2": ([10.0, 20.0], [-10.0, -10.0]),
     }
     note = "Preset quick, validation images, means over 2 class orders."
     for name in ("modules", "merging"):
-        assert generate.figures.FIGURES[name].note(runs) == note
+        assert drawings[name].note(runs) == note
         generate.figures.draw(tmp_path, name, runs)
     assert generate.figures.outdated(tmp_path, runs) == []
     demanding = lae_run(0, "msa", "laptop", "test")
-    assert generate.figures.module_curves([*runs, demanding]) == modules, "one line is no figure"
-    assert "laptop" in generate.figures.FIGURES["merging"].note([*runs, demanding])
+    assert drawings["modules"].curves([*runs, demanding]) == modules, "one line is no figure"
+    assert "laptop" in drawings["merging"].note([*runs, demanding])
     easier = lae_run(2, "both")
-    assert generate.figures.module_curves([*runs, easier]) == modules, "over the same orders"
+    assert drawings["modules"].curves([*runs, easier]) == modules, "over the same orders"
     hurried = lae_run(0, "both")
     hurried["config"]["settings"]["schedule"]["learning_rate"] = 1.0
-    assert generate.figures.module_curves([*runs, hurried]) == modules
+    assert drawings["modules"].curves([*runs, hurried]) == modules
 
 
 def test_the_curve_of_pruning_needs_two_sizes(generate: types.ModuleType) -> None:
@@ -184,6 +185,13 @@ def test_our_curves_stand_beside_the_authors(generate: types.ModuleType) -> None
         assert "engram, seed0" not in generate.der_study.der_paper([run | foreign])
     run["config"]["settings"]["schedule"]["epochs"] = 17
     assert "engram, seed0" not in generate.der_study.der_paper([run])
+
+
+def test_without_the_authors_curves_nothing_is_told(
+    generate: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate.der_study, "of_benchmark", lambda name: None)
+    assert generate.der_study.der_paper([]) == generate.NOTHING
 
 
 def test_equal_bytes_are_those_that_are_held(generate: types.ModuleType) -> None:
@@ -312,7 +320,7 @@ def test_the_best_on_validation_images_is_judged_on_test(generate: types.ModuleT
     runs += [claimed_run(0, 60.0), claimed_run(0, 55.5, place="both")]
     text = plain(generate.lae_study.lae_claims(runs))
     best = "the best on validation images (online + offline ema + ridge, place=both)"
-    assert f"| {best} | +0.50 | 1 of 1 | {ABSENT} | one order, no verdict |" in text
+    assert f"| {best} | +0.50 | 1 of 1 | {ABSENT} | one pair, no verdict |" in text
     more = [claimed_run(1, 60.0), claimed_run(1, 55.5, place="both")]
     text = plain(generate.lae_study.lae_claims([*runs, *more]))
     twice = "+0.50 [+0.50, +0.50] | 2 of 2"

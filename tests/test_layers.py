@@ -43,6 +43,7 @@ LAYERS: dict[str, int] = {
     "memory": 2,
     "methods": 3,
     "results.comparison": 3,
+    "results.exemplar_report": 3,
     "results.paired": 3,
     "results.record": 3,
     "results.report": 3,

@@ -15,18 +15,23 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import learner_of, tiny
 from engram.data.augment import Augmentation
 from engram.data.batches import AugmentedImages, Recoding, apply
 from engram.data.codecs import create_codec
 from engram.data.encoded import EncodedImages
-from engram.data.images import Dataset, ImageSet
+from engram.data.images import Dataset, ImageSet, Joined
+from engram.data.stream import create_stream
 from engram.errors import UserError
 from engram.memory import ENCODED_AT_ONCE, Budget, ExemplarMemory, herding
 from engram.models.normalise import SubtractMean
 
 Images = Callable[..., ImageSet]
 IMAGE = 4 * 4 * 3
-CODECS_OF_ALL_KINDS = ["raw", "float16", "zlib-uint8", "png", "jpeg:50", "resize:2", "klt:60"]
+CODECS_OF_ALL_KINDS = [
+    *("raw", "float32", "float16", "zlib-float32", "zlib-uint8", "png", "webp-lossless"),
+    *("jpeg:50", "webp:50", "resize:2", "resize:2+webp:50", "klt:60"),
+]
 
 
 def shifted(images: ImageSet, first: int) -> ImageSet:
@@ -136,8 +141,8 @@ def test_new_images_of_a_known_class_are_ranked_with_its_exemplars(
     more = random_images(5, size=8, seed=1)
     given: list[ImageSet] = []
 
-    def rank(images: ImageSet) -> list[int]:
-        given.append(images)
+    def rank(images: Joined) -> list[int]:
+        given.append(images[:])
         return [5, 2, 0, 1, 3, 4, 6, 7]
 
     held.update(more, rank)
@@ -418,6 +423,33 @@ def test_batchwise_never_holds_more_than_two_batches_decoded(
     whole.load_state(*held.state())
     kept = whole.images()
     assert len(kept) == alive.now == alive.most == 100
+
+
+@pytest.mark.parametrize("method", ["icarl", "der"])
+def test_methods_learn_batchwise_with_two_batches_decoded_at_most(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr("engram.methods.base.BATCH", 16)
+    config = tiny(method, "digits/3,3", updates=2, budget="200", codec="jpeg:60")
+    schedule = replace(config.settings.schedule, batch_size=16)
+    config = replace(config, settings=replace(config.settings, schedule=schedule))
+    learner = learner_of(config, codec=config.codec, batchwise=True)
+    first, second = create_stream("digits/3,3", order="given")
+    further = replace(first, index=2, new=range(6, 6), seen=range(6))
+    alive = Alive(monkeypatch)
+    for task in (first, second, further):
+        learner.learn(task)
+    assert len(learner.memory) > 100
+    assert 0 < alive.most <= 32
+
+
+def test_a_memory_that_is_restored_keeps_within_its_budget(random_images: Images) -> None:
+    held = memory("8")
+    held.update(random_images(4, 4))
+    smaller = memory("4")
+    smaller.load_state(*held.state())
+    assert smaller.counts == {0: 2, 1: 2}
+    assert torch.equal(smaller.of(1).pixels, held.of(1, 2).pixels)
 
 
 def test_originals_are_what_the_last_exemplars_were_made_of(random_images: Images) -> None:

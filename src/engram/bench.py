@@ -33,14 +33,14 @@ class Progress:
     def task(self, index: int, results: Mapping[str, Any], share: float) -> None: ...
 
 
-def check(config: RunConfig, out: Path) -> None:
+def check(config: RunConfig, out: str | Path) -> None:
     """Find out, without writing anything, whether a run can begin or go on.
 
     Raises:
         UserError: something in the configuration does not exist or does not fit, or the folder
             belongs to another configuration.
     """
-    record = RunRecord(out / folder_name(config))
+    record = RunRecord(Path(out) / folder_name(config))
     if record.finished(config) is None:
         stream = _stream(config)
         _check_budget(_learner(config, stream, Execution()), stream)
@@ -65,7 +65,7 @@ class Execution:
 
 def run(
     config: RunConfig,
-    out: Path,
+    out: str | Path,
     progress: Progress | None = None,
     execution: Execution | None = None,
 ) -> tuple[Path, dict[str, Any]]:
@@ -79,7 +79,7 @@ def run(
         UserError: what `check` raises, and then nothing is written; or training diverges.
     """
     progress = progress or Progress()
-    record = RunRecord(out / folder_name(config))
+    record = RunRecord(Path(out) / folder_name(config))
     if finished := record.finished(config):
         progress.begin(record.folder.name, len(finished["task_sizes"]), 1)
         return record.folder, finished
@@ -114,7 +114,7 @@ def run(
 
 
 def restored(
-    folder: Path, task: int | None = None, *, device: str = "auto"
+    folder: str | Path, task: int | None = None, *, device: str = "auto"
 ) -> tuple[TaskLearner, ClassStream]:
     """The learner of a run as it was after a task, and the run's stream.
 
@@ -126,6 +126,7 @@ def restored(
     Raises:
         UserError: the folder has no such learner, or not one of these settings.
     """
+    folder = Path(folder)
     saved = RunRecord(folder).learners()
     if not saved or (task is not None and task not in saved):
         raise UserError(

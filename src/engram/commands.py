@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
@@ -23,6 +23,7 @@ from engram.console import (
     print_facts,
     print_methods,
 )
+from engram.data.orders import order_names
 from engram.data.stream import EvaluatedOn
 from engram.doctor import diagnosis
 from engram.errors import UserError
@@ -45,6 +46,10 @@ options. STREAM is <data set>/b<base classes>-inc<classes a task>, as in cifar10
 list of task sizes, as in digits/4,3,3.
 """
 
+ORDER_HELP = (
+    f"Class order: {', '.join(order_names())}, or a file of labels. Default: seed<the run's seed>."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
@@ -59,7 +64,7 @@ def demo(words: Sequence[str]) -> None:
     options = tyro.cli(DemoOptions, args=words, prog="engram demo")
     methods = ("finetune", "icarl", "joint")
     configs = [configured(method, "digits/b0-inc2", "demo") for method in methods]
-    _run_all(configs, options.out)
+    _run_all(configs, ExecutionOptions(out=options.out))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +94,11 @@ class BenchOptions(ExecutionOptions, Generic[S]):
     """Settings from experiments/<method>/<preset>.yaml; the options below change single ones."""
     seed: tuple[int, ...] = (0,)
     """One or several; each is a run."""
-    order: OptionalText = None
-    """Class order: icarl_run0, seed1993, seed<number>, given, a paper's (der_trial0, lae_order2,
-    lae_order3, podnet_order2, podnet_order3), or a file of labels. Default:
-    seed<the run's seed>."""
+    order: Annotated[OptionalText, tyro.conf.arg(help=ORDER_HELP)] = None
     evaluate_on: EvaluatedOn = "test"
     """Choose settings on validation (cut out of training); test is for published figures."""
     budget: str
-    """Of the memory: images (2000), images a class (20/class), bytes (6144000B, 6MB), or all."""
+    """What the memory may hold: images (2000), images a class (20/class), bytes (6MB), or all."""
     codec: str
     """How exemplars are stored: raw, png, webp-lossless, jpeg:75, klt:32, resize:24+jpeg:75, ..."""
     infer_through_codec: bool = False
@@ -110,7 +112,7 @@ class BenchOptions(ExecutionOptions, Generic[S]):
     """Training images of a class that are used, the first ones. Default: the preset's, or all."""
     device: str = "auto"
     precision: Precision = "auto"
-    """Of training. auto takes bf16 where the hardware has instructions for it."""
+    """Precision of training. auto takes bf16 where the hardware has instructions for it."""
     settings: S
     """Settings of the method."""
 
@@ -129,12 +131,7 @@ def bench(words: Sequence[str]) -> None:
     """One run a seed, or a grid of runs."""
     if any(word.split("=")[0] == "--grid" for word in words):
         grid_options = tyro.cli(GridOptions, args=words, prog="engram bench")
-        _run_all(
-            _all_of(grid_options.grid),
-            grid_options.out,
-            _execution(grid_options),
-            grid_options.publish,
-        )
+        _run_all(_all_of(grid_options.grid), grid_options)
         return
     if words and words[0] in ("-h", "--help"):
         print(BENCH_HELP, end="")
@@ -150,7 +147,7 @@ def bench(words: Sequence[str]) -> None:
         for name in inspect.signature(configured).parameters.keys() - {"method", "seed"}
     }
     configs = [configured(method, seed=seed, **given) for seed in options.seed]
-    _run_all(configs, options.out, _execution(options), options.publish)
+    _run_all(configs, options)
 
 
 def _all_of(grids: Sequence[Path]) -> list[RunConfig]:
@@ -191,20 +188,7 @@ def _value_of(option: str, words: Sequence[str]) -> str | None:
     return None
 
 
-def _execution(options: ExecutionOptions) -> Execution:
-    return Execution(
-        batchwise=options.strict_memory,
-        strict=options.strict,
-        keep_models=options.keep_models,
-    )
-
-
-def _run_all(
-    configs: Sequence[RunConfig],
-    out: Path,
-    execution: Execution | None = None,
-    publish: Path | None = None,
-) -> None:
+def _run_all(configs: Sequence[RunConfig], options: ExecutionOptions) -> None:
     """Check all runs, do them under one progress bar, print their table, and write reports.
 
     Raises:
@@ -212,18 +196,16 @@ def _run_all(
     """
     if not configs:
         raise UserError("There is no run to do: name at least one --seed.")
-    if publish is not None:
-        configs = [
-            config for config in configs if not _published(config, _copy_of(config, publish))
-        ]
+    if options.publish is not None:
+        configs = _unpublished(configs, options.publish)
         if not configs:
-            print(f"Nothing to do: {publish} has all of these runs.")
+            print(f"Nothing to do: {options.publish} has all of these runs.")
             return
     for config in configs:
-        check(config, out)
-    done, failed = _each_done(configs, out, execution, publish)
+        check(config, options.out)
+    done, failed = _each_done(configs, options)
     print_comparison(list(done.values()))
-    report_path = write_report(out) if len(configs) > 1 else next(iter(done))
+    report_path = write_report(options.out) if len(configs) > 1 else next(iter(done))
     print(f"Report: {report_path.resolve().as_uri()}")
     if failed:
         raise UserError(
@@ -233,7 +215,7 @@ def _run_all(
 
 
 def _each_done(
-    configs: Sequence[RunConfig], out: Path, execution: Execution | None, publish: Path | None
+    configs: Sequence[RunConfig], options: ExecutionOptions
 ) -> tuple[dict[Path, dict[str, Any]], list[str]]:
     """The summaries of runs that are done now, by their reports, and the names of those that have
     failed. One that cannot be done does not keep the others from it.
@@ -241,15 +223,18 @@ def _each_done(
     Raises:
         UserError: why the last one cannot be done, where none could.
     """
+    execution = Execution(
+        batchwise=options.strict_memory, strict=options.strict, keep_models=options.keep_models
+    )
     done: dict[Path, dict[str, Any]] = {}
     failed: list[str] = []
     with RunProgress(len(configs)) as progress:
         for config in configs:
             try:
-                folder, summary = run(config, out, progress, execution)
+                folder, summary = run(config, options.out, progress, execution)
                 page = write_report(folder)
-                if publish is not None:
-                    _publish(folder, _copy_of(config, publish))
+                if options.publish is not None:
+                    _publish(folder, _copy_of(config, options.publish))
                 done[page] = summary
                 progress.end()
             except UserError as error:
@@ -259,6 +244,10 @@ def _each_done(
                     failed.append(folder_name(config))
                 progress.skip(str(error))
     return done, failed
+
+
+def _unpublished(configs: Sequence[RunConfig], publish: Path) -> list[RunConfig]:
+    return [config for config in configs if not _published(config, _copy_of(config, publish))]
 
 
 def _copy_of(config: RunConfig, publish: Path) -> Path:

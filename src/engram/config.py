@@ -25,6 +25,7 @@ __all__ = [
     "Preset",
     "Schedule",
     "as_mapping",
+    "check_fraction",
     "check_names",
     "check_not_negative",
     "check_positive",
@@ -61,11 +62,11 @@ class Schedule:
     learning_rate: float = 2.0
     """The highest learning rate."""
     momentum: float = 0.9
-    """Of SGD; Adam has its usual constants."""
+    """Momentum of SGD; Adam has its usual constants."""
     nesterov: bool = False
     weight_decay: float = 2e-5
-    """On what is called a weight, of layers and norms. Biases, scales of modules and the tokens of
-    a prefix have none."""
+    """Weight decay of what is called a weight, in layers and norms. Biases, scales of modules and
+    the tokens of a prefix have none."""
     decay: Literal["steps", "cosine", "constant"] = "steps"
     milestones: tuple[float, ...] = (49, 63)
     """Epochs after which `steps` multiplies the learning rate by `factor`; those below 1 are shares
@@ -91,9 +92,7 @@ class Schedule:
             )
         if self.epochs is None and self.decay == "steps":
             raise UserError("The milestones of decay steps count epochs, so it goes with epochs.")
-        for name in ("momentum", "warmup"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} must be in [0, 1), not {getattr(self, name)}.")
+        check_fraction(self, "momentum", "warmup", below_one=True)
         check_not_negative(self, "weight_decay")
         if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
             raise UserError("nesterov is about the momentum of sgd: give both, or leave it out.")
@@ -126,7 +125,8 @@ class Preset:
     """A method's settings for a purpose, as the file in `experiments/` gives them.
 
     Attributes:
-        reaches: what a run with it must show, on which stream.
+        reaches: what a run with it must show, on which stream. Its numbers are those of `results/`,
+            but for what follows "The paper".
         budget: of the exemplar memory.
         images_per_class: training images of a class that are used; all where None.
         precision: of training; a preset that is for comparisons names one, so that they do not
@@ -177,6 +177,19 @@ def check_share(config: Any, *names: str) -> None:
             raise UserError(f"{name} must be above 0 and at most 1, not {getattr(config, name)}.")
 
 
+def check_fraction(config: Any, *names: str, below_one: bool = False) -> None:
+    """Refuse settings outside [0, 1], or [0, 1) if `below_one`; NaN too.
+
+    Raises:
+        UserError: one is, with its name.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not (0 <= value < 1 if below_one else 0 <= value <= 1):
+            end = ")" if below_one else "]"
+            raise UserError(f"{name} must be in [0, 1{end}, not {value}.")
+
+
 def as_mapping(config: Any) -> dict[str, Any]:
     """A dataclass as plain dictionaries, lists and scalars, in the order of its fields."""
 
@@ -196,7 +209,7 @@ def _plain(value: Any) -> Any:
 def from_mapping(kind: type[D], mapping: Mapping[str, Any], where: str) -> D:
     """A dataclass from plain values; what the mapping leaves out has its default.
 
-    Of a dataclass within it, that is what the outer one has there by default.
+    A dataclass within it begins with what the outer one has there by default.
 
     Args:
         where: names the source in messages.
@@ -322,7 +335,7 @@ def difference(there: Mapping[str, Any], config: Any) -> Difference | None:
 def _defaults(config: Any) -> dict[str, Any]:
     """What a dataclass, and those in it, would hold in the fields that have defaults.
 
-    Of one within it, that is what the outer one has there by default, as for `from_mapping`.
+    One within it begins with what the outer one has there by default, as for `from_mapping`.
     """
     found: dict[str, Any] = {}
     for field in dataclasses.fields(config):
@@ -358,6 +371,8 @@ def load_preset(method: str, name: str) -> Preset:
         UserError: there is none, with the nearest one.
     """
     known = presets_of(method)
+    if not known:
+        raise UserError(f"{method} has no presets yet: write experiments/{method}/{name}.yaml.")
     if name not in known:
         raise unknown(f"preset of {method}", name, known)
     return from_mapping(Preset, read_yaml(known[name]), f"{method}/{known[name].name}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +14,7 @@ from engram.data.codecs import create_codec
 from engram.engine.device import resolve_device, resolve_precision
 from engram.errors import UserError, install_command
 from engram.files import data_folder
-from engram.models.pretrained import WEIGHTS_SUFFIXES
+from engram.models.pretrained import import_torchvision, weights_in
 from engram.results.record import environment
 
 __all__ = ["EXTRAS", "diagnosis"]
@@ -30,7 +29,7 @@ EXTRAS = {
 """What can be installed beside engram, and the packages that come with it."""
 
 DEMANDING_CODECS = ("avif:60", "jxl:80")
-"""Of formats that not every installation can write."""
+"""Codecs whose formats not every installation can write."""
 
 
 def diagnosis() -> dict[str, Any]:
@@ -71,8 +70,7 @@ def _data_sets() -> str:
 def _weights() -> str:
     """What `lae`, `ranpac` and `engram learn` stand on."""
     folder = data_folder() / "weights"
-    found = sorted(path.stem for path in folder.glob("*") if path.suffix in WEIGHTS_SUFFIXES)
-    return ", ".join(found) or (
+    return ", ".join(path.stem for path in weights_in(folder)) or (
         f"none in {folder}; fetched when needed, with the extra hub, or put there by hand"
     )
 
@@ -103,13 +101,14 @@ def _is_installed(package: str) -> bool:
 
 
 def _torchvision() -> str:
-    """A CPU build of torch beside the registry's torchvision fails at import; engram needs none."""
+    """What timm imports; the rest of engram does without it."""
     try:
         found = version("torchvision")
     except PackageNotFoundError:
-        return "not installed (not needed)"
+        return "not installed (only backbones timm/... need it)"
+    misfit = f"{found}, does not fit torch {torch.__version__}"
     try:
-        importlib.import_module("torchvision")
-    except (ImportError, RuntimeError):
-        return f"{found}, does not fit torch {torch.__version__} (engram does not need it)"
-    return found
+        declared = import_torchvision()
+    except Exception:  # which ones there are depends on the versions
+        return f"{misfit} (only backbones timm/... need it)"
+    return f"{misfit} (backbones timm/... work all the same)" if declared else found

@@ -24,7 +24,7 @@ SEEN = "seen.safetensors"
 LEAST_TO_SET_ASIDE = 5
 """Images that a class must have for some to be set aside."""
 CHECKSUMS = 2**32
-"""That there are."""
+"""How many checksums there can be."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, overload
 
 import numpy as np
 import torch
@@ -28,12 +28,24 @@ from engram.runs import preset_settings
 from engram.task_learner import TaskLearner
 from engram.versions import MadeWith, ModelFolder, VersionFacts
 
-__all__ = ["Learner", "check_given", "check_top", "load", "opened"]
+__all__ = ["Label", "Learner", "check_given", "check_top", "load", "opened"]
 
+ARGUMENTS = (
+    *("method", "preset", "budget", "codec", "image_size", "holdout", "seed", "device"),
+    "precision",
+)
+"""What a learner is made with."""
 LASTING = ("method", "preset", "codec", "image_size", "seed", "precision")
 """What stays as it was when the first classes were learnt; budget and holdout need not."""
 LEAST_SIZE = 8
 """Side in pixels that pictures may be brought to."""
+
+
+class Label(TypedDict):
+    """A class that a picture may show, with a score in [0, 1]."""
+
+    label: str
+    score: float
 
 
 class Learner:
@@ -45,7 +57,8 @@ class Learner:
 
     Args:
         method: a method's name, or its settings, such as `RanPACConfig(projected=500)`.
-        preset: settings for the purpose; without effect where settings are given.
+        preset: the method's settings for the purpose (budget and codec are not taken from it);
+            without effect where settings are given.
         budget: of the memory for images: `20MB`, `2000` images, `20/class`, `all`, or `0`.
         codec: how these are stored; see `engram.data.codecs`.
         image_size: side in pixels that pictures are brought to.
@@ -97,13 +110,12 @@ class Learner:
         self.seconds_ = 0.0
         self._begun_with: dict[str, Any] = {}
         self._version: tuple[Path, int] | None = None
-        self._tasks: TaskLearner  # both are there when something has been learnt, or loaded
+        self._core: TaskLearner  # both are there when something has been learnt, or loaded
         self._holdout: Holdout
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The arguments that this learner was made with, as scikit-learn asks for them."""
-        names = ("method", "preset", "budget", "codec", "image_size", "holdout", "seed")
-        return {name: getattr(self, name) for name in (*names, "device", "precision")}
+        return {name: getattr(self, name) for name in ARGUMENTS}
 
     @property
     def settings(self) -> Any:
@@ -146,10 +158,15 @@ class Learner:
         """Learn the classes of a folder, or of pictures that are given.
 
         Args:
+            source: a folder with a folder of pictures for each class, pictures by the names of
+                their classes, or pictures and their labels.
             update: learn known classes further from new images of theirs; those that were learnt
                 before are left out.
             test: pictures to measure on what is forgotten, instead of those set aside.
             strict: refuse what cannot be read, instead of leaving it out.
+
+        Returns:
+            This learner.
 
         Raises:
             UserError: nothing new to learn from, known classes without `update`, or a budget that
@@ -158,7 +175,7 @@ class Learner:
         started = time.perf_counter()
         self._check_as_begun()
         # Learning happens on copies, so that nothing is lost if it fails or is interrupted.
-        tasks, holdout = self._copied() if self.classes_ else self._made(self.settings)
+        core, holdout = self._copied() if self.classes_ else self._made(self.settings)
         self.on_progress("reading", 0.0)
         given = read_labelled(source, self.image_size, strict=strict)
         names = self._names_with(given.names, update=update)
@@ -166,17 +183,17 @@ class Learner:
         probe = None if test is None else self._read_test(test, names, strict=strict)
         lesson = holdout.lesson(_relabelled(given, names), len(names))
         lesson.check(names, new)
-        self._check_room(tasks.memory, len(names), lesson.learnt)
+        self._check_room(core.memory, len(names), lesson.learnt)
         probed = lesson.probe if probe is None else _relabelled(probe, names)
-        before = _measured(tasks, probed[probed.labels < new.start])
-        tasks.learn(Task(tasks.tasks, lesson.learnt, new, range(len(names))))
+        before = _measured(core, probed[probed.labels < new.start])
+        core.learn(Task(core.tasks, lesson.learnt, new, range(len(names))))
         self.on_progress("measuring", 0.0)
-        after = _measured(tasks, probed)
+        after = _measured(core, probed)
         self.changes_ = tuple(
             _change(name, before.get(label), after.get(label), new=label in new)
             for label, name in enumerate(names)
         )
-        self._tasks, self._holdout = tasks, holdout
+        self._core, self._holdout = core, holdout
         self._begun_with = self._lasting()
         self.classes_, self.repeated_ = names, lesson.repeated
         self.skipped_ = given.skipped + (() if probe is None else probe.skipped)
@@ -185,12 +202,12 @@ class Learner:
 
     def _copied(self) -> tuple[TaskLearner, Holdout]:
         """Copies of what learnt and of what was set aside, under the budget as it is now."""
-        tasks, holdout = copy.deepcopy((self._tasks, self._holdout))
-        tasks.memory.budget, aside = self._budgets()
-        tasks.method.check(tasks.memory.budget)
+        core, holdout = copy.deepcopy((self._core, self._holdout))
+        core.memory.budget, aside = _parted(self.budget, self.holdout)
+        core.method.check(core.memory.budget)
         holdout.share = self.holdout
         holdout.resize(aside)
-        return tasks, holdout
+        return core, holdout
 
     def _names_with(self, given: Sequence[str], *, update: bool) -> tuple[str, ...]:
         """The names of all classes, new ones last.
@@ -222,9 +239,9 @@ class Learner:
         """What learns with a method's settings, and what is set aside, both empty."""
         if self.image_size < LEAST_SIZE:
             raise UserError(f"image_size must be {LEAST_SIZE} or more, not {self.image_size}.")
-        budget, aside = self._budgets()
+        budget, aside = _parted(self.budget, self.holdout)
         image_size = (self.image_size,) * 2
-        tasks = TaskLearner(
+        core = TaskLearner(
             self.method_name,
             settings,
             image_size=image_size,
@@ -235,13 +252,7 @@ class Learner:
             precision=self.precision,
             on_progress=lambda stage, share: self.on_progress(stage, share),
         )
-        return tasks, Holdout(self.holdout, aside, self.codec, image_size)
-
-    def _budgets(self) -> tuple[Budget, Budget]:
-        """Of what is learnt from again, and of what is set aside."""
-        if not 0 <= self.holdout < 1:
-            raise UserError(f"holdout must be in [0, 1), not {self.holdout}.")
-        return Budget.parse(self.budget).parted(self.holdout)
+        return core, Holdout(self.holdout, aside, self.codec, image_size)
 
     def _read_test(
         self, test: Labelled, names: Sequence[str], *, strict: bool = False
@@ -264,7 +275,7 @@ class Learner:
         """
         self._check_learnt()
         given = self._read_test(test, self.classes_)
-        found = _measured(self._tasks, _relabelled(given, self.classes_))
+        found = _measured(self._core, _relabelled(given, self.classes_))
         by_name = {self.classes_[label]: accuracy for label, accuracy in found.items()}
         return Evaluation(by_name, given.skipped)
 
@@ -280,10 +291,19 @@ class Learner:
         """
         self._check_learnt()
         pixels = pixels_of(pictures, self.image_size)
-        scores = self._tasks.scores(ImageSet(pixels, torch.zeros(len(pixels), dtype=torch.int64)))
-        return self._tasks.method.probabilities(scores).numpy()
+        scores = self._core.scores(ImageSet(pixels, torch.zeros(len(pixels), dtype=torch.int64)))
+        return self._core.method.probabilities(scores).numpy()
 
-    def predict(self, pictures: Picture | Sequence[Picture], top: int | None = None) -> list[Any]:
+    @overload
+    # A text is a sequence of texts too; as a path to a picture it is one.
+    def predict(  # type: ignore[overload-overlap]
+        self, pictures: Picture, top: int | None = None
+    ) -> list[Label]: ...
+    @overload
+    def predict(self, pictures: Sequence[Picture], top: int | None = None) -> list[list[Label]]: ...
+    def predict(
+        self, pictures: Picture | Sequence[Picture], top: int | None = None
+    ) -> list[Label] | list[list[Label]]:
         """What a picture shows: `[{"label": "cat", "score": 0.97}, ...]`, the likeliest first.
 
         Args:
@@ -295,9 +315,9 @@ class Learner:
         """
         check_top(top)
         if isinstance(pictures, Picture):
-            return self.predict([pictures], top)[0]  # type: ignore[no-any-return]
+            return self.predict([pictures], top)[0]
         return [
-            [{"label": self.classes_[n], "score": float(row[n])} for n in np.argsort(-row)[:top]]
+            [Label(label=self.classes_[n], score=float(row[n])) for n in np.argsort(-row)[:top]]
             for row in self.predict_proba(pictures)
         ]
 
@@ -322,11 +342,11 @@ class Learner:
     def memory(self) -> ExemplarMemory:
         """The exemplars, best first, by position in `classes_`."""
         self._check_learnt()
-        return self._tasks.memory
+        return self._core.memory
 
     @property
     def nbytes(self) -> int:
-        """Of all images that are kept, exemplars and those set aside; never over the budget."""
+        """Bytes of all images that are kept, those set aside too; never over the budget."""
         return self.memory.nbytes + self._holdout.memory.nbytes
 
     @property
@@ -342,7 +362,7 @@ class Learner:
             UserError: nothing was learnt yet, or a package is missing.
         """
         self._check_learnt()
-        export_onnx(self._tasks.method, self.classes_, Path(path))
+        export_onnx(self._core.method, self.classes_, Path(path))
 
     def save(self, folder: str | Path, *, keep: int | None = None) -> int:
         """Make what was learnt the next version of the model in a folder; see `engram.versions`.
@@ -375,7 +395,7 @@ class Learner:
         return number
 
     def _write(self, folder: Path) -> None:
-        self._tasks.save(folder / "learner")
+        self._core.save(folder / "learner")
         self._holdout.save(folder)
 
     def _facts(self, parent: int | None, source: str) -> VersionFacts:
@@ -389,15 +409,7 @@ class Learner:
             changes=self.changes_,
             skipped=self.skipped_,
             learner=MadeWith(
-                method=self.method_name,
-                preset=self.preset,
-                budget=self.budget,
-                codec=self.codec,
-                image_size=self.image_size,
-                holdout=self.holdout,
-                seed=self.seed,
-                device=self.device,
-                precision=self.precision,
+                **{**self.get_params(), "method": self.method_name},
                 settings=as_mapping(self.settings),
                 classes=self.classes_,
             ),
@@ -406,8 +418,8 @@ class Learner:
     def _restore(self, folder: Path, facts: VersionFacts, *, strict: bool) -> None:
         """Take over what `_write` and `_facts` gave."""
         classes = facts.learner.classes
-        self._tasks.restore(folder / "learner", strict=strict, class_names=classes)
-        self._tasks.method.config = self.settings
+        self._core.restore(folder / "learner", strict=strict, class_names=classes)
+        self._core.method.config = self.settings
         self._holdout.restore(folder, strict=strict, class_names=classes)
         self.classes_ = classes
         self._begun_with = self._lasting()
@@ -433,19 +445,11 @@ def load(
     facts = model.facts(number)
     made_with = facts.learner
     method = method_class(made_with.method)
-    learner = Learner(
-        from_mapping(method.Config, made_with.settings, str(model.path(number))),
-        preset=made_with.preset,
-        budget=made_with.budget,
-        codec=made_with.codec,
-        image_size=made_with.image_size,
-        holdout=made_with.holdout,
-        seed=made_with.seed,
-        device=device,
-        precision=made_with.precision,
-    )
+    settings = from_mapping(method.Config, made_with.settings, str(model.path(number)))
+    given = {name: getattr(made_with, name) for name in ARGUMENTS}
+    learner = Learner(**{**given, "method": settings, "device": device})
     # Weights that are about to be restored are not looked for.
-    learner._tasks, learner._holdout = learner._made(method.without_weights(learner.settings))
+    learner._core, learner._holdout = learner._made(method.without_weights(learner.settings))
     with model.reading(number):
         learner._restore(model.path(number), facts, strict=strict)
     learner._version = model.folder.resolve(), number
@@ -489,7 +493,8 @@ def check_given(model: ModelFolder, given: Mapping[str, Any]) -> None:
                 f"{model.folder} was made with {name.replace('_', '-')} {begun}, not {value}. "
                 "Leave the option out, or choose another folder."
             )
-    Learner(**given)._budgets()
+    asked = {name: given.get(name, getattr(made_with, name)) for name in ("budget", "holdout")}
+    _parted(**asked)
 
 
 def check_top(top: int | None) -> None:
@@ -502,11 +507,22 @@ def check_top(top: int | None) -> None:
         raise UserError(f"At least one label must be named, not {top}: top must be 1 or more.")
 
 
-def _measured(tasks: TaskLearner, images: ImageSet) -> dict[int, ClassAccuracy]:
-    """Of the classes, by label, that there are images of."""
+def _parted(budget: str, holdout: float) -> tuple[Budget, Budget]:
+    """The budgets of what is learnt from again, and of what is set aside.
+
+    Raises:
+        UserError: one of the two is out of range.
+    """
+    if not 0 <= holdout < 1:
+        raise UserError(f"holdout must be in [0, 1), not {holdout}.")
+    return Budget.parse(budget).parted(holdout)
+
+
+def _measured(learner: TaskLearner, images: ImageSet) -> dict[int, ClassAccuracy]:
+    """Accuracy on the classes that there are images of, by label."""
     if not len(images):
         return {}
-    right = tasks.scores(images).argmax(dim=1) == images.labels
+    right = learner.scores(images).argmax(dim=1) == images.labels
     of_class = {label: right[images.labels == label] for label in images.labels.unique().tolist()}
     return {label: ClassAccuracy(len(found), int(found.sum())) for label, found in of_class.items()}
 

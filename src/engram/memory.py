@@ -27,12 +27,12 @@ from engram.errors import UserError
 
 __all__ = ["PROBED", "Budget", "DamagedExemplar", "ExemplarMemory", "herding"]
 
-Rank = Callable[[ImageSet], Iterable[int]]
+Rank = Callable[[Images], Iterable[int]]
 
 ENCODED_AT_ONCE = 64
 PROBED = 200
-"""Of the images to come, at least so many, and fewer than twice as many, are tried to judge what an
-exemplar takes."""
+"""Images that are encoded to estimate what an exemplar takes: at least so many, and fewer than
+twice as many."""
 
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -168,27 +168,29 @@ class ExemplarMemory:
 
         Args:
             examples: images to come, of which some are tried.
-            share: that the budget is of the one that somebody gave, who is told what to give.
+            share: of the budget that the user gave which this one is; the message names the user's.
 
         Raises:
             UserError: with the smallest budget that can.
         """
+        if shortage := self._shortage(classes, examples):
+            raise self._too_small(classes, *shortage, share)
+
+    def fits(self, classes: int, examples: ImageSet) -> bool:
+        """Whether there is room for an exemplar of each of `classes`; see `check`."""
+        return self._shortage(classes, examples) is None
+
+    def _shortage(self, classes: int, examples: ImageSet) -> tuple[int, int] | None:
+        """Bytes of the largest exemplar, and of what all share, if one of each of `classes` would
+        not fit."""
         if self.budget.none or self.budget.kind == "all":
-            return
+            return None
         shared, costs = self._probed(examples)
         best = [self.codec.cost(kept[0]) for kept in self._classes.values() if kept]
         largest = max(costs + best)
         room = self.budget.bytes_each(classes, shared)
-        if self.budget.images_each(classes) < 1 or room < largest:
-            raise self._too_small(classes, largest, shared, share)
-
-    def fits(self, classes: int, examples: ImageSet) -> bool:
-        """Whether there is room for an exemplar of each of `classes`; see `check`."""
-        try:
-            self.check(classes, examples)
-        except UserError:
-            return False
-        return True
+        enough = self.budget.images_each(classes) >= 1 and room >= largest
+        return None if enough else (largest, shared)
 
     def capacity(self, classes: int, examples: ImageSet) -> float:
         """How many exemplars there is room for; about, where payloads differ in length.
@@ -246,7 +248,9 @@ class ExemplarMemory:
         origins = {}
         for label in labels:
             kept = self._classes.get(label, [])
-            of_class = self._read({label: kept})[:] + images.of(label)
+            of_class: Images = images.of(label)
+            if kept:
+                of_class = self._read({label: kept}) + images.of(label)
             order, again = tee(range(len(of_class)) if rank is None else rank(of_class))
             updated[label] = self._fitting(self._encoded(kept, of_class, order), classes)
             if not kept:
@@ -261,7 +265,7 @@ class ExemplarMemory:
             self._prepared = True
 
     def _encoded(
-        self, kept: Sequence[bytes], images: ImageSet, order: Iterator[int]
+        self, kept: Sequence[bytes], images: Images, order: Iterator[int]
     ) -> Iterator[bytes]:
         """Payloads in the given order, made as they are asked for.
 
@@ -270,7 +274,7 @@ class ExemplarMemory:
         """
         while positions := list(islice(order, ENCODED_AT_ONCE)):
             new = [position for position in positions if position >= len(kept)]
-            fresh = iter(self.codec.encode(images.pixels[new]) if new else ())
+            fresh = iter(self.codec.encode(images[torch.tensor(new)].pixels) if new else ())
             for position in positions:
                 yield kept[position] if position < len(kept) else next(fresh)
 
@@ -359,7 +363,7 @@ class ExemplarMemory:
         where: str = "the saved memory",
         class_names: Sequence[str] = (),
     ) -> None:
-        """Take over what `state` gave, without exemplars that are damaged.
+        """Take over what `state` gave, without exemplars that are damaged or beyond the budget.
 
         Args:
             strict: refuse a damaged exemplar instead.
@@ -371,8 +375,8 @@ class ExemplarMemory:
             DamagedExemplar: one is not what was written.
 
         Raises:
-            UserError: it was written with another codec, what all exemplars share is damaged, or
-                an exemplar is and `strict`.
+            UserError: it was written with another codec, what all exemplars share is damaged, an
+                exemplar is and `strict`, or the budget cannot hold one of each class.
         """
         if table["codec"] != self.codec.name:
             raise UserError(
@@ -391,7 +395,8 @@ class ExemplarMemory:
         for label in table["classes"]:
             name = class_names[label] if class_names else str(label + 1)
             place = f"of class {name} in {where}"
-            self._classes[label] = list(self._intact(label, tensors, strict, place))
+            intact = self._intact(label, tensors, strict, place)
+            self._classes[label] = self._fitting(intact, len(table["classes"]))
 
     def _intact(
         self, label: int, tensors: Mapping[str, Tensor], strict: bool, place: str

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tyro
 from rich.table import Table
@@ -28,9 +28,8 @@ from engram.files import check_place, write_atomically
 from engram.learner import Learner, check_given, check_top, load, opened
 from engram.methods import METHODS, method_class
 from engram.methods.pretrained import PretrainedMethod
-from engram.results.formats import ABSENT, format_bytes
+from engram.results.formats import ABSENT, format_bytes, format_percent
 from engram.results.model_page import changes_page, evaluation_page
-from engram.results.outcomes import Change
 from engram.results.verdict import evaluation_verdict, forgetting_verdict
 from engram.versions import ModelFolder, check_keep
 
@@ -55,7 +54,7 @@ class NewModelOptions:
     """Share of the images, and of the budget, set aside to measure forgetting. Default: 0.1. May
     change later."""
     seed: OptionalInteger = None
-    """Of all random numbers. Default: 0."""
+    """Seed of all random numbers. Default: 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,10 +178,6 @@ def _sentences(learner: Learner) -> list[str]:
         f"{len(learner.memory):,} exemplars are kept; with the images set aside, in "
         f"{learner.nbytes:,} bytes of a budget of {learner.budget}."
     )
-    left_out = f"{len(learner.skipped_)} could not be read and are left out:"
-    repeated = (
-        f"{learner.repeated_} images were learnt before, or are given twice, and are left out."
-    )
     new = {change.name for change in learner.changes_ if change.new}
     alike = [
         f"{one} and {other} are two classes now. If they should be one, go back (engram rollback) "
@@ -190,13 +185,17 @@ def _sentences(learner: Learner) -> list[str]:
         for one, other in combinations(learner.classes_, 2)
         if one.casefold() == other.casefold() and other in new
     ]
-    return [
-        learnt,
-        kept,
-        *alike,
-        *([repeated] if learner.repeated_ else []),
-        *([left_out, *learner.skipped_] if learner.skipped_ else []),
-    ]
+    lines = [learnt, kept, *alike]
+    if learner.repeated_:
+        lines.append(
+            f"{learner.repeated_} images were learnt before, or are given twice, and are left out."
+        )
+    if learner.skipped_:
+        lines += [
+            f"{len(learner.skipped_)} could not be read and are left out:",
+            *learner.skipped_,
+        ]
+    return lines
 
 
 def _print_learnt(learner: Learner) -> None:
@@ -206,8 +205,8 @@ def _print_learnt(learner: Learner) -> None:
     for change in learner.changes_:
         table.add_row(
             change.name,
-            _shown(change, "before"),
-            _shown(change, "after"),
+            format_percent(change.before, 1),
+            format_percent(change.after, 1),
             str(change.images),
         )
     console = plain_console()
@@ -215,11 +214,6 @@ def _print_learnt(learner: Learner) -> None:
         console.print(line)
     console.print(table)
     console.print(forgetting_verdict(learner.changes_))
-
-
-def _shown(change: Change, name: Literal["before", "after"]) -> str:
-    value = getattr(change, name)
-    return ABSENT if value is None else f"{value:.1f} %"
 
 
 def _address(path: Path) -> str:

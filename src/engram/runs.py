@@ -102,6 +102,7 @@ def configured(
     Raises:
         UserError: an unknown method, preset or device.
     """
+    method_class(method)
     given = load_preset(method, preset)
     place = resolve_device(device)
     if images_per_class is not None and images_per_class < 1:

@@ -93,6 +93,10 @@ class TaskLearner:
         on_progress: Callable[[str, float], None] = lambda stage, share: None,
     ) -> None:
         kind = method_class(method)
+        if not isinstance(config, kind.Config):
+            raise UserError(
+                f"{method} is set by {kind.Config.__name__}, not by {type(config).__name__}."
+            )
         self.name = method
         self.seed = seed
         self.memory = ExemplarMemory(budget, create_codec(codec, image_size), batchwise=batchwise)
@@ -111,6 +115,7 @@ class TaskLearner:
             device=place,
             precision=self.method.precision,
             folder=snapshots,
+            made_with={"method": method, "settings": as_mapping(config)},
             snapshot_every=snapshot_every,
             on_epoch=on_epoch,
             on_progress=on_progress,
@@ -125,17 +130,38 @@ class TaskLearner:
         """Learn the next task, from its last snapshot where there is one.
 
         Raises:
-            UserError: training diverged, or the budget cannot hold the classes.
+            UserError: the task does not follow those learnt, training diverged, or the budget
+                cannot hold the classes.
         """
         started = time.perf_counter()
+        self._check(task)
         if not self.task_sizes:
             own = task.train.pixels.split(CHUNK)
-            self.method.normalise.adopt(self._mean_over() if self._mean_over else own)
+            self.method.normalise.fit(self._mean_over() if self._mean_over else own)
         trainer = self._trainer_of(self.method, task=task.index, resting=self.method.resting)
+        trainer.discard_other_tasks()
+        self.method.cache_bytes = 0
         self.method.learn(task, self.memory, trainer)
         self.task_sizes.append(len(task.new))
         here = trainer.effort.seconds - trainer.restored_seconds
         return TaskEffort(trainer.effort, time.perf_counter() - started - here)
+
+    def _check(self, task: Task) -> None:
+        """Refuse a task that cannot be the next one, before anything is learnt of it."""
+        known = sum(self.task_sizes)
+        seen = range(known + len(task.new))
+        if task.new != seen[known:]:
+            raise UserError(
+                f"{known} classes are known, so new ones have labels from {known} on. The task's "
+                f"begin at {task.new.start}."
+            )
+        if strange := [label for label in task.classes if label not in seen]:
+            raise UserError(f"The task has images of class {strange[0]}, which it does not name.")
+        if task.train.image_size != self.method.image_size:
+            raise UserError(
+                f"The task has images of {task.train.image_size} pixels, and the learner is for "
+                f"{self.method.image_size}."
+            )
 
     @torch.no_grad()
     def predict(self, images: ImageSet) -> dict[str, Tensor]:

@@ -90,7 +90,7 @@ def test_brightness_scales_each_image_by_one_factor() -> None:
 def test_the_border_holds_the_mean() -> None:
     images = ImageSet(torch.full((50, 4, 4, 3), 200, dtype=torch.uint8), torch.zeros(50).long())
     normalise = SubtractMean((4, 4))
-    normalise.adopt([images.pixels])
+    normalise.fit([images.pixels])
     ((x, _),) = AugmentedImages(images, normalise, Augmentation(padding=0.5)).batches(
         50, generator()
     )

@@ -119,17 +119,22 @@ def test_what_is_wrong_with_a_folder_is_named(photos: Path, tmp_path: Path) -> N
         load_dataset(str(tmp_path / "empty"))
 
 
+def imagenet_tree(folder: Path, classes: int, photographs: dict[str, int]) -> None:
+    """Small photographs in ImageNet's layout, of colours by which classes can be told."""
+    for number in range(classes):
+        for split, count in photographs.items():
+            for photo in range(count):
+                name = f"n{number:08d}/n{number:08d}_{photo}.JPEG"
+                colour = (2 * (number % 100), photo, 10 * (number // 100))
+                photograph(folder / split / name, colour, (30, 20))
+
+
 @pytest.fixture
 def imagenet100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tree of ImageNet-100's shape, with three small photographs a class."""
-    folder = tmp_path / "imagenet100"
-    for number in range(100):
-        for split, photographs in (("train", 2), ("val", 1)):
-            for photo in range(photographs):
-                name = f"n{number:08d}/n{number:08d}_{photo}.JPEG"
-                photograph(folder / split / name, (2 * number, photo, 99), (30, 20))
+    imagenet_tree(tmp_path / "imagenet100", 100, {"train": 2, "val": 1})
     monkeypatch.setenv("ENGRAM_DATA", str(tmp_path))
-    return folder
+    return tmp_path / "imagenet100"
 
 
 def test_imagenet_is_prepared_once(imagenet100: Path) -> None:
@@ -227,6 +232,20 @@ def test_imagenet_presets_learn_a_tree_of_its_shape(imagenet100: Path, preset: s
     for task in stream:
         learner.learn(task)
     assert learner.scores(stream.evaluation(range(100))).shape == (100, 100)
+
+
+def test_all_of_imagenet_is_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    imagenet_tree(tmp_path / "imagenet1000", 1000, {"train": 1, "val": 1})
+    monkeypatch.setenv("ENGRAM_DATA", str(tmp_path))
+    stream = create_stream("imagenet1000/b0-inc100", order="seed1993", image_size=8)
+    assert [len(task.new) for task in stream] == [100] * 10
+    first = stream.task(0)
+    assert first.train.pixels.shape == (100, 8, 8, 3)
+    originals = torch.tensor(stream.order[:100])[first.train.labels]
+    reds, blues = first.train.pixels[:, 4, 4, 0].int(), first.train.pixels[:, 4, 4, 2].int()
+    assert (reds - 2 * (originals % 100)).abs().max() <= 3
+    assert (blues - 10 * (originals // 100)).abs().max() <= 3
+    assert stream.evaluation(range(1000)).pixels.shape == (1000, 8, 8, 3)
 
 
 def test_named_data_sets_have_their_own_size() -> None:

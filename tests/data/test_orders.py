@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 
 from engram.data.orders import ICARL_RUN0, class_order, order_label, resolved_order
 from engram.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+PAPERS = {path.stem: path for path in sorted((ROOT / "experiments" / "orders").glob("*.txt"))}
 
 # The order of LUCIR, PyCIL and FACIL, which most papers mean by "seed 1993".
 # fmt: off
@@ -50,7 +54,6 @@ def test_orders_by_name() -> None:
         ("mine:0,1,5", 5, "has a class 5; this data has 5 classes"),
         ("mine:0,1,0", 5, "has class 0 twice"),
         ("mine:0,x", 5, "Unknown class order"),
-        ("no/such.txt", 5, "Unknown class order .* or a file"),
     ],
 )
 def test_wrong_orders_are_refused(name: str, classes: int, message: str) -> None:
@@ -88,16 +91,41 @@ def test_names_come_before_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         resolved_order("seed1.txt")
 
 
-def test_a_list_in_place_of_a_file_is_refused() -> None:
-    numbers = ",".join(map(str, range(100)))
-    with pytest.raises(UserError, match=r"Class order 0,1,2.* cannot be read|Unknown class order"):
-        class_order(resolved_order(numbers), 100)
+def test_no_other_file_is_called_as_the_order_of_a_paper_is(tmp_path: Path) -> None:
+    path = PAPERS["lae_order2"]
+    assert resolved_order(str(path)) == resolved_order("lae_order2")
+    other = tmp_path / path.name
+    other.write_text("3, 1, 0")
+    with pytest.raises(UserError, match=r"lae_order2\.txt is called as another class order is"):
+        resolved_order(str(other))
 
 
 @pytest.mark.parametrize(
-    "name", ["der_trial0", "lae_order2", "lae_order3", "podnet_order2", "podnet_order3"]
+    ("text", "message"),
+    [
+        ("no/such.txt", 'no/such.txt". Known: .*, podnet_order3, .* There is no file of that name'),
+        ("or a fil", 'or a fil". Known: '),
+    ],
 )
+def test_what_is_neither_an_order_nor_a_file_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"Unknown class order .*{message}"):
+        resolved_order(text)
+
+
+def test_a_list_in_place_of_a_file_is_refused() -> None:
+    numbers = ",".join(map(str, range(100)))
+    with pytest.raises(UserError, match=r"Class order 0,1,2.* cannot be read|Unknown class order"):
+        resolved_order(numbers)
+
+
+@pytest.mark.parametrize("name", PAPERS)
 def test_orders_of_papers_have_every_class_once(name: str) -> None:
     order = resolved_order(name)
     assert order_label(order) == name
-    assert sorted(class_order(order, 100)) == list(range(100))
+    classes = order.count(",") + 1
+    assert sorted(class_order(order, classes)) == list(range(classes))
+
+
+def test_the_page_about_runs_names_the_orders_of_papers() -> None:
+    named = re.findall(r"`(\w+)`", (ROOT / "docs" / "runs.md").read_text())
+    assert PAPERS.keys() <= set(named)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from engram.data.benchmarks import load_dataset
-from engram.data.images import Dataset
+from engram.data.images import Dataset, ImageSet
 from engram.data.orders import ICARL_RUN0
 from engram.data.stream import ClassStream, create_stream, increments
 from engram.errors import UserError
@@ -96,6 +97,26 @@ def test_a_class_without_images_is_refused(random_images: Any) -> None:
         ClassStream(lacks_train, (0, 1), (2,))
     with pytest.raises(UserError, match="no images to evaluate on of one, two"):
         ClassStream(lacks_test, (0, 1), (2,), "validation")
+
+
+def test_an_order_that_is_too_short_is_refused(dataset: Dataset) -> None:
+    with pytest.raises(UserError, match="Tasks of 2, 3 classes want 5, and the order has 4"):
+        ClassStream(dataset, (0, 1, 2, 3), (2, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"class_names": ("cat", "dog", "cat")}, "two classes of one name"),
+        ({"class_names": ("cat", "dog")}, "has label 2; those of its 2 classes begin at 0"),
+        ({"test": ImageSet.empty((5, 4))}, r"\(4, 4\) pixels, and test images of \(5, 4\)"),
+    ],
+)
+def test_a_data_set_fits_together(random_images: Any, change: dict[str, Any], message: str) -> None:
+    images = random_images(2, 2, 2)
+    whole = Dataset("animals", images, images, ("cat", "dog", "cow"))
+    with pytest.raises(ValueError, match=message):
+        replace(whole, **change)
 
 
 def test_validation_is_cut_out_of_training(dataset: Dataset) -> None:

@@ -274,7 +274,17 @@ def test_the_parts_of_the_loss_are_summed_and_reported() -> None:
     assert [report.losses for report in reports] == [{"one": 1, "two": 0}, {"one": 1, "two": 2}]
     assert [report.task for report in reports] == [3, 3]
     assert steps == [
-        Step(epoch, 2, batch, 2, 2 * epoch + batch, 4, 0) for epoch in (0, 1) for batch in (0, 1)
+        Step(
+            epoch=epoch,
+            epochs=2,
+            batch=batch,
+            batches=2,
+            done=2 * epoch + batch,
+            updates=4,
+            warmup=0,
+        )
+        for epoch in (0, 1)
+        for batch in (0, 1)
     ]
 
 
@@ -397,7 +407,7 @@ def test_another_task_starts_without_old_snapshots(tmp_path: Path) -> None:
     loop = trainer(model, folder=tmp_path)
     loop.fit("one", Points(), model.loss, model.named_parameters(), SCHEDULE)
     assert len(list(tmp_path.iterdir())) == 1
-    trainer(model, task=1, folder=tmp_path)
+    trainer(model, task=1, folder=tmp_path).discard_other_tasks()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -413,10 +423,30 @@ def test_a_snapshot_of_other_training_is_refused(tmp_path: Path) -> None:
     loop = trainer(model, folder=tmp_path)
     loop.fit("one", Points(), model.loss, model.named_parameters(), SCHEDULE)
     longer = replace(SCHEDULE, epochs=3)
-    with pytest.raises(UserError, match="snapshot of other training"):
-        loop.fit("one", Points(), model.loss, model.named_parameters(), longer)
-    with pytest.raises(UserError, match="snapshot of other training"):
-        loop.fit("one", Points(11), model.loss, model.named_parameters(), SCHEDULE)
+    for points, schedule, made_with in (
+        (Points(), longer, {}),
+        (Points(11), SCHEDULE, {}),
+        (Points(), SCHEDULE, {"settings": {"temperature": 2}}),
+    ):
+        other = trainer(model, folder=tmp_path, made_with=made_with)
+        with pytest.raises(UserError, match="snapshot of other training"):
+            other.fit("one", points, model.loss, model.named_parameters(), schedule)
+
+
+def test_two_stages_of_a_task_have_two_names() -> None:
+    model = Model()
+    loop = trainer(model)
+    loop.fit("one", Points(), model.loss, model.named_parameters(), SCHEDULE)
+    loop.fit("two", Points(), model.loss, model.named_parameters(), SCHEDULE)
+    with pytest.raises(ValueError, match='Two fits of a task are called "one"'):
+        loop.fit("one", Points(), model.loss, model.named_parameters(), SCHEDULE)
+
+
+def test_two_parameters_have_two_names() -> None:
+    model = Model()
+    named = [*model.layer.named_parameters(), *model.norm.named_parameters()]
+    with pytest.raises(ValueError, match="Two parameters have one name"):
+        trainer(model).fit("one", Points(), model.loss, named, SCHEDULE)
 
 
 def test_a_damaged_snapshot_is_refused_with_the_way_out(tmp_path: Path) -> None:
@@ -425,8 +455,9 @@ def test_a_damaged_snapshot_is_refused_with_the_way_out(tmp_path: Path) -> None:
     loop.fit("one", Points(), model.loss, model.named_parameters(), SCHEDULE)
     (snapshot,) = tmp_path.iterdir()
     snapshot.write_bytes(snapshot.read_bytes()[:20])
+    again = trainer(model, folder=tmp_path)
     with pytest.raises(UserError, match=r"cannot be read .* Remove it to train this stage anew"):
-        loop.fit("one", Points(), model.loss, model.named_parameters(), SCHEDULE)
+        again.fit("one", Points(), model.loss, model.named_parameters(), SCHEDULE)
 
 
 def test_files_of_others_in_the_snapshot_folder_stay(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_the_classifiers_are_drawn_anew_when_the_warm_up_is_over() -> None:
         der.head.weight.zero_()
         der.auxiliary.weight.zero_()
     for epoch, number in ((9, 48), (10, 0), (10, 49)):
-        der.after_step(Step(epoch, 170, number, 50, epoch * 50 + number, 8500, 500))
+        der.after_step(replace(WARM, epoch=epoch, batch=number, done=epoch * 50 + number))
         assert not der.head.weight.any()
     der.after_step(WARM)
     assert torch.equal(der.head.weight, drawn)
@@ -520,5 +520,5 @@ def test_sizes_that_cannot_be_are_refused(knobs: dict[str, Any], message: str) -
 
 def test_a_transformer_has_no_channels_to_cut() -> None:
     config = DERConfig(backbone="vit_micro_patch4_16", keep=0.5)
-    with pytest.raises(UserError, match="cut channels of convolutions, of which vit_micro"):
+    with pytest.raises(UserError, match="cut channels of a ResNet, which vit_micro"):
         DER(config, (8, 8), 0)

@@ -26,7 +26,6 @@ from engram.engine.fit import EpochReport
 from engram.errors import UserError
 from engram.memory import Budget
 from engram.methods.lae import LAE, LAEConfig, flat
-from engram.models.merging import Ties
 from engram.models.pretrained import load_backbone
 from engram.models.vit import create_vit
 from engram.seeding import generator
@@ -180,7 +179,8 @@ def test_the_loss_is_among_the_task_s_classes_old_and_new() -> None:
     lae.freeze_heads(mixed)
     assert [head.get_parameter("weight").requires_grad for head in lae.heads] == [False, True, True]
     x, y = torch.randn(6, 32), torch.tensor([2, 3, 4, 4, 3, 2])
-    found = lae.loss(mixed, lambda features: features)(x, y, Step(0, 1, 0, 1, 0, 1, 0))
+    step = Step(epoch=0, epochs=1, batch=0, batches=1, done=0, updates=1, warmup=0)
+    found = lae.loss(mixed, lambda features: features)(x, y, step)
     expected = F.cross_entropy(lae.logits(x)[:, 2:5], y - 2)
     assert torch.allclose(found["classification"], expected)
 
@@ -215,7 +215,9 @@ def test_a_merge_zeroes_no_scale_and_no_bias() -> None:
 
 def test_ties_works_on_differences_to_the_start() -> None:
     two, three = after(2, merge=("ties",)), after(3, merge=("ties",))
-    expected = Ties(0.5)(three.named(three.reference), three.named(two.offline[0]), three.online, 2)
+    (merge,) = three.merges.values()
+    accumulated = three.named(two.offline[0])
+    expected = merge.merged(three.named(three.reference), accumulated, three.online, 2)
     assert torch.equal(three.offline[0], flat(expected))
     fresh = LAE(tiny("lae").settings, (8, 8), seed=0)
     assert torch.equal(three.reference, flat(fresh.online))

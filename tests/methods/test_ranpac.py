@@ -133,5 +133,5 @@ def test_parameters_include_what_is_not_trained() -> None:
 
 
 def test_bad_numbers_are_refused() -> None:
-    with pytest.raises(UserError, match="projected must be 0 or more, not -1"):
+    with pytest.raises(UserError, match="projected must not be negative, but is -1"):
         RanPACConfig(projected=-1)

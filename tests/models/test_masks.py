@@ -19,12 +19,12 @@ from engram.models.masks import (
     Floor,
     Kept,
     SparsityControl,
-    annealed,
     binary,
     check_cut,
     gate,
     reestimate_norms,
     shrunk,
+    steepness_of,
     weight_share,
     widths,
 )
@@ -72,11 +72,11 @@ def weights(network: ResNet) -> int:
 
 
 def test_steepness_grows_within_an_epoch() -> None:
-    assert annealed(0, 40, 100) == 1 / 100
-    assert annealed(39, 40, 100) == pytest.approx(100)
-    steps = [annealed(batch, 40, 100) for batch in range(40)]
+    assert steepness_of(0, 40, 100) == 1 / 100
+    assert steepness_of(39, 40, 100) == pytest.approx(100)
+    steps = [steepness_of(batch, 40, 100) for batch in range(40)]
     assert steps == sorted(steps)
-    assert annealed(0, 1, 100) == 100, "an epoch of one batch divides by zero"
+    assert steepness_of(0, 1, 100) == 100, "an epoch of one batch divides by zero"
 
 
 @pytest.mark.parametrize("steepness", [0.01, 1.0, 2.5])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,9 @@ from torch import Tensor
 from engram.errors import UserError
 from engram.methods.lae import LAEConfig
 from engram.models.merging import (
-    Dare,
-    Ema,
-    Magnitude,
-    MaxAbs,
-    Merge,
-    RunningMean,
-    Ties,
+    MERGES,
+    MergeSettings,
+    create_merge,
     dropped,
     max_abs,
     ties,
@@ -30,9 +27,16 @@ from engram.models.merging import (
 )
 from engram.seeding import generator
 
-OPERATORS: list[Merge] = [
-    *(Ema(0.9), RunningMean(), Ties(0.2), Ties(1.0), Dare(0.5), Magnitude(0.2), MaxAbs())
-]
+SETTINGS = MergeSettings(retention=0.9, density=0.5, strength=1.0, seed=0)
+
+Module = dict[str, Tensor]
+
+
+def merged(
+    text: str, reference: Module, offline: Module, online: Module, task: int = 1, **settings: float
+) -> Module:
+    merge = create_merge(text, replace(SETTINGS, **settings))
+    return merge.merged(reference, offline, online, task)
 
 
 def module(seed: int, spread: float = 1.0) -> dict[str, Tensor]:
@@ -94,35 +98,37 @@ def test_entries_are_dropped_as_in_peft_but_for_the_dice(merge_utils: types.Modu
 
 def test_ties_is_as_strong_as_is_asked_for() -> None:
     reference, offline, online = module(0, 0.01), module(1), module(2)
-    once = Ties(0.5)(reference, offline, online, 1)
+    once = merged("ties", reference, offline, online)
     (weak,) = LAEConfig(merge=("ties",), strength=0.25).merges(seed=0).values()
-    found = weak(reference, offline, online, 1)
+    found = weak.merged(reference, offline, online, 1)
     for name in ("down.weight", "up.weight"):
         change = once[name] - reference[name]
         assert torch.allclose(found[name], reference[name] + 0.25 * change, atol=1e-6)
     assert torch.equal(found["down.bias"], once["down.bias"])
 
 
-@pytest.mark.parametrize("merge", OPERATORS, ids=str)
-def test_scales_and_biases_never_vanish(merge: Merge) -> None:
+@pytest.mark.parametrize("text", [*MERGES, "ties:0.2", "ties:1", "magnitude:0.2"])
+def test_scales_and_biases_never_vanish(text: str) -> None:
     offline, online = module(1), module(2)
-    merged = merge(module(0, 0.01), offline, online, 1)
-    assert merged.keys() == offline.keys()
+    found = merged(text, module(0, 0.01), offline, online)
+    assert found.keys() == offline.keys()
     for name in ("scale", "down.bias"):
         low = torch.minimum(offline[name], online[name])
         high = torch.maximum(offline[name], online[name])
-        assert ((merged[name] >= low - 1e-6) & (merged[name] <= high + 1e-6)).all()
-        assert merged[name].shape == offline[name].shape
+        assert ((found[name] >= low - 1e-6) & (found[name] <= high + 1e-6)).all()
+        assert found[name].shape == offline[name].shape
 
 
-@pytest.mark.parametrize("merge", [Ema(0.9), RunningMean(), Ties(1.0), Magnitude(1.0), MaxAbs()])
-def test_identical_modules_merge_to_themselves(merge: Merge) -> None:
-    assert same(merge(module(0), module(1), module(1), 3), module(1))
+@pytest.mark.parametrize(
+    "text", ["ema", "ema-per-task", "mean", "ties:1", "magnitude:1", "max-abs"]
+)
+def test_identical_modules_merge_to_themselves(text: str) -> None:
+    assert same(merged(text, module(0), module(1), module(1), 3), module(1))
 
 
-@pytest.mark.parametrize("merge", OPERATORS, ids=str)
-def test_modules_that_never_moved_stay_the_reference(merge: Merge) -> None:
-    assert same(merge(module(0), module(0), module(0), 1), module(0))
+@pytest.mark.parametrize("text", [*MERGES, "ties:0.2", "ties:1", "magnitude:0.2"])
+def test_modules_that_never_moved_stay_the_reference(text: str) -> None:
+    assert same(merged(text, module(0), module(0), module(0)), module(0))
 
 
 def test_the_reference_is_what_differences_are_taken_from() -> None:
@@ -130,8 +136,8 @@ def test_the_reference_is_what_differences_are_taken_from() -> None:
     reference = module(0, spread=10.0)
     offline = {name: tensor + 0.1 * module(1)[name] for name, tensor in reference.items()}
     online = {name: tensor + 0.1 * module(2)[name] for name, tensor in reference.items()}
-    merged = Ties(0.5)(reference, offline, online, 1)
-    moved = torch.cat([(merged[n] - reference[n]).flatten() for n in ("down.weight", "up.weight")])
+    found = merged("ties", reference, offline, online)
+    moved = torch.cat([(found[n] - reference[n]).flatten() for n in ("down.weight", "up.weight")])
     assert moved.abs().max() < 1
     assert 0.5 < float((moved.abs() > 1e-4).float().mean()) < 0.85
 
@@ -140,29 +146,31 @@ def test_the_trim_has_one_threshold_over_all_matrices() -> None:
     reference = {name: torch.zeros_like(tensor) for name, tensor in module(0).items()}
     moved = module(1)
     moved["up.weight"] *= 1e-3
-    merged = Ties(0.4)(reference, moved, moved, 1)
-    assert not merged["up.weight"].any()
-    assert int((merged["down.weight"] != 0).sum()) == 2 * 160 * 4 // 10
+    found = merged("ties:0.4", reference, moved, moved)
+    assert not found["up.weight"].any()
+    assert int((found["down.weight"] != 0).sum()) == 2 * 160 * 4 // 10
 
 
 def test_a_running_mean_is_the_mean() -> None:
     modules = [module(seed) for seed in range(5)]
     offline = modules[0]
     for task, online in enumerate(modules[1:], start=1):
-        offline = RunningMean()(module(9), offline, online, task)
+        offline = merged("mean", module(9), offline, online, task)
     mean = {name: torch.stack([m[name] for m in modules]).mean(0) for name in offline}
     assert same(offline, mean)
 
 
 @given(steps=st.integers(1, 20_000), retention=st.floats(0.05, 0.999))
 def test_retention_does_not_depend_on_the_number_of_steps(steps: int, retention: float) -> None:
-    assert Ema(retention).retained(1 / steps) ** steps == pytest.approx(retention, rel=1e-9)
+    ema = create_merge("ema", replace(SETTINGS, retention=retention))
+    assert ema.retained(1 / steps) ** steps == pytest.approx(retention, rel=1e-9)
 
 
 def test_the_published_decay() -> None:
     """1,040 steps a task at 0.9999 retain 0.901 of the offline module; the default is 0.9."""
     assert LAEConfig().retention == pytest.approx(0.9999**1040, abs=2e-3)
-    assert Ema(0.9999**1040).retained(1 / 1040) == pytest.approx(0.9999)
+    ema = create_merge("ema", replace(SETTINGS, retention=0.9999**1040))
+    assert ema.retained(1 / 1040) == pytest.approx(0.9999)
 
 
 def test_max_abs_takes_the_larger() -> None:
@@ -171,15 +179,15 @@ def test_max_abs_takes_the_larger() -> None:
 
 
 def test_the_dice_depend_on_seed_and_task() -> None:
-    args = (module(0), module(1), module(2))
-    first = Dare(0.5, seed=1)(*args, 1)
-    assert same(first, Dare(0.5, seed=1)(*args, 1))
-    assert not same(first, Dare(0.5, seed=1)(*args, 2))
-    assert not same(first, Dare(0.5, seed=2)(*args, 1))
+    modules = module(0), module(1), module(2)
+    first = merged("dare", *modules, seed=1)
+    assert same(first, merged("dare", *modules, seed=1))
+    assert not same(first, merged("dare", *modules, 2, seed=1))
+    assert not same(first, merged("dare", *modules, seed=2))
 
 
 @pytest.mark.parametrize("share", [0.0, -0.5, 1.5, math.nan])
-@pytest.mark.parametrize("kind", [Ema, Ties, Dare, Magnitude])
-def test_shares_are_shares(kind: type[Ema | Ties | Dare | Magnitude], share: float) -> None:
+@pytest.mark.parametrize("name", ["retention", "density"])
+def test_shares_are_shares(name: str, share: float) -> None:
     with pytest.raises(UserError, match="above 0 and at most 1"):
-        kind(share)
+        replace(SETTINGS, **{name: share})

@@ -92,6 +92,21 @@ def test_a_frozen_copy_stands_still() -> None:
     assert not torch.equal(net.backbone.conv.weight, copy.backbone.conv.weight)
 
 
+@pytest.mark.parametrize("name", [*models.BACKBONES, "vit_micro_patch4_16"])
+def test_the_folded_form_of_a_backbone_gives_the_same_features(name: str) -> None:
+    source = generator(0)
+    backbone = models.create(name, source, (16, 16)).backbone
+    images = torch.randn(8, 3, 16, 16, generator=source)
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=source)
+        backbone.train()(images)  # moves the statistics of BatchNorms
+        expected = backbone.eval()(images)
+        assert expected.shape == (8, backbone.dim)
+        difference = (backbone.folded()(images) - expected).abs().max()
+    assert difference <= 1e-5 * expected.abs().max()
+
+
 def test_initial_weights_follow_the_generator() -> None:
     one, same, other = (models.create("resnet8", generator(seed)) for seed in (0, 0, 1))
     assert torch.equal(one.backbone.conv.weight, same.backbone.conv.weight)

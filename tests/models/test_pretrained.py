@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -14,8 +15,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from engram.errors import UserError
+from engram.models import pretrained
 from engram.models.normalise import Standardise
-from engram.models.pretrained import BackboneConfig, Pretrained, load_backbone
+from engram.models.pretrained import (
+    BackboneConfig,
+    Pretrained,
+    import_timm,
+    import_torchvision,
+    load_backbone,
+)
 from engram.models.vit import create_vit
 from engram.seeding import generator
 
@@ -67,17 +75,42 @@ def test_random_weights_depend_on_the_generator(folder: Path) -> None:
     assert not torch.equal(first, other)
 
 
-def test_missing_weights_are_named_with_the_ways_out(folder: Path) -> None:
-    save_file(weights(), folder / "vit_micro_patch4_16.best.safetensors")
+@pytest.mark.parametrize(
+    ("beside", "other"),
+    [
+        (None, "choose another --backbone"),
+        ("resnet_micro_patch4_16.test.npz", "choose another --backbone"),
+        ("vit_micro_patch4_16.best.safetensors", "take --backbone vit_micro_patch4_16.best, which"),
+        ("vit_micro_patch4_16.best.npz", "take --backbone vit_micro_patch4_16.best, which is the"),
+    ],
+)
+def test_missing_weights_are_named_with_the_ways_out(
+    folder: Path, beside: str | None, other: str
+) -> None:
+    if beside:
+        (folder / beside).touch()
     with pytest.raises(UserError) as refused:
         load()
     message = str(refused.value)
     assert f"no weights {folder / NAME}.safetensors" in message
-    assert "vit_micro_patch4_16.best are there" in message
     assert "as .safetensors or .npz" in message
-    assert "with --weights, choose another --backbone, or be online" in message
+    assert f"with --weights, {other}" in message
+    assert "or be online" in message
     assert "engram[hub]" in message
     assert "\n" not in message
+
+
+def test_a_file_that_is_not_there_is_named_with_its_neighbour(
+    timm: Any, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "vit_large.npz").touch()
+    (tmp_path / "mine.safetensors").touch()
+    for given, meant in (("mime.safetensors", "mine.safetensors"), ("vit_large", "vit_large.npz")):
+        missing, near = tmp_path / given, (folder if "vit" in meant else tmp_path) / meant
+        for backbone in (NAME, "timm/vit_tiny_patch16_224"):
+            with pytest.raises(UserError) as refused:
+                load(backbone=backbone, weights=str(missing))
+            assert str(refused.value) == f"There is no file {missing}. Perhaps you meant {near}."
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -117,7 +150,7 @@ def test_a_hub_out_of_reach_is_one_line(folder: Path, monkeypatch: pytest.Monkey
 
     hub = types.SimpleNamespace(hf_hub_url=lambda *place: "", get_hf_file_metadata=unreachable)
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    with pytest.raises(UserError, match=r"The hub gave none: no route to the hub$"):
+    with pytest.raises(UserError, match=r"The hub gave none: no route to the hub\.$"):
         load()
 
 
@@ -127,9 +160,29 @@ def test_a_hub_out_of_reach_is_one_line(folder: Path, monkeypatch: pytest.Monkey
         ({"backbone": "vit_tinny_patch16_224"}, 'Perhaps you meant "vit_tiny_patch16_224"'),
         ({"input_size": 18}, "cannot be cut into patches of 4. The nearest size is 16"),
         ({"input_size": 0}, "input_size must be 1 or more"),
-        ({"weights": "nowhere.safetensors"}, "nowhere.safetensors cannot be read as weights"),
+        ({"weights": "nowhere.safetensors"}, r"There is no file nowhere\.safetensors\.$"),
         ({"backbone": "timm/vit_nonesuch", "weights": "random"}, "timm cannot make vit_nonesuch"),
-        ({"backbone": "timm/vit_tiny_patch16_224", "weights": "no.npz"}, "no.npz cannot be read"),
+        (
+            {"backbone": "timm/vit_tiny_patch16_22", "weights": "random"},
+            r"Unknown model .*\. Perhaps you meant timm/vit_tiny_patch16_224\.$",
+        ),
+        (
+            {"backbone": "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1"},
+            r"Invalid .*\. Perhaps you meant timm/vit_tiny_patch16_224\.augreg_in21k_ft_in1k\.$",
+        ),
+        (
+            {"backbone": "timm/vit_tiny_patch16_224", "weights": "random", "input_size": 30},
+            "An image of 30 pixels cannot be cut into patches of 16. The nearest size is 32",
+        ),
+        (
+            {"backbone": "timm/inception_v4", "weights": "random", "input_size": 30},
+            "takes no images of 30 pixels: .*It was made for 299: choose another --input-size",
+        ),
+        (
+            {"backbone": "timm/xcit_nano_12_p16_224", "weights": "random", "input_size": 30},
+            "timm cannot make xcit_nano_12_p16_224 for images of 30 pixels: .patch_size. should",
+        ),
+        ({"backbone": "timm/vit_tiny_patch16_224", "weights": "no.npz"}, "no file no.npz"),
         ({"backbone": "vit_tiny_patch0_224"}, 'Unknown vision transformer "vit_tiny_patch0_224"'),
     ],
 )
@@ -143,10 +196,72 @@ def test_bad_input_is_one_line(
 
 def test_weights_of_another_shape_are_refused(folder: Path, tmp_path: Path) -> None:
     save_file(weights("vit_tiny_patch4_16"), tmp_path / "tiny.safetensors")
-    with pytest.raises(UserError, match=r"192 dimensions, as vit_tiny_.* another architecture"):
+    expected = rf"tiny.safetensors does not fit {NAME}\. .*: they fit vit_tiny_patch4_224\.$"
+    with pytest.raises(UserError, match=expected):
         load(weights=str(tmp_path / "tiny.safetensors"))
-    with pytest.raises(UserError, match=rf"tiny.safetensors does not fit {NAME}\."):
-        load(weights=str(tmp_path / "tiny.safetensors"))
+
+
+def test_timm_is_imported_beside_a_torchvision_without_operators() -> None:
+    program = """
+import torch
+from engram.models.pretrained import BackboneConfig, import_torchvision, load_backbone
+
+def refuse(path):
+    raise OSError(path)
+
+torch.ops.load_library = refuse
+names = dict(backbone="timm/vit_tiny_patch16_224", weights="random", input_size=32)
+print(load_backbone(BackboneConfig(**names), torch.Generator()).dim)
+print(import_torchvision() is None)
+
+import torchvision
+try:
+    torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+except RuntimeError as error:
+    print(str(error)[:29])
+"""
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert answer.stdout == "192\nFalse\nCouldn't load custom C++ ops.\n", answer.stderr
+
+
+def test_a_torchvision_that_works_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
+    monkeypatch.setattr(torch.library, "Library", None)
+    assert import_torchvision.__wrapped__() is None
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            ModuleNotFoundError(name="torchvision"),
+            r"needs torchvision, which is not .*engram\[timm",
+        ),
+        (RuntimeError("two\nversions."), r"cannot be imported: two versions\. Install a torchvis"),
+    ],
+)
+def test_timm_that_cannot_be_imported_is_one_line(
+    error: Exception, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise error
+
+    monkeypatch.setattr(pretrained, "import_torchvision", refuse)
+    with pytest.raises(UserError, match=message) as refused:
+        import_timm()
+    assert "\n" not in str(refused.value)
+
+
+def test_a_hub_that_timm_cannot_reach_leaves_ways_out(
+    timm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(name: str, **options: Any) -> None:
+        raise FileNotFoundError("no route to the hub.")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    expected = r"no route to the hub\. Name a file .* with --weights, or draw: --weights random\.$"
+    with pytest.raises(UserError, match=expected):
+        load(backbone="timm/vit_tiny_patch16_224")
 
 
 def test_any_network_of_timm_s(timm: Any) -> None:
@@ -178,6 +293,10 @@ def test_a_file_of_weights_for_a_network_of_timm_s(timm: Any, tmp_path: Path) ->
         UserError, match=r"resnet18: it has layer1\.2.*, which this network has not"
     ):
         load(backbone="timm/resnet18", weights=str(deeper), input_size=32)
+    strange = tmp_path / "strange.safetensors"
+    save_file({**whole.state_dict(), "pos_embed": torch.tensor(0.0)}, strange)
+    with pytest.raises(UserError, match=r"does not fit timm/vit_tiny_patch16_224: .*\.$"):
+        load(backbone="timm/vit_tiny_patch16_224", weights=str(strange))
     for other, reason in (("vit_small_patch16_224", "size mismatch"), ("resnet18", "no conv1")):
         with pytest.raises(UserError, match=rf"does not fit timm/{other}: .*{reason}") as refused:
             load(backbone=f"timm/{other}", weights=str(path), input_size=112)
@@ -216,6 +335,6 @@ def test_pixels_are_scaled_and_standardised() -> None:
 def test_the_mean_of_the_data_is_not_subtracted() -> None:
     standardise = Standardise((2, 2), (0.5,) * 3, (0.5,) * 3)
     chunks = iter([torch.zeros(1, 2, 2, 3, dtype=torch.uint8)])
-    standardise.adopt(chunks)
+    standardise.fit(chunks)
     assert standardise.mean.tolist() == [0.5] * 3
     assert len(list(chunks)) == 1, "images were read for nothing"

@@ -156,17 +156,44 @@ def test_googles_archives_are_read(timm: Any, tmp_path: Path) -> None:
     [
         (lambda state: state.pop("blocks.3.norm1.bias"), r"have no blocks\.3\.norm1\.bias"),
         (lambda state: state.update(extra=torch.zeros(1)), "have extra, which this network has"),
-        (lambda state: state.update(cls_token=torch.zeros(1, 1, 7)), "with 7 dimensions; this"),
-        (lambda state: state.update(cls_token=torch.zeros(1, 1, 768)), "768 dimensions, as vit_b"),
+        (
+            lambda state: state.update(cls_token=torch.zeros(1, 1, 7)),
+            r"cls_token is \(1, 1, 7\), th",
+        ),
+        (
+            lambda state: state.update(cls_token=torch.tensor(0.0)),
+            r"cls_token is \(\), this network",
+        ),
         (lambda state: state.update(pos_embed=torch.zeros(1, 3, 32)), r"pos_embed is \(1, 3, 32\)"),
+        (lambda state: state.update(pos_embed=torch.zeros(1, 1, 32)), r"pos_embed is \(1, 1, 32\)"),
+        (
+            lambda state: state.update(pos_embed=torch.tensor(0.0)),
+            r"pos_embed is \(\), this network",
+        ),
     ],
 )
 def test_weights_of_another_architecture_are_refused(change: Any, message: str) -> None:
     vit = VisionTransformer(Size(32, 4, 2), 4, 16)
     state = vit.state_dict()
     change(state)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=rf"{message}.*: they are of another architecture\.$"):
         fitted_weights(vit, state)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "own", "difference"),
+    [
+        ("vit_micro_patch4_16", "vit_micro_patch8_16", r"proj.weight is \(32, 3, 4, 4\), this"),
+        ("vit_tiny_patch4_32", "vit_micro_patch4_16", "have blocks.2.norm1.weight, which this"),
+        ("vit_tiny_patch8_16", "vit_small_patch8_16", r"cls_token is \(1, 1, 192\), this"),
+    ],
+)
+def test_the_network_that_weights_fit_is_named(theirs: str, own: str, difference: str) -> None:
+    fitting = f"{theirs.rpartition('_')[0]}_224"
+    state = {**create_vit(theirs).state_dict(), "head.bias": torch.zeros(3)}
+    with pytest.raises(UserError, match=rf"{difference}.*: they fit {fitting}\.$"):
+        fitted_weights(create_vit(own), state)
+    fitted_weights(create_vit(fitting), state)
 
 
 def test_an_incomplete_archive_is_refused(tmp_path: Path) -> None:
@@ -175,6 +202,15 @@ def test_an_incomplete_archive_is_refused(tmp_path: Path) -> None:
         np.savez(tmp_path / "cut.npz", **{key: archive[key] for key in archive if key != name})
         with pytest.raises(UserError, match=f"The archive has no {name}"):
             fitted_weights(create_vit("vit_micro_patch4_16"), read_weights(tmp_path / "cut.npz"))
+
+
+def test_an_archive_of_other_dimensions_is_refused() -> None:
+    archive = as_google_writes(drawn("vit_micro_patch4_16"))
+    for name in ("embedding/kernel", "Transformer/encoderblock_1/MlpBlock_3/Dense_0/kernel"):
+        flat = {**archive, name: archive[name].sum()}
+        state = {key: torch.as_tensor(array) for key, array in flat.items()}
+        with pytest.raises(UserError, match="arrays of other dimensions than Google's"):
+            fitted_weights(create_vit("vit_micro_patch4_16"), state)
 
 
 def test_names_and_sizes_that_do_not_exist_are_refused() -> None:

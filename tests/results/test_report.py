@@ -22,7 +22,7 @@ from engram.data.codecs import create_codec
 from engram.errors import UserError
 from engram.files import save_tensors
 from engram.memory import Budget, ExemplarMemory
-from engram.results import run_report
+from engram.results import exemplar_report
 from engram.results.comparison import comparison_table, markdown_table
 from engram.results.formats import ABSENT
 from engram.results.record import RunRecord
@@ -414,7 +414,7 @@ def test_exemplars_of_the_last_task_stand_beside_their_originals(
 def test_of_many_classes_half_of_those_shown_have_their_originals_beside(
     tmp_path: Path, silent: Progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_report, "SHOWN_CLASSES", 4)
+    monkeypatch.setattr(exemplar_report, "SHOWN_CLASSES", 4)
     config = replace(tiny("icarl", "digits/4,4", budget="24", order="given"), codec="jpeg:30")
     folder, _ = bench.run(config, tmp_path, silent)
     page = Page(write_report(folder))

@@ -215,15 +215,18 @@ def test_a_learning_process_that_is_killed_is_found_out(
 
 
 def _worker_of(parent: int) -> int:
-    """The process that learns, among the children of this one."""
+    """The newest process that learns, among the children of this one: older ones may still be
+    ending."""
+    found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         # Another process may end while it is looked at.
         with suppress(FileNotFoundError, ProcessLookupError):
             words = path.read_text().rpartition(")")[2].split()
             command = (path.parent / "cmdline").read_bytes()
             if int(words[1]) == parent and b"engram.serve.worker" in command:
-                return int(path.parent.name)
-    raise AssertionError("no process learns")
+                found.append((int(words[19]), int(path.parent.name)))
+    assert found, "no process learns"
+    return max(found)[1]  # the first is when it was started
 
 
 def test_what_the_budget_cannot_hold_is_said_and_waits_again(tmp_path: Path) -> None:
@@ -243,7 +246,7 @@ def test_what_the_budget_cannot_hold_is_said_and_waits_again(tmp_path: Path) -> 
 def test_a_restart_says_what_was_interrupted(model: ModelFolder) -> None:
     with opened(model.folder) as client:
         give(client, "grün")
-    job = Journal(model.folder).begin("learn")
+    job = Journal(model.folder).begin_learning()
     with opened(model.folder) as client:
         found = client.get(f"/api/jobs/{job}").json()
         assert found["state"] == "interrupted"
@@ -254,7 +257,7 @@ def test_a_restart_says_what_was_interrupted(model: ModelFolder) -> None:
 def test_a_restart_finds_a_job_that_was_done(model: ModelFolder) -> None:
     with opened(model.folder) as client:
         give(client, "grün")
-    job = Journal(model.folder).begin("learn")
+    job = Journal(model.folder).begin_learning()
     with model.changing():
         learner = load(model.folder, device="cpu").learn({"grün": coloured("grün", 8)})
         learner.add_to(model, source=Journal(model.folder).job(job).source)
@@ -271,7 +274,7 @@ def test_a_process_whose_job_was_taken_away_changes_nothing(model: ModelFolder) 
     with opened(model.folder) as client:
         give(client, "grün")
     journal = Journal(model.folder)
-    job = journal.begin("learn")
+    job = journal.begin_learning()
     journal.end(job, "interrupted")
     worker.learn(model, journal, job, {}, "cpu", None)
     assert model.numbers() == [1]
@@ -282,12 +285,12 @@ def test_a_job_that_fails_says_why(model: ModelFolder, monkeypatch: pytest.Monke
     with opened(model.folder) as client:
         give(client, "grün")
     journal = Journal(model.folder)
-    job = journal.begin("learn")
+    job = journal.begin_learning()
     with model.changing():
         worker.learn(model, journal, job, {}, "cpu", None)
     assert journal.job(job).state == "failed"
     assert "Another process is changing" in journal.job(job).message
-    job = journal.begin("learn")
+    job = journal.begin_learning()
 
     def breaks(*arguments: object, **named: object) -> None:
         raise ZeroDivisionError
@@ -599,7 +602,7 @@ def test_pictures_that_were_learnt_leave_no_trace(model: ModelFolder) -> None:
     for number in range(20):
         journal.add_picture(large, bytes([number]) * 100_000, number, Limits())
     assert on_disk(journal) > 2_000_000
-    job = journal.begin("learn")
+    job = journal.begin_learning()
     journal.end(job, "done", version=1)
     assert not any(waiting.pictures for waiting in journal.waiting())
     assert on_disk(journal) < 100_000
@@ -611,7 +614,7 @@ def test_a_job_that_begins_or_fails_writes_no_picture_anew(tmp_path: Path) -> No
     for number in range(20):
         journal.add_picture(large, bytes([number]) * 100_000, number, Limits())
     before = on_disk(journal)
-    job = journal.begin("learn")
+    job = journal.begin_learning()
     assert journal.waiting()[0].pictures == ()
     assert len(journal.pictures_of(job)["large"]) == 20
     journal.end(job, "failed")
@@ -623,7 +626,7 @@ def test_a_class_that_is_made_again_while_it_is_learnt_stays(tmp_path: Path) -> 
     journal = Journal(tmp_path)
     number = journal.add_class("cat", Limits())
     first = journal.add_picture(number, b"1", 1, Limits())
-    job = journal.begin("learn")
+    job = journal.begin_learning()
     assert journal.add_class("cat", Limits()) == number
     with pytest.raises(BusyError):
         journal.remove_class(number)
@@ -633,7 +636,7 @@ def test_a_class_that_is_made_again_while_it_is_learnt_stays(tmp_path: Path) -> 
     second = journal.add_picture(number, b"2", 2, Limits())
     assert [(one.name, one.pictures) for one in journal.waiting()] == [("cat", (second,))]
     # The next job takes it as it takes every class, once nobody makes it again.
-    journal.end(journal.begin("learn"), "done", version=2)
+    journal.end(journal.begin_learning(), "done", version=2)
     assert journal.waiting() == []
 
 
@@ -641,12 +644,12 @@ def test_an_empty_class_stays_whatever_becomes_of_the_others(tmp_path: Path) -> 
     journal = Journal(tmp_path)
     cat, dog = (journal.add_class(name, Limits()) for name in ("cat", "dog"))
     picture = journal.add_picture(cat, b"1", 1, Limits())
-    journal.end(journal.begin("learn"), "cancelled")
+    journal.end(journal.begin_learning(), "cancelled")
     journal.remove_picture(picture)
-    journal.end(journal.begin("rollback"), "done", version=1)
+    journal.end(journal.begin_rollback(), "done", version=1)
     assert [one.name for one in journal.waiting()] == ["cat", "dog"]
     journal.add_picture(dog, b"1", 1, Limits())
-    journal.end(journal.begin("learn"), "done", version=1)
+    journal.end(journal.begin_learning(), "done", version=1)
     assert [one.name for one in journal.waiting()] == ["cat"]
 
 
@@ -689,7 +692,7 @@ def test_cancelling_what_has_ended_does_nothing(client: TestClient, model: Model
 def test_a_process_of_another_server_goes_on(model: ModelFolder) -> None:
     with opened(model.folder) as client:
         give(client, "grün")
-    job = Journal(model.folder).begin("learn")
+    job = Journal(model.folder).begin_learning()
     with model.changing(), opened(model.folder) as client:
         assert client.get(f"/api/jobs/{job}").json()["state"] == "running"
         assert client.delete(f"/api/jobs/{job}").status_code == 204
@@ -763,7 +766,7 @@ def test_what_may_change_holds_from_the_next_lesson_on(model: ModelFolder) -> No
         give(client, "grün")
     journal = Journal(model.folder)
     changed = {"budget": "1MB", "holdout": 0.5}
-    worker.learn(model, journal, journal.begin("learn"), changed, "cpu", None)
+    worker.learn(model, journal, journal.begin_learning(), changed, "cpu", None)
     learner = load(model.folder, device="cpu")
     assert (learner.budget, learner.holdout) == ("1MB", 0.5)
     assert [change.images for change in learner.changes_] == [1, 1, 4]
@@ -773,7 +776,7 @@ def test_what_may_not_change_ends_a_lesson(model: ModelFolder) -> None:
     with opened(model.folder) as client:
         give(client, "grün")
     journal = Journal(model.folder)
-    job = journal.begin("learn")
+    job = journal.begin_learning()
     worker.learn(model, journal, job, {"seed": 3}, "cpu", None)
     assert journal.job(job).state == "failed"
     assert "was made with seed 0, not 3" in journal.job(job).message

@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engram.config import check_share
-from engram.errors import UserError
+from engram.config import check_fraction, check_share
 
 __all__ = ["Augmentation", "brighten", "crop_and_flip", "cut_and_scale"]
 
@@ -35,9 +34,7 @@ class Augmentation:
     """Largest relative change of brightness; DER's recipe has 63/255, iCaRL's none."""
 
     def __post_init__(self) -> None:
-        for name in ("padding", "brightness"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} must be in [0, 1], not {getattr(self, name)}.")
+        check_fraction(self, "padding", "brightness")
         check_share(self, "least_area")
 
 

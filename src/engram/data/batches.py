@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engram.data.augment import Augmentation, brighten, crop_and_flip, cut_and_scale
-from engram.data.images import Images, ImageSet
+from engram.data.images import Images, ImageSet, Picked
 
 __all__ = [
     "BATCH",
@@ -29,7 +29,7 @@ BATCH = 500
 """Images at a time where nothing is trained."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
     """Where a batch stands in its stage; all counts start at 0.
 
@@ -72,7 +72,7 @@ class Source(Protocol):
         ...
 
 
-class Preparation(Protocol):
+class Normaliser(Protocol):
     """What makes pixels a network's input: see `engram.models.normalise`."""
 
     size: tuple[int, int]
@@ -102,7 +102,7 @@ class Recoding:
 
     @classmethod
     def of_last(cls, images: ImageSet, count: int, probability: float) -> Recoding:
-        """Of the last ones among `count` images."""
+        """Recoding of the last ones among `count` images."""
         positions = torch.arange(count) - (count - len(images))
         return cls(images, positions.clamp_min(-1), probability)
 
@@ -134,7 +134,7 @@ class AugmentedImages:
     """
 
     images: Images
-    normalise: Preparation
+    normalise: Normaliser
     augmentation: Augmentation
     recoding: Recoding | None = None
 
@@ -142,9 +142,10 @@ class AugmentedImages:
         return len(self.images)
 
     def __getitem__(self, positions: Tensor) -> AugmentedImages:
-        """Some of the images, with all else as it is."""
+        """Some of the images, with all else as it is; what is encoded stays so."""
         recoding = None if self.recoding is None else self.recoding[positions]
-        return dataclasses.replace(self, images=self.images[positions], recoding=recoding)
+        picked = Picked(self.images, positions.to(self.images.labels.device))
+        return dataclasses.replace(self, images=picked, recoding=recoding)
 
     def batches(
         self, batch_size: int, generator: torch.Generator, epoch: int = 0

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Dataset", "ImageSet", "Images", "Joined", "checksums", "hashed_share"]
+__all__ = ["Dataset", "ImageSet", "Images", "Joined", "Picked", "checksums", "hashed_share"]
 
 
 class Images(Protocol):
@@ -46,12 +46,12 @@ class ImageSet:
     def __post_init__(self) -> None:
         if self.pixels.dtype != torch.uint8 or self.pixels.dim() != 4 or self.pixels.shape[3] != 3:
             raise ValueError(
-                f"pixels must be uint8 (N, H, W, 3), not {self.pixels.dtype} "
+                f"pixels must be a uint8 tensor (N, H, W, 3), not {self.pixels.dtype} "
                 f"{tuple(self.pixels.shape)}"
             )
         if self.labels.dtype != torch.int64 or self.labels.shape != self.pixels.shape[:1]:
             raise ValueError(
-                f"labels must be int64 ({len(self.pixels)},), not {self.labels.dtype} "
+                f"labels must be an int64 tensor ({len(self.pixels)},), not {self.labels.dtype} "
                 f"{tuple(self.labels.shape)}"
             )
 
@@ -92,12 +92,31 @@ class ImageSet:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Dataset:
-    """Training and test images with labels that index `class_names`."""
+    """Training and test images of one size, with labels that index `class_names`.
+
+    Raises:
+        ValueError: the parts do not fit together.
+    """
 
     name: str
     train: ImageSet
     test: ImageSet
     class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.class_names)) < len(self.class_names):
+            raise ValueError(f"{self.name} has two classes of one name.")
+        if self.train.image_size != self.test.image_size:
+            raise ValueError(
+                f"{self.name} has training images of {self.train.image_size} pixels, and test "
+                f"images of {self.test.image_size}."
+            )
+        for label in torch.cat([self.train.labels, self.test.labels]).unique().tolist():
+            if not 0 <= label < len(self.class_names):
+                raise ValueError(
+                    f"{self.name} has label {label}; those of its {len(self.class_names)} classes "
+                    "begin at 0."
+                )
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -134,6 +153,38 @@ class Joined:
 
     def to(self, device: torch.device) -> Joined:
         return Joined(self.first.to(device), self.second.to(device))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Picked:
+    """Some images of a collection, which are read when they are asked for.
+
+    Attributes:
+        positions: (N,) among those of `images`.
+    """
+
+    images: Images
+    positions: Tensor
+
+    @property
+    def labels(self) -> Tensor:
+        return self.images.labels[self.positions]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.images.image_size
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: slice | Tensor) -> ImageSet:
+        return self.images[self.positions[index]]
+
+    def __add__(self, other: ImageSet) -> Joined:
+        return Joined(self, other)
+
+    def to(self, device: torch.device) -> Picked:
+        return Picked(self.images.to(device), self.positions.to(device))
 
 
 def hashed_share(pixels: Tensor, one_in: int) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 from engram.config import experiments_folder
 from engram.errors import UserError, unknown
 
-__all__ = ["ICARL_RUN0", "class_order", "order_label", "resolved_order"]
+__all__ = ["ICARL_RUN0", "class_order", "order_label", "order_names", "resolved_order"]
 
 LISTED = r"[^:]+:\d+(,\d+)*"
 """How an order from a file is recorded."""
@@ -67,7 +67,7 @@ def class_order(name: str, classes: int) -> tuple[int, ...]:
         return _listed(name, classes)
     if make := _maker(name):
         return make(name, classes)
-    raise unknown("class order", name, [*MADE, *_papers_orders(), "or a file"])
+    raise unknown("class order", name, order_names())
 
 
 def _maker(name: str) -> Callable[[str, int], tuple[int, ...]] | None:
@@ -96,6 +96,11 @@ def _listed(name: str, classes: int) -> tuple[int, ...]:
     return order
 
 
+def order_names() -> list[str]:
+    """What a class order may be called, where it is not in a file of one's own."""
+    return [*MADE, *_papers_orders()]
+
+
 def _papers_orders() -> dict[str, Path]:
     """Files with the class orders of papers, by name."""
     return {path.stem: path for path in sorted((experiments_folder() / "orders").glob("*.txt"))}
@@ -109,19 +114,23 @@ def resolved_order(text: str) -> str:
     follows a # is a comment. Classes that it leaves out do not arrive.
 
     Raises:
-        UserError: the file holds something else, or is called as another order is.
+        UserError: there is neither an order nor a file of that name; or the file holds something
+            else, or is called as another order is.
     """
     if _maker(text) or re.fullmatch(LISTED, text):
         return text
-    path = _papers_orders().get(text, Path(text))
+    papers = _papers_orders()
+    path = papers.get(text, Path(text))
     try:
         if not path.is_file():
-            return text
+            raise UserError(
+                f"{unknown('class order', text, order_names())} There is no file of that name."
+            )
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"Class order {text:.200} cannot be read ({error}).") from error
     label = path.stem.replace(":", "-")
-    if _maker(label):
+    if _maker(label) or not path.samefile(papers.get(label, path)):
         raise UserError(f"{path} is called as another class order is. Give it another name.")
     words = re.split(r"[,\s]+", " ".join(line.partition("#")[0] for line in lines).strip(", "))
     if strange := [word for word in words if not re.fullmatch(r"\d{1,6}", word)]:

@@ -40,13 +40,13 @@ IMAGE_SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff")
 }
 UNREAD_SUFFIXES = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw"}
-"""Of pictures that are not read: whoever has such files is told, and not left to wonder."""
+"""Endings of pictures that are not read: whoever has such files is told, and not left to wonder."""
 
 UNREAD_BRANDS = {
     *(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"),
     *(b"mif1", b"msf1", b"avif", b"avis"),
 }
-"""By which HEIC, HEIF and AVIF are known, whatever the file is called: what follows `ftyp`."""
+"""Brands, which follow `ftyp`, by which HEIC, HEIF and AVIF are known whatever a file is called."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
 """What files are tried as. Pillow knows more, some of which start other programs."""
@@ -164,7 +164,7 @@ def as_png(pixels: np.ndarray) -> bytes:
 
 
 def _brand(file: Path | io.BytesIO) -> bytes:
-    """By which a file of the family of MP4 says what it is; empty where that cannot be told."""
+    """The brand by which a file of the family of MP4 says what it is; empty where there is none."""
     try:
         with file.open("rb") if isinstance(file, Path) else nullcontext(file) as opened:
             opened.seek(0)

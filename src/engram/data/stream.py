@@ -74,7 +74,8 @@ class ClassStream:
         class_names: in order of arrival.
 
     Raises:
-        UserError: a class has no images to train or to evaluate on.
+        UserError: a class has no images to train or to evaluate on, or there are more classes in
+            the sizes than in the order.
     """
 
     def __init__(
@@ -85,6 +86,11 @@ class ClassStream:
         evaluate_on: EvaluatedOn = "test",
         images_per_class: int | None = None,
     ) -> None:
+        if len(order) < sum(sizes):
+            raise UserError(
+                f"Tasks of {', '.join(map(str, sizes))} classes want {sum(sizes)}, and the order "
+                f"has {len(order)}."
+            )
         self.order = order[: sum(sizes)]
         self.sizes = sizes
         self.class_names = tuple(dataset.class_names[label] for label in self.order)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["latency", "multiply_adds"]
+__all__ = ["latency", "multiply_adds", "wait"]
 
 PASSES = 10
 
@@ -51,13 +51,14 @@ def latency(function: Callable[[Tensor], object], inputs: Tensor) -> float:
 
 
 def _seconds(function: Callable[[Tensor], object], inputs: Tensor) -> float:
-    _wait(inputs.device)
+    wait(inputs.device)
     started = time.perf_counter()
     function(inputs)
-    _wait(inputs.device)
+    wait(inputs.device)
     return time.perf_counter() - started
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

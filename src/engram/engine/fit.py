@@ -10,9 +10,10 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -43,7 +44,7 @@ SNAPSHOT_EVERY = 20.0
 """Seconds between two snapshots, where nothing else is said."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EpochReport:
     """What happened in an epoch.
 
@@ -82,13 +83,15 @@ class Trainer:
 
     Args:
         method: whose state is trained and saved.
-        task: its number, from 0. Snapshots of other tasks are removed from the folder.
+        task: its number, from 0.
         seed: of everything random in training.
         device: where to compute.
         precision: bf16 runs the forward pass under autocast; weights stay float32.
-        resting: how names in the method's state begin that no fit changes, and no snapshot needs to
-            hold.
+        resting: prefixes of names in the method's state that no fit changes; snapshots leave them
+            out.
         folder: where snapshots go; None keeps none.
+        made_with: plain values that training depends on beside seed, precision, schedule and number
+            of samples; a snapshot that was made with others is refused.
         on_epoch: called with a report after every epoch.
         on_progress: called with the name of what is done and the share of it that is.
         snapshot_every: least seconds between two snapshots of a stage; its end is always saved.
@@ -108,6 +111,7 @@ class Trainer:
         precision: str = "fp32",
         resting: tuple[str, ...] = (),
         folder: Path | None = None,
+        made_with: Mapping[str, Any] = MappingProxyType({}),
         on_epoch: Callable[[EpochReport], None] = lambda report: None,
         on_progress: Callable[[str, float], None] = lambda stage, share: None,
         snapshot_every: float = SNAPSHOT_EVERY,
@@ -119,16 +123,20 @@ class Trainer:
         self.precision = precision
         self.resting = resting
         self.folder = folder
+        self.made_with = dict(made_with)
         self.on_epoch = on_epoch
         self.on_progress = on_progress
         self.snapshot_every = snapshot_every
         self.effort = Effort()
         self.restored_seconds = 0.0
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            for path in folder.glob("task[0-9]*-*.safetensors*"):
-                if not path.name.startswith(f"task{task:03d}-"):
-                    path.unlink()
+        self._stages: set[str] = set()
+
+    def discard_other_tasks(self) -> None:
+        """Remove the snapshots of tasks before this one, which nothing goes on from any more."""
+        paths = self.folder.glob("task[0-9]*-*.safetensors*") if self.folder else ()
+        for path in paths:
+            if not path.name.startswith(f"task{self.task:03d}-"):
+                path.unlink()
 
     def generator(self, name: str) -> torch.Generator:
         """Randomness for what a method does between fits; the same again after a resume."""
@@ -162,7 +170,11 @@ class Trainer:
         Raises:
             UserError: there is one sample, and BatchNorm; the loss is no longer a finite number; or
                 the snapshot is not of this fit.
+            ValueError: this task has had a stage of that name, or two parameters have one name.
         """
+        if stage in self._stages:
+            raise ValueError(f'Two fits of a task are called "{stage}": give each its own name.')
+        self._stages.add(stage)
         if len(data) == 1 and any(isinstance(each, _BatchNorm) for each in self.method.modules()):
             raise UserError(
                 f"Task {self.task + 1} has one image, and this network trains on two at least. "
@@ -170,6 +182,8 @@ class Trainer:
             )
         move(self.method, self.device)
         names = {parameter: name for name, parameter in parameters if parameter.requires_grad}
+        if len(set(names.values())) < len(names):
+            raise ValueError("Two parameters have one name: give named_parameters(prefix=...).")
         run = _Stage(
             name=stage,
             schedule=schedule,
@@ -181,6 +195,7 @@ class Trainer:
                 "precision": self.precision,
                 "samples": len(data),
                 "schedule": as_mapping(schedule),
+                **self.made_with,
             },
         )
         done, spent = self._restore(run)
@@ -236,7 +251,14 @@ class Trainer:
             )
         seconds = round(time.perf_counter() - started, 3)
         return EpochReport(
-            self.task, run.name, epoch, run.plan.epochs, losses, rate, images, seconds
+            task=self.task,
+            stage=run.name,
+            epoch=epoch,
+            epochs=run.plan.epochs,
+            losses=losses,
+            learning_rate=rate,
+            images=images,
+            seconds=seconds,
         )
 
     def _batches(self, run: _Stage, epoch: int, data: Source) -> Iterator[tuple[Tensor, Tensor]]:
@@ -250,6 +272,7 @@ class Trainer:
 
     def _save(self, run: _Stage, epochs: int, spent: Effort) -> None:
         if path := self._path(run):
+            path.parent.mkdir(parents=True, exist_ok=True)
             tensors = {f"method:{name}": tensor for name, tensor in self._moving(run).items()}
             state = optimizer_state(run.optimizer, run.names)
             tensors |= {f"optimizer:{name}": tensor for name, tensor in state.items()}
@@ -291,7 +314,7 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """A schedule laid over data of a known size.
 
@@ -312,9 +335,15 @@ class Plan:
 
     def step(self, epoch: int, batch: int) -> Step:
         """Where a batch stands."""
-        done = epoch * self.batches + batch
-        batches = self.batches_in(epoch)
-        return Step(epoch, self.epochs, batch, batches, done, self.updates, self.warmup)
+        return Step(
+            epoch=epoch,
+            epochs=self.epochs,
+            batch=batch,
+            batches=self.batches_in(epoch),
+            done=epoch * self.batches + batch,
+            updates=self.updates,
+            warmup=self.warmup,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -346,9 +375,10 @@ def plan_of(schedule: Schedule, samples: int) -> Plan:
     updates = schedule.updates or schedule.length * batches
     epochs = math.ceil(updates / batches)
     if schedule.warmup_by == "epoch":
-        warmup = round(schedule.warmup * epochs) * batches
-        return Plan(epochs, batches, updates, min(updates, warmup))
-    return Plan(epochs, batches, updates, round(schedule.warmup * updates))
+        warmup = min(updates, round(schedule.warmup * epochs) * batches)
+    else:
+        warmup = round(schedule.warmup * updates)
+    return Plan(epochs=epochs, batches=batches, updates=updates, warmup=warmup)
 
 
 def learning_rate(schedule: Schedule, plan: Plan, epoch: int, batch: int) -> float:

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engram import models
 from engram.config import Schedule
 from engram.data.augment import Augmentation
 from engram.data.batches import (
@@ -21,19 +21,21 @@ from engram.data.batches import (
     Recoding,
     Source,
     Step,
-    apply,
 )
 from engram.data.images import Images
 from engram.data.stream import Task
 from engram.memory import Budget, ExemplarMemory
+from engram.models.network import Network
 from engram.models.normalise import Standardise, SubtractMean
+from engram.seeding import generator
 
 __all__ = ["Method", "Trainer"]
 
 Part = TypeVar("Part")
 
 PIXELS_AT_ONCE = 500 * 96 * 96
-"""Of a network's input where nothing is trained, at most: 500 small images, 91 of 224 pixels."""
+"""The most pixels of a network's input at a time where nothing is trained: 500 small images, 91 of
+224 pixels."""
 
 
 class Trainer(Protocol):
@@ -65,13 +67,13 @@ class Method(nn.Module, ABC):
     Attributes:
         Config: the dataclass of the settings; its defaults are the paper's.
         title: what the method is called in full, and where it was published.
-        resting: how names in the state begin that no training by gradients changes; the snapshots
-            of such training leave them out.
+        resting: prefixes of names in the state that training by gradients never changes; its
+            snapshots leave them out.
         normalise: pixels to the network's input; set by the method itself, when it is made.
         precision: of training. Where nothing is trained, methods compute in float32, but for those
             that say otherwise.
         seen: classes learnt so far.
-        cache_bytes: of features that were kept while the last task was learnt.
+        cache_bytes: the most of features that were kept at once while the last task was learnt.
         weights_sha256: of the file that pretrained weights came from; None where there is none.
         batch_size: images that go through the network at a time where nothing is trained.
     """
@@ -90,6 +92,17 @@ class Method(nn.Module, ABC):
         self.seen = 0
         self.cache_bytes = 0
         self.weights_sha256: str | None = None
+
+    def create_network(self) -> Network:
+        """The network that the settings' `backbone` names, with the initial weights of the seed.
+
+        What makes its input (`normalise`) and where its weights came from are set with it.
+        """
+        self.normalise = models.normaliser(self.config.backbone, self.image_size)
+        source = generator(self.seed, "network")
+        network = models.create(self.config.backbone, source, self.image_size)
+        self.weights_sha256 = network.weights_sha256
+        return network
 
     @classmethod
     def without_weights(cls, settings: Any) -> Any:
@@ -157,24 +170,6 @@ class Method(nn.Module, ABC):
         """Where networks compute as they do in training."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def directions(
-        self, features: Callable[[Tensor], Tensor], images: Images, *, mirrored: bool = False
-    ) -> Tensor:
-        """Unit-length features (N, dim) of images, by which exemplars are ranked and averaged.
-
-        In float32, as images are classified: near ties decide on ranks.
-
-        Args:
-            features: inputs to features (B, dim).
-            mirrored: of the images' mirror images.
-        """
-
-        def function(pixels: Tensor) -> Tensor:
-            x = self.normalise(pixels.flip(2) if mirrored else pixels)
-            return F.normalize(features(x))
-
-        return apply(function, images, device=self.device, batch_size=self.batch_size)
-
     def kept_features(
         self,
         function: Callable[[Tensor], Tensor],
@@ -197,7 +192,7 @@ class Method(nn.Module, ABC):
         found = FeatureDraws.of(
             reduced, source, draws, trainer.generator, dim, self.device, self.batch_size
         )
-        self.cache_bytes = found.nbytes
+        self.cache_bytes = max(self.cache_bytes, found.nbytes)
         return found
 
     def augmented(

@@ -48,9 +48,7 @@ class Finetune(Method):
 
     def __init__(self, config: FinetuneConfig, image_size: tuple[int, int], seed: int) -> None:
         super().__init__(config, image_size, seed)
-        self.normalise = models.normaliser(config.backbone, image_size)
-        self.network = models.create(config.backbone, generator(seed, "network"), image_size)
-        self.weights_sha256 = self.network.weights_sha256
+        self.network = self.create_network()
 
     @property
     def classifier(self) -> str:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engram import models
 from engram.config import Schedule, check_not_negative, check_positive
 from engram.data.augment import Augmentation
 from engram.data.batches import AugmentedImages, Loss, Step
@@ -28,7 +27,7 @@ from engram.methods.base import Trainer
 from engram.methods.der_size import SizeLimit, parameters_of
 from engram.methods.rehearsal import RehearsalConfig, RehearsalMethod
 from engram.models.backbone import Backbone
-from engram.models.heads import UniformHead
+from engram.models.heads import BiasFreeHead
 from engram.models.masks import (
     Allowance,
     ChannelMasks,
@@ -59,20 +58,20 @@ class DERConfig(RehearsalConfig):
 
     backbone: str = "resnet18"
     auxiliary_weight: float = 1.0
-    """Of the auxiliary classifier, which tells the new classes from each other and from all old
-    ones by the new extractor alone."""
+    """Weight of the loss of the auxiliary classifier, which tells the new classes from each other
+    and from all old ones by the new extractor alone."""
     head_init: Literal["reset", "inherit"] = "reset"
     """`reset` draws the classifiers anew after the warm-up, as the authors' code does; `inherit`
     keeps the weights between old features and old classes, as the paper says."""
     temperature: float = 5.0
-    """Of the logits while the classifier is trained on the balanced subset."""
+    """Temperature of the softmax while the classifier is trained on the balanced subset."""
     keep: float | None = None
     """Share of its convolution weights that an extractor may keep, in (0, 1]."""
     max_parameters: str | None = None
     """Bound of extractors and classifier together, for any number of tasks: 6M, 500k or 6000000. An
     extractor gets an eighth of what is left; if that is too little, only the classifier learns."""
     sparsity_weight: float | None = None
-    """Of the sparsity loss, given instead of either; then sizes are what comes of it."""
+    """A fixed weight of the sparsity loss, instead of either; the sizes are what comes of it."""
     mask_gradient: GradientRule = "hat"
     """How the gradient of the masks is compensated for their steepness: as in HAT, as the paper of
     DER prints it, or not at all. With the last two, masks hardly move or do not come back, so what
@@ -80,7 +79,7 @@ class DERConfig(RehearsalConfig):
     mask_steepness: float = 100.0
     """The largest s of an epoch, at which masks are nearly binary."""
     least_channels: int = 4
-    """Of every residual stream, whatever the masks say."""
+    """Channels that every residual stream keeps, whatever the masks say."""
     round_channels: int = 1
     """Numbers of channels that are left are rounded up to a multiple of this."""
     draws: int = 30
@@ -99,9 +98,10 @@ class DERConfig(RehearsalConfig):
             warmup_by="epoch",
         )
     )
-    """Of the representation."""
+    """How the representation is trained."""
     head_epochs: int = 30
-    """Of the classifier on the balanced subset, at rate 0.1 and in the second half at 0.01."""
+    """Epochs of the classifier on the balanced subset: at a learning rate of 0.1, in the second
+    half 0.01."""
 
     def __post_init__(self) -> None:
         RehearsalConfig.__post_init__(self)
@@ -173,15 +173,13 @@ class DER(RehearsalMethod):
 
     def __init__(self, config: DERConfig, image_size: tuple[int, int], seed: int) -> None:
         super().__init__(config, image_size, seed)
-        self.normalise = models.normaliser(config.backbone, image_size)
-        first = models.create(config.backbone, generator(seed, "network"), image_size)
-        self.dense, self.weights_sha256 = first.backbone, first.weights_sha256
+        self.dense = self.create_network().backbone
         self.extractors = nn.ModuleList()
         self.masks: ChannelMasks | None = None
         self.control: SparsityControl | None = None
         self.shares: dict[str, float] = {}
-        self.head = UniformHead(0, 0)
-        self.auxiliary = UniformHead(0, 0)
+        self.head = BiasFreeHead(0, 0)
+        self.auxiliary = BiasFreeHead(0, 0)
         if config.prunes:
             config.size_limit.check(self.dense)
 
@@ -198,12 +196,13 @@ class DER(RehearsalMethod):
 
     def learn(self, task: Task, memory: ExemplarMemory, trainer: Trainer) -> None:
         """The two stages of section 3: a new extractor, then a classifier on balanced data."""
+        old = self.seen
         self.grow(len(task.new))
         self.shares = {}
         images = self.training_images(task, memory)
         if self.has_room(task):
             self.learn_representation(task, images, trainer)
-        if task.index > 0:
+        if old:
             self.learn_classifier(images, trainer)
         memory.update(task.train, rank=lambda images: herding(self.embed(images)))
 
@@ -257,8 +256,8 @@ class DER(RehearsalMethod):
     def expand(self, classes: int) -> None:
         """Draw both classifiers, and open all masks. The extractor goes on from the last."""
         inherited = self.head.weight.data
-        self.head = UniformHead(self.dim + self.dense.dim, self.seen)
-        self.auxiliary = UniformHead(self.dense.dim, classes + 1)
+        self.head = BiasFreeHead(self.dim + self.dense.dim, self.seen)
+        self.auxiliary = BiasFreeHead(self.dense.dim, classes + 1)
         self.draw_heads()
         if self.config.head_init == "inherit":
             rows, columns = inherited.shape
@@ -303,7 +302,7 @@ class DER(RehearsalMethod):
         return masked
 
     def sparsity_weight(self, masks: ChannelMasks, step: Step) -> float | Tensor:
-        """Of the sparsity loss, for a batch."""
+        """The weight of the sparsity loss for a batch."""
         if self.control is None:
             return self.config.sparsity_weight or 0.0
         weight: Tensor = self.control(self.share_left(masks), step.progress)
@@ -349,12 +348,12 @@ class DER(RehearsalMethod):
     def freeze(self, extractor: Backbone) -> None:
         """Let the new extractor be one of the old ones; what only its training needed is gone."""
         self.extractors.append(extractor.folded())
-        self.auxiliary = UniformHead(0, 0)
+        self.auxiliary = BiasFreeHead(0, 0)
         self.masks = self.control = None
 
     def renew_head(self) -> None:
         """A classifier with random weights, for the second stage."""
-        self.head = UniformHead(self.dim, self.seen).to(self.device)
+        self.head = BiasFreeHead(self.dim, self.seen).to(self.device)
         self.head.draw(generator(self.seed, "classifier", self.seen))
 
     def balanced_loss(self, features: Tensor, y: Tensor, step: Step) -> dict[str, Tensor]:
@@ -372,13 +371,13 @@ class DER(RehearsalMethod):
 
     def embed(self, images: Images) -> Tensor:
         """Unit-length features (N, dim) of images as they are."""
-        return self.directions(self.features, images)
+        return self.unit_features(self.features, images)
 
     def scores_by_classifier(self, pixels: Tensor) -> dict[str, Tensor]:
         return {"network": self.head(self.features(self.normalise(pixels)))}
 
     def frozen_extractors(self) -> list[Backbone]:
-        return [extractor for extractor in self.extractors if isinstance(extractor, Backbone)]
+        return cast("list[Backbone]", list(self.extractors))
 
     @property
     def dim(self) -> int:
@@ -401,7 +400,8 @@ class DER(RehearsalMethod):
 
     @property
     def parameter_count(self) -> int:
-        """Of the extractors and the classifier; the dense copy of the last one seeds the next."""
+        """Parameters of the extractors and the classifier. The dense copy of the last extractor is
+        where the next one starts from, and does not count."""
         return parameters_of(self.frozen_extractors()) + self.head.weight.numel()
 
     def load_state_dict(

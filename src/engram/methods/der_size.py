@@ -61,8 +61,8 @@ class SizeLimit:
         if isinstance(network, ResNet):
             return network
         raise UserError(
-            f"keep, max_parameters and sparsity_weight cut channels of convolutions, of which "
-            f"{self.backbone} has none. Leave them out, or choose a ResNet."
+            "keep, max_parameters and sparsity_weight cut channels of a ResNet, which "
+            f"{self.backbone} is not. Leave them out, or choose a ResNet."
         )
 
     def allowance(

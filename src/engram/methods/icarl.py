@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engram import models
 from engram.config import Schedule, check_positive
 from engram.data.batches import Loss, Step
 from engram.data.images import Images
@@ -38,6 +37,9 @@ __all__ = ["ICaRL", "ICaRLConfig"]
 TRUST = {"soft": 1.0, "mixed": 0.5, "label": 0.0}
 """How far the old network's outputs stand for an exemplar's label."""
 
+NME_TEMPERATURE = 0.1
+"""Squared distances of unit vectors are in [0, 4]: a tenth of one tells classes apart."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ICaRLConfig(RehearsalConfig):
@@ -52,7 +54,7 @@ class ICaRLConfig(RehearsalConfig):
     nothing."""
     distillation_weight: float = 1.0
     temperature: float = 2.0
-    """Of the softened softmax; without effect otherwise."""
+    """Temperature of a softmax distillation; without effect otherwise."""
     exemplar_targets: Literal["soft", "label", "mixed"] = "soft"
     """What an exemplar teaches the outputs of old classes under sigmoid distillation: the old
     network's outputs (the paper), its own label, or the mean of both."""
@@ -92,11 +94,7 @@ class ICaRL(RehearsalMethod):
 
     def __init__(self, config: ICaRLConfig, image_size: tuple[int, int], seed: int) -> None:
         super().__init__(config, image_size, seed)
-        self.normalise = models.normaliser(config.backbone, image_size)
-        self.network: Network = models.create(
-            config.backbone, generator(seed, "network"), image_size
-        )
-        self.weights_sha256 = self.network.weights_sha256
+        self.network = self.create_network()
         self.register_buffer("means", torch.zeros(0, self.network.dim))
         self.means: Tensor
 
@@ -201,7 +199,7 @@ class ICaRL(RehearsalMethod):
 
     def embed(self, images: Images, *, mirrored: bool = False) -> Tensor:
         """Unit-length features (N, dim) of whole images, as they are or mirrored."""
-        return self.directions(self.network.backbone, images, mirrored=mirrored)
+        return self.unit_features(self.network.backbone, images, mirrored=mirrored)
 
     def class_means(self, memory: ExemplarMemory) -> Tensor:
         """Unit means (seen, dim) of the exemplars' features and their mirror images' (Alg. 1)."""
@@ -213,8 +211,7 @@ class ICaRL(RehearsalMethod):
         return F.normalize(sums).to(self.device)
 
     def probabilities(self, scores: Tensor) -> Tensor:
-        """Squared distances of unit vectors are in [0, 4]: a tenth of one tells classes apart."""
-        return (scores / 0.1 if self.classifier == "nme" else scores).softmax(dim=1)
+        return (scores / NME_TEMPERATURE if self.classifier == "nme" else scores).softmax(dim=1)
 
     def scores(self, pixels: Tensor) -> Tensor:
         features = self.network.backbone(self.normalise(pixels))

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engram.config import Schedule, check_positive, check_share
+from engram.config import Schedule, check_fraction, check_not_negative, check_positive
 from engram.data.augment import Augmentation
 from engram.data.batches import FeatureDraws, Loss, Step
 from engram.data.stream import Task
@@ -28,7 +28,7 @@ from engram.methods.base import Trainer
 from engram.methods.pretrained import PretrainedMethod
 from engram.models.adapters import ModuleConfig, attach
 from engram.models.heads import LinearHead, RidgeHead
-from engram.models.merging import Ema, Merge, MergeSettings, create_merge
+from engram.models.merging import Merge, MergeSettings, create_merge
 from engram.models.pretrained import BackboneConfig
 from engram.seeding import generator
 
@@ -37,7 +37,7 @@ __all__ = ["LAE", "LAEConfig"]
 Expert = Literal["online", "offline", "ridge"]
 
 HEAD_DEVIATION = 1e-3
-"""Of the initial weights of a task's classifier, as in the authors' code."""
+"""Standard deviation of a new classifier's weights, as in the authors' code."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,18 +61,19 @@ class LAEConfig:
     """Who votes: the online module, the offline one, and a ridge regression on features that do not
     change after the first task."""
     vote: Literal["max", "mean"] = "max"
-    """Of the experts' probabilities."""
+    """How the probabilities of the experts are combined: by the highest of each class, or by the
+    mean."""
     frozen_share: float = 0.6
-    """From the second task on, the share of the schedule, its beginning, in which only the new
-    classifier learns: 3 of 5 epochs in the paper."""
+    """Share of the schedule, at its beginning, in which only the new classifier learns, from the
+    second task on: 3 of 5 epochs in the paper."""
     draws: int = 3
     """Augmented versions of the images whose features are extracted for that; it runs through the
     backbone once a version and not once an epoch."""
     projected: int = 2000
     """Random dimensions of the ridge regression; 0 leaves features as they are."""
     ridge_temperature: float = 0.02
-    """By which the ridge regression's scores are divided before a softmax makes them probabilities.
-    Half the maximum-likelihood temperature, to match the overconfidence of the other experts."""
+    """Temperature of the softmax that makes probabilities of the ridge regression's scores. Half
+    the maximum-likelihood temperature, to match the overconfidence of the other experts."""
     augmentation: Augmentation = field(
         default_factory=lambda: Augmentation(padding=0.0, least_area=0.08)
     )
@@ -94,11 +95,8 @@ class LAEConfig:
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise UserError(f"{name} names one twice: {', '.join(getattr(self, name))}.")
         check_positive(self, "draws", "ridge_temperature", "strength")
-        check_share(self, "retention", "density")
-        if not 0 <= self.frozen_share < 1:
-            raise UserError(f"frozen_share must be in [0, 1), not {self.frozen_share}.")
-        if self.projected < 0:
-            raise UserError(f"projected must be 0 or more, not {self.projected}.")
+        check_fraction(self, "frozen_share", below_one=True)
+        check_not_negative(self, "projected")
         if self.frozen_share and (self.schedule.decay != "constant" or self.schedule.warmup):
             raise UserError(
                 f"frozen_share {self.frozen_share} cuts the schedule in two, so the learning rate "
@@ -161,10 +159,16 @@ class LAE(PretrainedMethod):
     def learn(self, task: Task, memory: ExemplarMemory, trainer: Trainer) -> None:
         """Section 3: learning and accumulation. The ensemble is in `scores_by_classifier`."""
         self.grow(len(task.new))
-        self.begin_offline()
+        if self.tasks == 2:
+            self.offline.copy_(flat(self.online))
         self.learn_online(task, trainer)
-        self.accumulate()
-        self.regress(task, trainer)
+        if self.tasks == 1:
+            self.first.copy_(flat(self.online))
+        else:
+            self.accumulate()
+        if self.ridge is not None:
+            self.add_to(self.ridge, task.train, trainer, self.named(self.first))
+            self.ridge.solve()
         memory.update(task.train)
 
     def learn_online(self, task: Task, trainer: Trainer) -> None:
@@ -204,11 +208,6 @@ class LAE(PretrainedMethod):
         if self.tasks == 2:
             self.offline = self.reference.new_zeros(len(self.merges), len(self.reference))
 
-    def begin_offline(self) -> None:
-        """In the second task, let every offline module begin as a copy of the online one."""
-        if self.tasks == 2:
-            self.offline.copy_(flat(self.online))
-
     def freeze_heads(self, task: Task) -> None:
         """Let the classifiers learn that have classes of the task, and no others."""
         first = 0
@@ -226,7 +225,7 @@ class LAE(PretrainedMethod):
     def loss(self, task: Task, features: Callable[[Tensor], Tensor]) -> Loss:
         """Cross-entropy among the task's classes alone (the paper's local loss).
 
-        A class that comes alone has nothing to be told from among those: then all classes count.
+        Of a single class that loss would be constant; then all classes seen are told apart.
         """
         among = task.classes if len(task.classes) > 1 else tuple(task.seen)
         classes = torch.tensor(among, device=self.device)
@@ -238,32 +237,23 @@ class LAE(PretrainedMethod):
         return local
 
     def average(self, part: float) -> None:
-        """Equation 3, for that part of a task, where the offline module averages as it goes.
+        """Equation 3, for that part of a task, where an offline module averages as it goes; in the
+        first task there is none.
 
         While modules are frozen, to average step by step is to average once.
         """
-        if self.tasks == 1:
-            return
-        for offline, merge in zip(self.offline, self.merges.values(), strict=True):
-            if isinstance(merge, Ema) and merge.every_step:
+        for offline, merge in zip(self.offline, self.merges.values(), strict=False):
+            if merge.retention is not None:
                 offline.lerp_(flat(self.online), 1 - merge.retained(part))
 
     @torch.no_grad()
     def accumulate(self) -> None:
-        """At the end of a task, merge the online module into the offline ones."""
-        if self.tasks == 1:
-            self.first.copy_(flat(self.online))
-            return
+        """Merge the online module into the offline ones that do not average as they go."""
         reference, online = self.named(self.reference), self.online
         for offline, merge in zip(self.offline, self.merges.values(), strict=True):
-            if not merge.every_step:
-                offline.copy_(flat(merge(reference, self.named(offline), online, self.tasks - 1)))
-
-    def regress(self, task: Task, trainer: Trainer) -> None:
-        """Let the third expert learn, where there is one."""
-        if self.ridge is not None:
-            self.add_to(self.ridge, task.train, trainer, self.named(self.first))
-            self.ridge.solve()
+            if merge.retention is None:
+                accumulated = self.named(offline)
+                offline.copy_(flat(merge.merged(reference, accumulated, online, self.tasks - 1)))
 
     def scores_by_classifier(self, pixels: Tensor) -> dict[str, Tensor]:
         """Probabilities of every expert, and votes: `online + offline ema` is the published one."""
@@ -277,15 +267,19 @@ class LAE(PretrainedMethod):
 
     def scores(self, pixels: Tensor) -> Tensor:
         """The vote that counts, without the merges that are only compared with its own."""
-        first = next(iter(self.merges))
-        experts = self.experts(self.normalise(pixels), [first])
-        everybody, *_ = self.voters(first)
+        experts = self.experts(self.normalise(pixels), [self.deciding_merge])
+        everybody, *_ = self.voters(self.deciding_merge)
         return self.vote([experts[name] for name in everybody])
 
     @property
     def classifier(self) -> str:
-        everybody, *_ = self.voters(next(iter(self.merges)))
+        everybody, *_ = self.voters(self.deciding_merge)
         return " + ".join(everybody)
+
+    @property
+    def deciding_merge(self) -> str:
+        """The merge whose vote counts; the others are compared with it."""
+        return self.config.merge[0]
 
     def voters(self, merge: str) -> list[list[str]]:
         """Who votes together: all experts; and all but the ridge regression."""
@@ -349,7 +343,7 @@ class LAE(PretrainedMethod):
 
     @property
     def parameter_count(self) -> int:
-        """Of the backbone, of every set of modules that votes, and of the classifiers."""
+        """Parameters of the backbone, of all modules that vote, and of the classifiers."""
         # After the first task the modules of the others are the online ones.
         same = {} if self.tasks > 1 else {"offline": "online", "ridge": "online"}
         voting = {same.get(expert, expert) for expert in self.config.experts}

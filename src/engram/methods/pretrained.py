@@ -91,5 +91,7 @@ class PretrainedMethod(Method):
         for start in trainer.track("statistics", range(0, len(images), self.batch_size)):
             pixels = images.pixels[start : start + self.batch_size].to(self.device)
             found.append(self.features(self.normalise(pixels), modules))
+        features = torch.cat(found)
+        self.cache_bytes = max(self.cache_bytes, features.nbytes)
         aside = hashed_share(images.pixels, SET_ASIDE).to(self.device)
-        head.add(torch.cat(found), images.labels.to(self.device), aside)
+        head.add(features, images.labels.to(self.device), aside)

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 import torch.nn.functional as F
 from torch import Tensor
 
-from engram.config import Schedule, check_positive
+from engram.config import Schedule, check_not_negative, check_positive
 from engram.data.augment import Augmentation
 from engram.data.batches import Loss, Step
 from engram.data.stream import Task
-from engram.errors import UserError
 from engram.memory import ExemplarMemory
 from engram.methods.base import Trainer
 from engram.methods.pretrained import PretrainedMethod
@@ -41,7 +40,7 @@ class RanPACConfig:
     augmentation: Augmentation = field(
         default_factory=lambda: Augmentation(padding=0.0, least_area=0.05)
     )
-    """Of the first task's images while modules are trained."""
+    """What happens to the first task's images while the modules are trained."""
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
             epochs=20,
@@ -52,13 +51,12 @@ class RanPACConfig:
             decay="cosine",
         )
     )
-    """Of these modules."""
+    """How the modules are trained."""
     temperature: float = 0.05
-    """By which scores are divided before a softmax makes them probabilities, to be shown."""
+    """Temperature of the softmax that makes probabilities of scores, to be shown."""
 
     def __post_init__(self) -> None:
-        if self.projected < 0:
-            raise UserError(f"projected must be 0 or more, not {self.projected}.")
+        check_not_negative(self, "projected")
         check_positive(self, "temperature")
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch.nn.functional as F
+from torch import Tensor
+
+from engram.config import check_fraction
 from engram.data.augment import Augmentation
-from engram.data.batches import AugmentedImages, Recoding
+from engram.data.batches import AugmentedImages, Recoding, apply
+from engram.data.images import Images
 from engram.data.stream import Task
-from engram.errors import UserError
 from engram.memory import ExemplarMemory
 from engram.methods.base import Method
 
@@ -25,8 +30,7 @@ class RehearsalConfig:
     the network cannot tell old classes from new ones by what a codec leaves behind."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.codec_augmentation <= 1:
-            raise UserError(f"codec_augmentation must be in [0, 1], not {self.codec_augmentation}.")
+        check_fraction(self, "codec_augmentation")
 
 
 class RehearsalMethod(Method):
@@ -46,3 +50,21 @@ class RehearsalMethod(Method):
         memory.prepare(task.train)
         recoding = Recoding.of_last(memory.recode(task.train), len(images), probability)
         return self.augmented(images, self.config.augmentation, recoding)
+
+    def unit_features(
+        self, features: Callable[[Tensor], Tensor], images: Images, *, mirrored: bool = False
+    ) -> Tensor:
+        """Unit-length features (N, dim) of images, by which exemplars are ranked and averaged.
+
+        In float32, as images are classified: near ties decide on ranks.
+
+        Args:
+            features: inputs to features (B, dim).
+            mirrored: of the images' mirror images.
+        """
+
+        def function(pixels: Tensor) -> Tensor:
+            x = self.normalise(pixels.flip(2) if mirrored else pixels)
+            return F.normalize(features(x))
+
+        return apply(function, images, device=self.device, batch_size=self.batch_size)

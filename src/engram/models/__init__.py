@@ -7,15 +7,16 @@ from collections.abc import Callable
 import torch
 
 from engram.errors import UserError, unknown
+from engram.models.backbone import Backbone
 from engram.models.network import Network
 from engram.models.normalise import Standardise, SubtractMean
 from engram.models.pretrained import RANDOM, vision_transformer
-from engram.models.resnet import CifarResNet, ResNet, ResNet18
+from engram.models.resnet import CifarResNet, ResNet18
 from engram.models.vit import MEAN_AND_DEVIATION, VIT
 
 __all__ = ["BACKBONES", "create", "normaliser"]
 
-BACKBONES: dict[str, Callable[[torch.Generator], ResNet]] = {
+BACKBONES: dict[str, Callable[[torch.Generator], Backbone]] = {
     "resnet8": lambda generator: CifarResNet(1, generator),
     "resnet20": lambda generator: CifarResNet(3, generator),
     "resnet32": lambda generator: CifarResNet(5, generator),

@@ -64,10 +64,7 @@ class ModuleConfig:
         if self.module in ("lora", "prefix") and self.place != "msa":
             raise UserError(f"{self.module} belongs to attention: place must be msa.")
         if self.kernel % 2 == 0:
-            raise UserError(
-                f"kernel must be odd, not {self.kernel}. The nearest are {self.kernel - 1} and "
-                f"{self.kernel + 1}."
-            )
+            raise UserError(f"kernel must be odd, not {self.kernel}.")
 
 
 class Adapter(nn.Module):
@@ -114,10 +111,10 @@ class ConvAdapter(Adapter):
     ) -> None:
         super().__init__(dim, config.size, generator)
         if config.kernel > min(grid):
-            least = min(grid) - (min(grid) % 2 == 0)
+            largest = min(grid) - (min(grid) % 2 == 0)
             raise UserError(
                 f"A kernel of {config.kernel} is larger than the grid of {grid[0]} x {grid[1]} "
-                f"patches. The largest that fits is {least}."
+                f"patches. The largest that fits is {largest}."
             )
         self.grid, self.prefix_tokens = grid, prefix_tokens
         self.class_token: ClassToken = config.class_token
@@ -345,12 +342,11 @@ def chosen_blocks(text: str, depth: int) -> Sequence[int]:
         chosen = []
     if not chosen:
         raise UserError(f'blocks must be "all", a range such as 0-4, or a list, not "{text}".')
+    # Of a range, that may be very long, nothing is counted before its end is known to exist.
+    if (last := chosen[-1] if isinstance(chosen, range) else max(chosen)) >= depth:
+        raise UserError(f"There is no block {last}: this network has {depth}, 0-{depth - 1}.")
     if len(set(chosen)) < len(chosen):
         raise UserError(f"blocks names one twice: {text}.")
-    if max(chosen) >= depth:
-        raise UserError(
-            f"There is no block {max(chosen)}: this network has {depth}, 0-{depth - 1}."
-        )
     return chosen
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["RIDGE_PATH", "CosineHead", "LinearHead", "RidgeHead", "UniformHead"]
+__all__ = ["RIDGE_PATH", "BiasFreeHead", "CosineHead", "LinearHead", "RidgeHead"]
 
 RIDGE_PATH = tuple(10.0**exponent for exponent in range(-8, 9))
 """Ridge weights that are tried, those of RanPAC."""
@@ -56,7 +56,7 @@ class LinearHead(nn.Module):
         return F.linear(features, self.weight, self.bias)
 
 
-class UniformHead(nn.Module):
+class BiasFreeHead(nn.Module):
     """A linear layer of fixed size without bias, as the authors of DER have it, drawn as PyTorch
     draws its own: uniform in +-1/sqrt(dim).
 
@@ -83,7 +83,7 @@ class UniformHead(nn.Module):
         return F.linear(features, self.weight)
 
 
-class CosineHead(UniformHead):
+class CosineHead(BiasFreeHead):
     """Cosines between features and a direction of each class, times a learnt scale that starts at
     1: what the authors of RanPAC adapt modules with.
 

@@ -29,12 +29,12 @@ __all__ = [
     "GradientRule",
     "Kept",
     "SparsityControl",
-    "annealed",
     "binary",
     "check_cut",
     "gate",
     "reestimate_norms",
     "shrunk",
+    "steepness_of",
     "weight_share",
 ]
 
@@ -51,8 +51,8 @@ SHARE_OF_TRAINING_TO_TARGET = 0.5
 """After which the share of weights has come down to what is asked for; the rest of training is for
 the weights that are left."""
 FIRST_LOG_WEIGHT = -4.0
-"""Of the sparsity loss: too little to close a gate, so that the controller finds the weight from
-below."""
+"""Log weight of the sparsity loss at the start: too little to close a gate, so that the controller
+finds the weight from below."""
 INTEGRAL_GAIN = 0.05
 """Growth of the log weight an update, for each unit of log excess: at the largest excess the weight
 grows tenfold in about ninety updates."""
@@ -66,7 +66,7 @@ LARGEST_EXCESS = 0.5
 TOLERANCE = 1e-5
 
 
-def annealed(batch: int, batches: int, steepest: float) -> float:
+def steepness_of(batch: int, batches: int, steepest: float) -> float:
     """The steepness s of a batch: from 1 / steepest to steepest within every epoch (DER, eq. 8).
 
     An epoch of one batch has the steepest: at its beginning, gates would stay half open for good.
@@ -132,7 +132,7 @@ class ChannelMasks(nn.Module):
 
     def forward(self, batch: int, batches: int) -> dict[str, Tensor]:
         """Soft gates (C,) of every group, for a batch of an epoch."""
-        steepness = annealed(batch, batches, self.steepest)
+        steepness = steepness_of(batch, batches, self.steepest)
         return {
             group: gate(logits, steepness, self.steepest, self.rule)
             for group, logits in self.logits.items()
@@ -155,7 +155,7 @@ class ChannelMasks(nn.Module):
         channels are rounded up, what that adds counts."""
         if floor.multiple == 1:
             return weight_share(network, self.nearly_binary())
-        return weight_share(network, binary(floor.open(self._ranks(), self._open_ones())))
+        return weight_share(network, binary(floor.kept(self._ranks(), self._open_ones())))
 
     def kept(self, allowance: Allowance) -> Kept:
         """The channels that stay: those whose logit is above 0, or the highest of these that fit.
@@ -167,20 +167,20 @@ class ChannelMasks(nn.Module):
         return torch.stack([(logits > 0).sum() for logits in self.logits.values()]).sum()
 
     def _ranks(self) -> dict[str, Tensor]:
-        return ranks({group: logits.detach() for group, logits in self.logits.items()})
+        return channel_ranks({group: logits.detach() for group, logits in self.logits.items()})
 
 
-def ranks(logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The place of every channel, of all groups together, from the highest logit down; equal ones
+def channel_ranks(logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The rank of every channel, of all groups together, from the highest logit down; equal ones
     alternate between groups, so that these shrink alike."""
     together = torch.cat(list(logits.values()))
     sizes = [len(group) for group in logits.values()]
     within = torch.cat([torch.arange(size, device=together.device) / size for size in sizes])
     order = within.argsort(stable=True)
     order = order[together[order].argsort(descending=True, stable=True)]
-    places = torch.empty_like(order)
-    places[order] = torch.arange(len(order), device=order.device)
-    return dict(zip(logits, places.split(sizes), strict=True))
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(len(order), device=order.device)
+    return dict(zip(logits, ranks.split(sizes), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,17 +196,17 @@ class Floor:
     stream: int = 1
     multiple: int = 1
 
-    def open(self, places: Mapping[str, Tensor], count: int | Tensor) -> Kept:
-        """Of every group, the channels whose rank is below `count`; more, the best, if too few.
+    def kept(self, ranks: Mapping[str, Tensor], count: int | Tensor) -> Kept:
+        """The channels of every group whose rank is below `count`; more, the best, if too few.
 
         Nothing here waits for the device: it is asked after every step.
         """
         kept = {}
-        for group, ranks in places.items():
+        for group, of_group in ranks.items():
             least = self.stream if group.startswith("stream") else 1
-            wanted = (ranks < count).sum().clamp_min(least)
+            wanted = (of_group < count).sum().clamp_min(least)
             rounded = (wanted + self.multiple - 1) // self.multiple * self.multiple
-            kept[group] = ranks.argsort().argsort() < rounded
+            kept[group] = of_group.argsort().argsort() < rounded
         return kept
 
 
@@ -248,23 +248,24 @@ class Allowance:
             count += (source * height * width + 1) * int(kept[layer.target].sum())
         return count
 
-    def largest(self, places: Mapping[str, Tensor], most: int) -> Kept:
+    def largest(self, ranks: Mapping[str, Tensor], most: int) -> Kept:
         """The largest network of the channels with the best ranks that fits.
 
         Args:
-            places: of all channels, by group; see `ranks`.
+            ranks: of all channels, by group; see `channel_ranks`.
             most: how many are kept at most.
         """
-        first_too_large = bisect.bisect_left(
-            range(1, most + 1),
-            True,
-            key=lambda count: not self.fits(self.floor.open(places, count)),
-        )
-        return self.floor.open(places, first_too_large)
+
+        def is_too_large(count: int) -> bool:
+            return not self.fits(self.floor.kept(ranks, count))
+
+        # Counts begin at 1: before the first that is too large, there are as many as still fit.
+        count = bisect.bisect_left(range(1, most + 1), True, key=is_too_large)
+        return self.floor.kept(ranks, count)
 
     def smallest(self) -> Kept:
         """The channels of the smallest network that there can be."""
-        return self.floor.open(self._alike(), 0)
+        return self.floor.kept(self._alike(), 0)
 
     @property
     def target(self) -> float:
@@ -276,7 +277,8 @@ class Allowance:
 
     def _alike(self) -> dict[str, Tensor]:
         """Ranks by which all groups shrink alike."""
-        return ranks({group: torch.zeros(width) for group, width in widths(self.network).items()})
+        groups = widths(self.network).items()
+        return channel_ranks({group: torch.zeros(width) for group, width in groups})
 
 
 class SparsityControl(nn.Module):
@@ -374,26 +376,26 @@ def shrunk(network: ResNet, kept: Kept) -> ResNet:
     It computes what the network with binary gates does, on the features that are left.
     """
     smaller = copy.deepcopy(network)
-    places = {group: mask.nonzero()[:, 0] for group, mask in kept.items()}
+    positions = {group: mask.nonzero()[:, 0] for group, mask in kept.items()}
     for layer in network.convolutions():
         convolution = smaller.convolution(layer)
-        weight = convolution.weight[places[layer.target]]
+        weight = convolution.weight[positions[layer.target]]
         if layer.source != IMAGE:
-            weight = weight[:, places[layer.source]]
+            weight = weight[:, positions[layer.source]]
         convolution.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
         convolution.out_channels, convolution.in_channels = weight.shape[:2]
-        _cut_norm(smaller.norm(layer), places[layer.target])
+        _cut_norm(smaller.norm(layer), positions[layer.target])
     for padding, source, target in smaller.paddings():
-        padding.cut(places[source], places[target])
+        padding.cut(positions[source], positions[target])
     return smaller
 
 
-def _cut_norm(norm: nn.BatchNorm2d, places: Tensor) -> None:
-    norm.weight = nn.Parameter(norm.weight[places])
-    norm.bias = nn.Parameter(norm.bias[places])
+def _cut_norm(norm: nn.BatchNorm2d, positions: Tensor) -> None:
+    norm.weight = nn.Parameter(norm.weight[positions])
+    norm.bias = nn.Parameter(norm.bias[positions])
     for name in ("running_mean", "running_var"):
-        setattr(norm, name, getattr(norm, name)[places])
-    norm.num_features = len(places)
+        setattr(norm, name, getattr(norm, name)[positions])
+    norm.num_features = len(positions)
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ together as one vector; scales and biases are averaged, since trimming would set
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,15 +19,9 @@ from engram.seeding import generator
 
 __all__ = [
     "MERGES",
-    "Dare",
-    "Ema",
-    "Magnitude",
-    "MaxAbs",
     "Merge",
     "MergeSettings",
     "Module",
-    "RunningMean",
-    "Ties",
     "create_merge",
     "dropped",
     "max_abs",
@@ -40,136 +33,28 @@ Module = Mapping[str, Tensor]
 """Parameters by name."""
 
 
-class Merge(ABC):
-    """How the offline module takes in the online one."""
-
-    every_step: bool = False
-    """After every step of a task, and not at its end."""
-
-    @abstractmethod
-    def __call__(
-        self, reference: Module, offline: Module, online: Module, task: int
-    ) -> dict[str, Tensor]:
-        """The new offline module.
-
-        Args:
-            reference: the module at its initialisation.
-            offline: what has been accumulated over `task` tasks.
-            online: as it is after one task more.
-            task: index of that task, 1 or more.
-        """
-
-
-class MergeOfDifferences(Merge):
-    """A merge of what modules differ from the reference by."""
-
-    def __call__(
-        self, reference: Module, offline: Module, online: Module, task: int
-    ) -> dict[str, Tensor]:
-        differences = _differences(reference, [offline, online])
-        return _put_back(reference, self.merged(differences, task), [offline, online])
-
-    @abstractmethod
-    def merged(self, differences: Tensor, task: int) -> Tensor:
-        """Differences (K, n) of all weight matrices to one (n,)."""
-
-
 @dataclass(frozen=True, slots=True)
-class Ema(Merge):
-    """Exponential moving average, by the share of itself that the offline module retains a task.
+class Merge:
+    """How the offline module takes in the online one.
 
-    LAE (Gao et al., ICCV 2023) averages after every step with a decay of 0.9999, which ties the
-    retention to the number of steps. Here the decay of a step is what leads to this retention.
+    Attributes:
+        merged: the new offline module, of the reference, of what has been accumulated over `task`
+            tasks, and of the online module as it is after one task more, whose index `task` is: 1
+            or more.
+        retention: where it is given, the offline module moves after every step of a task and not at
+            its end, and this is the share of itself that it retains over a task.
     """
 
-    retention: float
-    every_step: bool = False
-
-    def __post_init__(self) -> None:
-        check_share(self, "retention")
-
-    def __call__(
-        self, reference: Module, offline: Module, online: Module, task: int
-    ) -> dict[str, Tensor]:
-        return _blend(offline, online, self.retention)
+    merged: Callable[[Module, Module, Module, int], dict[str, Tensor]]
+    retention: float | None = None
 
     def retained(self, part: float) -> float:
-        """The share that is retained over a part of a task; over several, that is their product."""
-        return float(self.retention**part)
+        """The share that is retained over a part of a task; over several, that is their product.
 
-
-@dataclass(frozen=True, slots=True)
-class RunningMean(Merge):
-    """The plain mean of the modules after every task."""
-
-    def __call__(
-        self, reference: Module, offline: Module, online: Module, task: int
-    ) -> dict[str, Tensor]:
-        return _blend(offline, online, task / (task + 1))
-
-
-@dataclass(frozen=True, slots=True)
-class Ties(MergeOfDifferences):
-    """Trim, elect sign, disjoint merge (Yadav et al., NeurIPS 2023).
-
-    Attributes:
-        density: share of the entries of each difference that is kept, the largest ones.
-        strength: factor of the merged difference, lambda in the paper.
-    """
-
-    density: float = 0.5
-    strength: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_share(self, "density")
-
-    def merged(self, differences: Tensor, task: int) -> Tensor:
-        return self.strength * ties(differences, self.density)
-
-
-@dataclass(frozen=True, slots=True)
-class Dare(MergeOfDifferences):
-    """Drop entries at random and scale the others up, then average (Yu et al., ICML 2024).
-
-    Attributes:
-        density: share of the entries that is kept.
-        seed: of the choice, together with the task.
-    """
-
-    density: float = 0.5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_share(self, "density")
-
-    def merged(self, differences: Tensor, task: int) -> Tensor:
-        source = generator(self.seed, "dare", task)
-        return dropped(differences, self.density, source).mean(dim=0)
-
-
-@dataclass(frozen=True, slots=True)
-class Magnitude(MergeOfDifferences):
-    """Keep the largest entries of each difference, then average.
-
-    Attributes:
-        density: share of the entries that is kept.
-    """
-
-    density: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_share(self, "density")
-
-    def merged(self, differences: Tensor, task: int) -> Tensor:
-        return trimmed(differences, self.density).mean(dim=0)
-
-
-@dataclass(frozen=True, slots=True)
-class MaxAbs(MergeOfDifferences):
-    """Of each entry, the difference that is largest in magnitude (Marczak et al., ECCV 2024)."""
-
-    def merged(self, differences: Tensor, task: int) -> Tensor:
-        return max_abs(differences)
+        LAE (Gao et al., ICCV 2023) averages with a decay of 0.9999 a step, which ties what is
+        retained to the number of steps. Here the decay of a step follows from what is retained.
+        """
+        return 1.0 if self.retention is None else float(self.retention**part)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,10 +62,11 @@ class MergeSettings:
     """What merges are made with.
 
     Attributes:
-        retention: of the moving averages.
-        density: of ties, dare and magnitude.
-        strength: of ties.
-        seed: of dare's choice.
+        retention: of the moving averages: the share of itself that the offline module retains over
+            a task.
+        density: of ties, dare and magnitude: the share of a difference's entries that is kept.
+        strength: of ties: the factor of the merged difference, lambda in the paper.
+        seed: of dare's choice, together with the task.
     """
 
     retention: float
@@ -188,24 +74,72 @@ class MergeSettings:
     strength: float
     seed: int
 
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """How to make a merge, and whether its name can take a density."""
-
-    make: Callable[[MergeSettings], Merge]
-    has_density: bool = False
+    def __post_init__(self) -> None:
+        check_share(self, "retention", "density")
 
 
-MERGES: dict[str, _Kind] = {
-    "ema": _Kind(lambda given: Ema(given.retention, every_step=True)),
-    "ema-per-task": _Kind(lambda given: Ema(given.retention)),
-    "mean": _Kind(lambda given: RunningMean()),
-    "ties": _Kind(lambda given: Ties(given.density, given.strength), has_density=True),
-    "dare": _Kind(lambda given: Dare(given.density, given.seed), has_density=True),
-    "magnitude": _Kind(lambda given: Magnitude(given.density), has_density=True),
-    "max-abs": _Kind(lambda given: MaxAbs()),
+def _ema(given: MergeSettings) -> Merge:
+    """Exponential moving average after every step (Gao et al., ICCV 2023)."""
+    return Merge(_ema_per_task(given).merged, given.retention)
+
+
+def _ema_per_task(given: MergeSettings) -> Merge:
+    """The same average, once a task."""
+    return Merge(lambda reference, offline, online, task: _blend(offline, online, given.retention))
+
+
+def _mean(given: MergeSettings) -> Merge:
+    """The plain mean of the modules after every task."""
+    return Merge(
+        lambda reference, offline, online, task: _blend(offline, online, task / (task + 1))
+    )
+
+
+def _ties(given: MergeSettings) -> Merge:
+    """Trim, elect sign, disjoint merge (Yadav et al., NeurIPS 2023)."""
+    return _of_differences(lambda found, task: given.strength * ties(found, given.density))
+
+
+def _dare(given: MergeSettings) -> Merge:
+    """Drop entries at random and scale the others up, then average (Yu et al., ICML 2024)."""
+
+    def averaged(found: Tensor, task: int) -> Tensor:
+        return dropped(found, given.density, generator(given.seed, "dare", task)).mean(dim=0)
+
+    return _of_differences(averaged)
+
+
+def _magnitude(given: MergeSettings) -> Merge:
+    """Keep the largest entries of each difference, then average."""
+    return _of_differences(lambda found, task: trimmed(found, given.density).mean(dim=0))
+
+
+def _max_abs(given: MergeSettings) -> Merge:
+    """For each entry, the difference that is largest in magnitude (Marczak et al., ECCV 2024)."""
+    return _of_differences(lambda found, task: max_abs(found))
+
+
+def _of_differences(combined: Callable[[Tensor, int], Tensor]) -> Merge:
+    """A merge of what modules differ from the reference by: of differences (K, n) of all weight
+    matrices, for a task, to one (n,)."""
+
+    def merged(reference: Module, offline: Module, online: Module, task: int) -> dict[str, Tensor]:
+        modules = [offline, online]
+        return _put_back(reference, combined(_differences(reference, modules), task), modules)
+
+    return Merge(merged)
+
+
+MERGES: dict[str, Callable[[MergeSettings], Merge]] = {
+    "ema": _ema,
+    "ema-per-task": _ema_per_task,
+    "mean": _mean,
+    "ties": _ties,
+    "dare": _dare,
+    "magnitude": _magnitude,
+    "max-abs": _max_abs,
 }
+WITH_DENSITY = ("ties", "dare", "magnitude")
 
 
 def create_merge(text: str, settings: MergeSettings) -> Merge:
@@ -217,13 +151,11 @@ def create_merge(text: str, settings: MergeSettings) -> Merge:
     name, colon, number = text.partition(":")
     if name not in MERGES:
         raise unknown("merge", name, MERGES)
-    kind = MERGES[name]
-    if colon and not kind.has_density:
-        with_density = ", ".join(name for name, kind in MERGES.items() if kind.has_density)
-        raise UserError(f"merge {text}: only {with_density} have a density.")
+    if colon and name not in WITH_DENSITY:
+        raise UserError(f"merge {text}: only {', '.join(WITH_DENSITY)} have a density.")
     if colon:
         settings = replace(settings, density=_density(text, number))
-    return kind.make(settings)
+    return MERGES[name](settings)
 
 
 def _density(text: str, number: str) -> float:

@@ -28,7 +28,7 @@ class SubtractMean(nn.Module):
         self.register_buffer("mean", torch.zeros(*image_size, 3))
         self.mean: Tensor
 
-    def adopt(self, chunks: Iterable[Tensor]) -> None:
+    def fit(self, chunks: Iterable[Tensor]) -> None:
         """Subtract the mean of these images from now on: (N, H, W, 3) uint8, in parts."""
         self.mean.copy_(mean_image(chunks))
 
@@ -61,7 +61,7 @@ class Standardise(nn.Module):
         self.mean: Tensor
         self.deviation: Tensor
 
-    def adopt(self, chunks: Iterable[Tensor]) -> None:
+    def fit(self, chunks: Iterable[Tensor]) -> None:
         """Nothing, and no image is read: the network was trained with other constants than this
         data's mean."""
 

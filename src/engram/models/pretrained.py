@@ -1,16 +1,19 @@
 """Backbones with weights that others trained: by name, from a file, or from the hub.
 
 Weights are looked for in `weights/` of the data folder, as `<name>.safetensors` or `<name>.npz`.
-The packages `timm` and `huggingface_hub` are known here and nowhere else; files do not need them.
+The packages `timm`, with `torchvision` that it imports, and `huggingface_hub` are known here and
+nowhere else; files do not need them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import shutil
 import sys
 import textwrap
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,18 +25,22 @@ from engram.files import data_folder, read_weights, replacing, sha256
 from engram.models.normalise import Standardise
 from engram.models.vit import (
     MEAN_AND_DEVIATION,
+    VIT,
     VisionTransformer,
+    check_patches,
     create_vit,
     fitted_weights,
 )
 
 __all__ = [
     "RANDOM",
-    "WEIGHTS_SUFFIXES",
     "BackboneConfig",
     "Pretrained",
+    "import_timm",
+    "import_torchvision",
     "load_backbone",
     "vision_transformer",
+    "weights_in",
 ]
 
 RANDOM = "random"
@@ -42,7 +49,7 @@ LONGEST_REASON = 200
 """Characters of what another package says of its failure."""
 
 WEIGHTS_SUFFIXES = (".safetensors", ".npz")
-"""Of files of weights; the second is Google's."""
+"""Endings of files of weights; the second is Google's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,11 +127,32 @@ def vision_transformer(
         vit.draw(generator)
         return vit, None
     path = Path(weights) if weights else _weights_of(name)
+    found = _read(path)
     try:
-        vit.load_state_dict(fitted_weights(vit, read_weights(path)))
+        vit.load_state_dict(fitted_weights(vit, found))
     except UserError as error:
         raise UserError(f"{path} does not fit {name}. {error}") from error
     return vit, sha256(path)
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """The files of weights in a folder; none where there is no such folder."""
+    return sorted(path for path in folder.glob("*") if path.suffix in WEIGHTS_SUFFIXES)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The weights of a file that was named.
+
+    Raises:
+        UserError: it is not there, with the one that was perhaps meant; or it has no weights.
+    """
+    if path.exists():
+        return read_weights(path)
+    folders = (data_folder() / "weights", path.parent)
+    there = {found.name: found for folder in folders for found in weights_in(folder)}
+    close = nearest(path.name, there)
+    hint = f" Perhaps you meant {there[close]}." if close else ""
+    raise UserError(f"There is no file {path}.{hint}")
 
 
 def _frozen(
@@ -161,11 +189,12 @@ def _from_hub(name: str, path: Path) -> Path:
     Raises:
         UserError: the hub cannot be asked, has no such weights, or the file was damaged on its way.
     """
-    close = nearest(name, [found.stem for found in path.parent.glob("*.safetensors")])
+    there = [found.stem for found in weights_in(path.parent) if found.stem.startswith(VIT)]
+    close = nearest(name, there)
+    other = f"take --backbone {close}, which is there" if close else "choose another --backbone"
     missing = (
-        f"There are no weights {path}{f'; {close} are there' if close else ''}. Put them there "
-        f"(as {' or '.join(WEIGHTS_SUFFIXES)}), name a file that has them with --weights, choose "
-        "another --backbone, or be online with huggingface_hub installed "
+        f"There are no weights {path}. Put them there (as {' or '.join(WEIGHTS_SUFFIXES)}), name a "
+        f"file that has them with --weights, {other}, or be online with huggingface_hub installed "
         f"({install_command('engram[hub]')})."
     )
     try:
@@ -178,7 +207,7 @@ def _from_hub(name: str, path: Path) -> Path:
         promised = huggingface_hub.get_hf_file_metadata(url).etag
         fetched = Path(huggingface_hub.hf_hub_download(*place))
     except Exception as error:  # which ones there are depends on the version and what is below it
-        raise UserError(f"{missing} The hub gave none: {_reason(error)}") from error
+        raise UserError(f"{missing} The hub gave none: {_reason(error)}.") from error
     if (found := sha256(fetched)) != promised:
         raise UserError(
             f"What the hub gave as {name} has checksum {found}, not {promised}. Try again."
@@ -190,9 +219,9 @@ def _from_hub(name: str, path: Path) -> Path:
 
 
 def _reason(error: Exception) -> str:
-    """What another package says, in one line."""
+    """What another package says, in one line without the full stop at its end."""
     words = " ".join(str(error).split()) or type(error).__name__
-    return textwrap.shorten(words, LONGEST_REASON, placeholder=" ...")
+    return textwrap.shorten(words, LONGEST_REASON, placeholder=" ...").removesuffix(".")
 
 
 class _TimmFeatures(nn.Module):
@@ -220,39 +249,121 @@ class _TimmFeatures(nn.Module):
         return features
 
 
+@cache  # The declarations go with what is returned, so this is kept.
+def import_torchvision() -> torch.library.Library | None:
+    """Import torchvision, also where its operators do not fit torch, as beside a CPU build of it.
+
+    It then misses the declarations of two. It gets these with nothing behind them, and goes on to
+    refuse calls of its operators.
+
+    Returns:
+        The declarations; None where torchvision has its operators.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+        Exception: any other, where it fits torch in no way.
+    """
+    try:
+        importlib.import_module("torchvision")
+        return None
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            if not hasattr(torch.ops.torchvision, name):
+                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        importlib.import_module("torchvision")
+        return library
+
+
+def import_timm() -> Any:
+    """The package timm, which imports torchvision.
+
+    Raises:
+        UserError: one of them is not installed, or does not fit torch.
+    """
+    try:
+        import_torchvision()
+        import timm
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"A backbone {TIMM}... needs {error.name}, which is not installed. Install it: "
+            f"{install_command('engram[timm]')}."
+        ) from error
+    except Exception as error:  # which ones there are depends on the versions
+        raise UserError(
+            f"A backbone {TIMM}... needs timm and torchvision, which cannot be imported: "
+            f"{_reason(error)}. Install a torchvision that fits torch {torch.__version__}, or take "
+            f"a backbone without {TIMM}."
+        ) from error
+    return timm
+
+
 def _from_timm(config: BackboneConfig, generator: torch.Generator) -> Pretrained:
     """A network of timm's, with its weights.
 
     Raises:
-        UserError: timm is not installed, has no such network, or cannot get its weights.
+        UserError: timm cannot be imported, has no such network, or cannot get its weights; or it
+            takes no images of this size.
     """
-    name = config.backbone.removeprefix(TIMM)
-    try:
-        import timm
-    except ImportError as error:
-        raise UserError(
-            f"{config.backbone} needs timm, which is not installed. Install it: "
-            f"{install_command('engram[timm]')}."
-        ) from error
+    timm = import_timm()
+    network = _made_by(timm, config)
+    features = _TimmFeatures(network).eval()
+    dim = _length_of(features, timm, config)
     path = None if config.weights in (None, RANDOM) else Path(config.weights)
-    options: dict[str, Any] = {"pretrained": config.weights is None, "num_classes": 0}
-    try:
-        try:
-            network: Any = timm.create_model(name, img_size=config.input_size, **options)
-        except TypeError:  # convolutional networks take images of any size
-            network = timm.create_model(name, **options)
-    except (RuntimeError, OSError, ValueError, TypeError) as error:
-        raise UserError(f"timm cannot make {name}: {_reason(error)}") from error
     if path is not None:
-        _load_for_timm(network, read_weights(path), f"{path} does not fit {config.backbone}")
+        _load_for_timm(network, _read(path), f"{path} does not fit {config.backbone}")
     if config.weights == RANDOM:
         _draw(network, generator)
     given = network.pretrained_cfg
-    features = _TimmFeatures(network).eval()
-    with torch.no_grad():
-        dim = features(torch.zeros(1, 3, config.input_size, config.input_size)).shape[1]
     checksum = None if config.weights == RANDOM else _checksum(network, path)
     return _frozen(features, dim, config, given["mean"], given["std"], checksum)
+
+
+def _made_by(timm: Any, config: BackboneConfig) -> Any:
+    """A network of timm's, with its own weights where no others are asked for.
+
+    Raises:
+        UserError: it cannot be made, with the nearest name or the ways out.
+    """
+    name, side = config.backbone.removeprefix(TIMM), config.input_size
+    options: dict[str, Any] = {"pretrained": config.weights is None, "num_classes": 0}
+    try:
+        try:
+            return timm.create_model(name, img_size=side, **options)
+        except TypeError:  # convolutional networks take images of any size
+            return timm.create_model(name, **options)
+    except Exception as error:  # which ones there are depends on the network and on the hub
+        way_out = ""
+        if name not in (known := {*timm.list_models(), *timm.list_pretrained()}):
+            if close := nearest(name, known):
+                way_out = f" Perhaps you meant {TIMM}{close}."
+        elif config.weights is None and isinstance(error, (OSError, RuntimeError)):
+            way_out = (
+                f" Name a file that has its weights with --weights, or draw: --weights {RANDOM}."
+            )
+        raise UserError(
+            f"timm cannot make {name} for images of {side} pixels: {_reason(error)}.{way_out}"
+        ) from error
+
+
+def _length_of(features: _TimmFeatures, timm: Any, config: BackboneConfig) -> int:
+    """The length of what a network of timm's makes of an image.
+
+    Raises:
+        UserError: it takes no images of this size, or would not see all of their pixels.
+    """
+    for part in features.modules():
+        if isinstance(part, timm.layers.PatchEmbed) and part.img_size and not part.dynamic_img_pad:
+            check_patches(part.img_size[0], part.patch_size[0])
+    side = config.input_size
+    try:
+        with torch.no_grad():
+            return int(features(torch.zeros(1, 3, side, side)).shape[1])
+    except Exception as error:  # which ones there are depends on the network
+        raise UserError(
+            f"{config.backbone} takes no images of {side} pixels: {_reason(error)}. It was made "
+            f"for {features.network.pretrained_cfg['input_size'][-1]}: choose another --input-size."
+        ) from error
 
 
 @torch.no_grad()
@@ -277,8 +388,8 @@ def _load_for_timm(network: Any, weights: dict[str, Tensor], misfit: str) -> Non
     adapted = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     try:
         found = network.load_state_dict(adapted(weights, network) if adapted else weights, False)
-    except RuntimeError as error:
-        raise UserError(f"{misfit}: {_reason(error)}") from error
+    except Exception as error:  # which ones there are depends on the network
+        raise UserError(f"{misfit}: {_reason(error)}.") from error
     named = network.pretrained_cfg["classifier"] or ()
     classifiers = (named,) if isinstance(named, str) else tuple(named)
     strange = [name for name in found.unexpected_keys if not name.startswith(classifiers)]

@@ -24,6 +24,7 @@ __all__ = [
     "VIT",
     "VisionTransformer",
     "attend",
+    "check_patches",
     "create_vit",
     "fitted_weights",
     "join_heads",
@@ -34,7 +35,8 @@ VIT = "vit_"
 """What the names of all of them begin with."""
 
 MEAN_AND_DEVIATION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-"""Of each channel, in [0, 1]: what Google's vision transformers were trained with."""
+"""Mean and deviation of each channel, for pixels in [0, 1]: Google's vision transformers were
+trained with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ SIZES = {
 LAYER_NORM_EPS = 1e-6
 
 MOST_WEIGHTS = 2**27
-"""Of an attention that is not fused: more would take too much memory."""
+"""The most entries of an attention that is not fused: more would take too much memory."""
 
 
 class PatchEmbedding(nn.Module):
@@ -176,11 +178,7 @@ class VisionTransformer(Backbone):
 
     def __init__(self, size: Size, patch_size: int, image_size: int) -> None:
         super().__init__()
-        if image_size % patch_size:
-            raise UserError(
-                f"An image of {image_size} pixels cannot be cut into patches of {patch_size}. The "
-                f"nearest size is {max(1, round(image_size / patch_size)) * patch_size}."
-            )
+        check_patches(image_size, patch_size)
         self.image_size = image_size
         self.patch_embed = PatchEmbedding(patch_size, image_size, size.dim)
         tokens = math.prod(self.patch_embed.grid_size) + self.num_prefix_tokens
@@ -214,6 +212,19 @@ class VisionTransformer(Backbone):
                 parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
 
 
+def check_patches(image_size: int, patch_size: int) -> None:
+    """Refuse images that are not cut into whole patches: what is left over would not be seen.
+
+    Raises:
+        UserError: they are not, with the nearest size.
+    """
+    if image_size % patch_size:
+        raise UserError(
+            f"An image of {image_size} pixels cannot be cut into patches of {patch_size}. The "
+            f"nearest size is {max(1, round(image_size / patch_size)) * patch_size}."
+        )
+
+
 def create_vit(name: str, image_size: int | None = None) -> VisionTransformer:
     """The ViT that a timm name such as `vit_tiny_patch16_224` describes, its weights all zero.
 
@@ -244,47 +255,62 @@ def fitted_weights(vit: VisionTransformer, weights: Mapping[str, Tensor]) -> dic
         weights: of the same architecture, under timm's names or those of Google's archives.
 
     Raises:
-        UserError: they are of another architecture, with the first difference.
+        UserError: they are of another architecture, with the first difference, and with the
+            network that they fit where one is known.
     """
     if "embedding/kernel" in weights:
         weights = _from_google(weights)
-    weights = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
-    expected = vit.state_dict()
-    _check_width(weights, vit.dim)
-    if missing := [name for name in expected if name not in weights]:
-        raise UserError(f"The weights have no {missing[0]}: they are of another architecture.")
-    if strange := [name for name in weights if name not in expected]:
-        raise UserError(
-            f"The weights have {strange[0]}, which this network has not: they are of another "
-            "architecture."
-        )
-    fitted = {name: weights[name].float() for name in expected}
-    fitted["pos_embed"] = _resized(fitted["pos_embed"], vit.patch_embed.grid_size)
-    for name, tensor in fitted.items():
-        if tensor.shape != expected[name].shape:
-            raise UserError(
-                f"The weights' {name} is {tuple(tensor.shape)}, this network's "
-                f"{tuple(expected[name].shape)}: they are of another architecture."
-            )
+    grid = vit.patch_embed.grid_size
+    fitted = {
+        name: _resized(tensor.float(), grid) if name == "pos_embed" else tensor.float()
+        for name, tensor in weights.items()
+        if not name.startswith("head.")
+    }
+    if difference := _difference(fitted, vit.state_dict()):
+        other = _fitting(fitted, grid[0])
+        whose = f"fit {other}" if other else "are of another architecture"
+        raise UserError(f"{difference}: they {whose}.")
     return fitted
 
 
-def _check_width(weights: Mapping[str, Tensor], dim: int) -> None:
-    """Refuse weights of a network that is wider or narrower, and say whose they may be."""
-    found = weights["cls_token"].shape[-1] if "cls_token" in weights else dim
-    if found != dim:
-        near = [name for name, size in SIZES.items() if size.dim == found]
-        hint = f", as vit_{near[0]}_... has" if near else ""
-        raise UserError(
-            f"The weights are of tokens with {found} dimensions{hint}; this network's have {dim}: "
-            "they are of another architecture."
-        )
+def _difference(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+    """The first difference between weights and those of a network, in names or shapes."""
+    if missing := [name for name in expected if name not in weights]:
+        return f"The weights have no {missing[0]}"
+    if strange := [name for name in weights if name not in expected]:
+        return f"The weights have {strange[0]}, which this network has not"
+    for name, tensor in expected.items():
+        found, own = tuple(weights[name].shape), tuple(tensor.shape)
+        if found != own:
+            return f"The weights' {name} is {found}, this network's {own}"
+    return None
+
+
+def _fitting(weights: Mapping[str, Tensor], rows: int) -> str | None:
+    """The name of the network that weights fit, if one of `SIZES` does.
+
+    Args:
+        rows: of patches, which the position embeddings are for.
+    """
+    kernel = weights.get("patch_embed.proj.weight", torch.empty(0))
+    patch_size = kernel.shape[-1]
+    for name, size in SIZES.items() if kernel.numel() else ():
+        with torch.device("meta"):
+            network = VisionTransformer(size, patch_size, rows * patch_size)
+        if not _difference(weights, network.state_dict()):
+            return f"{VIT}{name}_patch{patch_size}_224"
+    return None
 
 
 def _resized(positions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Position embeddings (1, 1 + patches, D) of a square grid for another grid, bicubic."""
-    own = math.isqrt(positions.shape[1] - 1)
-    if (own, own) == grid or own * own != positions.shape[1] - 1:
+    """Position embeddings (1, 1 + patches, D) of a square grid for another grid, bicubic.
+
+    Those of another shape stay as they are.
+    """
+    known = positions.dim() == 3 and len(positions) == 1 and positions.numel() > 0
+    count = positions.shape[1] - 1 if known else 0
+    own = math.isqrt(count)
+    if own == 0 or (own, own) == grid or own * own != count:
         return positions
     patches = positions[:, 1:].reshape(1, own, own, -1).permute(0, 3, 1, 2)
     patches = F.interpolate(patches, grid, mode="bicubic", antialias=True)
@@ -309,12 +335,14 @@ def _from_google(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of Google's archives (`.npz`) under timm's names; kernels are (in, out) there.
 
     Raises:
-        UserError: something is missing.
+        UserError: something is missing, or has other dimensions.
     """
     try:
         return _renamed(weights)
     except KeyError as error:
         raise UserError(f"The archive has no {error.args[0]}: it is incomplete.") from error
+    except (IndexError, RuntimeError) as error:
+        raise UserError("The archive has arrays of other dimensions than Google's.") from error
 
 
 def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -38,6 +39,7 @@ APART = ("method", "stream", "preset", "evaluate_on", "codec", "classifier")
 """What tells settings apart, beside the configuration."""
 
 GENERAL = ("input_mean", "image_size", "images_per_class", "infer_through_codec", "precision")
+"""Settings of a run that are told like those of its method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ class ComparisonRow:
         return in_words(self.changed)
 
     @property
-    def setting(self) -> str:
+    def preset_and_changes(self) -> str:
         """The preset, and what differs from it."""
         return ", ".join([self.preset, *self.differences])
 
@@ -126,12 +128,12 @@ def comparison_table(summaries: Sequence[Summary]) -> list[ComparisonRow]:
     (`seed3` for seed 3); a run that is there twice, perhaps from two machines, never counts as two
     seeds.
     """
-    settings: dict[str, list[int]] = {}
+    alike: dict[str, list[int]] = {}
     for position, summary in enumerate(summaries):
-        settings.setdefault(_setting(summary), []).append(position)
+        alike.setdefault(_pool_key(summary), []).append(position)
     rows = [
         _row(summaries, pool)
-        for positions in settings.values()
+        for positions in alike.values()
         for pool in _pools(summaries, positions)
     ]
     return sorted(rows, key=lambda row: (row.stream, row.evaluate_on, row.start, -row.average.mean))
@@ -162,7 +164,7 @@ def starts_differ(rows: Sequence[ComparisonRow]) -> bool:
     return len({row.start for row in rows}) > 1
 
 
-def _setting(summary: Summary) -> str:
+def _pool_key(summary: Summary) -> str:
     """Everything that a result depends on, but for the seed, the class order and the machine.
 
     A setting that was not there yet when a run was done had the preset's value.
@@ -178,20 +180,17 @@ def _setting(summary: Summary) -> str:
 
 
 def _pools(summaries: Sequence[Summary], positions: Sequence[int]) -> Iterator[list[int]]:
-    """Runs of one setting, parted into those that may be averaged."""
-    rounds: list[dict[tuple[str, int], int]] = []
+    """Runs of one setting, parted into those that may be averaged.
+
+    A run that is there again, with its class order and seed, belongs to another round.
+    """
+    before: Counter[tuple[str, int]] = Counter()
+    rounds: dict[int, dict[str, list[int]]] = {}
     for position in positions:
-        run = (summaries[position]["order"], summaries[position]["seed"])
-        for earlier in rounds:
-            if run not in earlier:
-                earlier[run] = position
-                break
-        else:
-            rounds.append({run: position})
-    for distinct in rounds:
-        orders: dict[str, list[int]] = {}
-        for (order, _), position in distinct.items():
-            orders.setdefault(order, []).append(position)
+        order, seed = summaries[position]["order"], summaries[position]["seed"]
+        rounds.setdefault(before[order, seed], {}).setdefault(order, []).append(position)
+        before[order, seed] += 1
+    for orders in rounds.values():
         own = []
         for order, pool in orders.items():
             if len(pool) == 1 and order == f"seed{summaries[pool[0]]['seed']}":
@@ -331,17 +330,19 @@ def markdown_table(summaries: Sequence[Summary]) -> str:
     table of accuracies in percent as mean ± sample deviation, and one of what they took."""
     parts = []
     for rows in by_stream(comparison_table(summaries)):
-        settings = [_setting_cells(row, start=starts_differ(rows)) for row in rows]
-        header = [*settings[0]]
-        told = [[*cells.values()] for cells in settings]
+        names = [_name_cells(row, start=starts_differ(rows)) for row in rows]
+        header = [*names[0]]
         accuracies = markdown(
             [*header, *ACCURACY_COLUMNS],
-            [cells + _accuracy_cells(row) for cells, row in zip(told, rows, strict=True)],
+            [
+                [*name.values(), *_accuracy_cells(row)]
+                for name, row in zip(names, rows, strict=True)
+            ],
             texts=len(header) + 1,
         )
         costs = markdown(
             [*header, *COST_COLUMNS],
-            [cells + _cost_cells(row) for cells, row in zip(told, rows, strict=True)],
+            [[*name.values(), *_cost_cells(row)] for name, row in zip(names, rows, strict=True)],
             texts=len(header),
         )
         title = f"#### {rows[0].stream}, {rows[0].evaluate_on} images"
@@ -378,11 +379,11 @@ def _cost_cells(row: ComparisonRow) -> list[str]:
     ]
 
 
-def _setting_cells(row: ComparisonRow, *, start: bool) -> dict[str, str]:
-    """What a row is told by, under the names of columns."""
+def _name_cells(row: ComparisonRow, *, start: bool) -> dict[str, str]:
+    """What tells a row from others, under the names of columns."""
     cells = {
         "Method": row.method,
-        "Preset": row.setting,
+        "Preset": row.preset_and_changes,
         **({"Starts from": row.start} if start else {}),
         "Memory budget": f"{row.budget} {row.codec}",
     }

@@ -39,6 +39,9 @@ SHAPES = {
     "diamond": "M0 -4.5L4.5 0L0 4.5L-4.5 0z",
     "triangle": "M0 -4.4L4.3 3.3L-4.3 3.3z",
 }
+CHART_TITLE = "Accuracy over all classes seen, by the number of classes seen"
+"""What an accuracy chart shows, for those who cannot see it."""
+
 MOST_MARKED = 25
 """Points of a line beyond which markers would merge into a band."""
 
@@ -99,19 +102,16 @@ class _Frame:
         return round(self.height - self.bottom - inner * share, 1)
 
 
-def accuracy_chart(lines: Sequence[Line], title: str) -> str:
+def accuracy_chart(lines: Sequence[Line]) -> str:
     """Accuracy in percent by the number of classes seen.
 
     Drawn twice, for wide and for narrow screens, because text in one scaled picture would be too
     small to read on a phone; the style sheet shows one of them.
-
-    Args:
-        title: what the picture shows, for those who cannot see it.
     """
-    return _chart(lines, title, "wide", 760, 400) + _chart(lines, title, "narrow", 360, 300)
+    return _chart(lines, "wide", 760, 400) + _chart(lines, "narrow", 360, 300)
 
 
-def _chart(lines: Sequence[Line], title: str, kind: str, width: int, height: int) -> str:
+def _chart(lines: Sequence[Line], kind: str, width: int, height: int) -> str:
     lowest = min(min([*line.y, *line.low]) for line in lines)
     positions = sorted({x for line in lines for x in line.x})
     low = max(0.0, (lowest - 4) // 20 * 20)
@@ -119,7 +119,7 @@ def _chart(lines: Sequence[Line], title: str, kind: str, width: int, height: int
     bands = [_band(line, frame) for line in lines if line.low]
     return (
         f'<svg class="chart {kind}" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(title)}">'
+        f'aria-label="{CHART_TITLE}">'
         f"{_axes(frame, positions)}{''.join(bands)}"
         f"{''.join(_curve(line, frame) for line in lines)}</svg>"
     )

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-__all__ = ["ABSENT", "format_bytes", "format_count", "format_number", "format_seconds", "markdown"]
+__all__ = [
+    "ABSENT",
+    "format_bytes",
+    "format_count",
+    "format_number",
+    "format_percent",
+    "format_range",
+    "format_seconds",
+    "markdown",
+]
 
 ABSENT = "\N{EN DASH}"
 """Stands for a measure that does not exist, such as the forgetting of a single task."""
@@ -23,6 +32,17 @@ def format_number(value: float, digits: int = 2, *, plus: bool = False) -> str:
         plus: whether a positive value has its sign too, as differences have.
     """
     return f"{value:{'+' if plus else '-'}.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def format_percent(value: float | None, digits: int = 2) -> str:
+    """With its unit; `ABSENT` where there is no value."""
+    return ABSENT if value is None else f"{format_number(value, digits)} %"
+
+
+def format_range(numbers: Collection[int]) -> str:
+    """`12`, or `1,000 to 1,200` where they differ."""
+    least, most = min(numbers), max(numbers)
+    return f"{most:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def format_bytes(count: float) -> str:

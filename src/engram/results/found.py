@@ -165,7 +165,9 @@ def _check(path: Path, summary: Mapping[str, Any]) -> None:
         if key in summary and not _numbers(summary[key], tasks):
             raise _damaged(path, f"{key} is not a list of {tasks} numbers")
     measures = summary.get("measures", [{}] * tasks)
-    if not (isinstance(measures, list) and len(measures) == tasks and all(map(_named, measures))):
+    if not (
+        isinstance(measures, list) and len(measures) == tasks and all(map(_named_numbers, measures))
+    ):
         raise _damaged(path, f"measures is not a list of {tasks} mappings from names to numbers")
     matrix = summary[SIGN]
     if not isinstance(matrix, list) or len(matrix) != tasks:
@@ -192,7 +194,7 @@ def _numbers(value: Any, count: int) -> bool:
     )
 
 
-def _named(value: Any) -> bool:
+def _named_numbers(value: Any) -> bool:
     return isinstance(value, dict) and _numbers(list(value.values()), len(value))
 
 

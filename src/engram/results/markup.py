@@ -7,14 +7,16 @@ picture is markup that its maker has made safe.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
+from itertools import accumulate
 from pathlib import Path
 
 from engram.results.figures import Line, heat_level, swatch
-from engram.results.formats import ABSENT, format_number
 
 __all__ = [
     "MOST_CELLS_WITH_NUMBERS",
+    "ClassNames",
     "detail_list",
     "figure",
     "heat_table",
@@ -23,13 +25,35 @@ __all__ = [
     "page",
     "page_header",
     "paragraph",
-    "percent",
     "section",
     "table",
 ]
 
 MOST_CELLS_WITH_NUMBERS = 15
 """Columns beyond which a heat table has no room for numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassNames:
+    """What the classes of a run are called, and in which tasks they came.
+
+    Attributes:
+        names: in order of arrival.
+        task_sizes: classes of each task.
+    """
+
+    names: Sequence[str]
+    task_sizes: Sequence[int]
+
+    @classmethod
+    def numbered(cls, task_sizes: Sequence[int]) -> ClassNames:
+        """Names for classes whose own are not known."""
+        return cls([f"class {index + 1}" for index in range(sum(task_sizes))], task_sizes)
+
+    def label(self, index: int) -> str:
+        """A class's name and the task that it came with, as markup."""
+        task = 1 + sum(index >= end for end in accumulate(self.task_sizes))
+        return f'{escape(self.names[index])} <span class="task">task {task}</span>'
 
 
 def page(title: str, kind: str, parts: Sequence[str]) -> str:
@@ -158,8 +182,3 @@ def _heat_cell(value: float, level: int, crowded: bool) -> str:
     if crowded:
         return f'<td class="heat h{level}" title="{value:.1f} %"></td>'
     return f'<td class="heat h{level}">{f"{value:.1f}" if value else "0"}</td>'
-
-
-def percent(value: float | None, digits: int = 2) -> str:
-    """A value with its unit, or a dash for one that does not exist."""
-    return ABSENT if value is None else f"{format_number(value, digits)} %"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from engram.results.formats import ABSENT, format_number
-from engram.results.markup import number_cells, page, paragraph, percent, section, table
+from engram.results.formats import ABSENT, format_number, format_percent
+from engram.results.markup import number_cells, page, paragraph, section, table
 from engram.results.outcomes import Change, Evaluation
 from engram.results.verdict import evaluation_verdict, forgetting_verdict
 
@@ -22,8 +22,8 @@ def changes_page(title: str, changes: Sequence[Change], facts: Sequence[str]) ->
     rows = [
         _row(
             change.name,
-            percent(change.before, 1),
-            percent(change.after, 1),
+            format_percent(change.before, 1),
+            format_percent(change.after, 1),
             "new" if change.new else _gained(change),
             str(change.images),
         )
@@ -57,7 +57,12 @@ def _gained(change: Change) -> str:
 def evaluation_page(title: str, found: Evaluation) -> str:
     """How many images of each class were recognised."""
     rows = [
-        _row(name, percent(of_class.accuracy, 1), str(of_class.correct), str(of_class.images))
+        _row(
+            name,
+            format_percent(of_class.accuracy, 1),
+            str(of_class.correct),
+            str(of_class.images),
+        )
         for name, of_class in found.classes.items()
     ]
     header = ["Class", "Accuracy", "Correct", "Measured on"]

@@ -120,6 +120,7 @@ class RunRecord:
         return summary
 
     def add_epoch(self, report: Mapping[str, Any]) -> None:
+        """Record what came out of an epoch."""
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(dict(report)) + "\n")
 

@@ -52,15 +52,15 @@ def write_report(folder: Path, against: str | None = None) -> Path:
     Of one run it shows everything; of several it compares them. The same runs give the same bytes.
 
     Args:
-        against: the label of a setting, as the report calls it but for its class order, or how the
-            label begins: the others' gains over it are shown, over pairs of runs.
+        against: the name of a setting, as the report calls it but for its class order, or how the
+            name begins: the others' gains over it are shown, over pairs of runs.
 
     Returns:
         The file.
 
     Raises:
         UserError: there is no finished run, a file of one is damaged, or no setting, or more than
-            one, has such a label.
+            one, has such a name.
     """
     findings = find_runs(folder)
     if against is not None and len(findings.runs) == 1:
@@ -111,13 +111,13 @@ class _Shown:
 
     Attributes:
         number: from 1; by it, tables lead to what there is to say of the row's runs.
-        setting: what tells the row from others of its stream, but for the class order.
+        name: what tells the row from others of its stream, but for the class order.
         line: its curve. The label tells the class order too, where it has to.
     """
 
     number: int
     row: ComparisonRow
-    setting: str
+    name: str
     line: Line
 
 
@@ -133,10 +133,10 @@ def _shown_by_stream(rows: Sequence[ComparisonRow]) -> list[list[_Shown]]:
         shown = []
         for row in group:
             rivals = [other for other in group if other.method == row.method]
-            setting = label = _setting(row, rivals)
+            name = label = _name(row, rivals)
             if len({other.orders for other in rivals}) > 1:
                 label += f" · order {_orders(row)}"
-            shown.append(_Shown(next(numbers), row, setting, _line(row, label, colours)))
+            shown.append(_Shown(next(numbers), row, name, _line(row, label, colours)))
         groups.append(shown)
     return groups
 
@@ -149,7 +149,7 @@ def _title(rows: Sequence[ComparisonRow]) -> str:
     return f"{subject} on {place}"
 
 
-def _setting(row: ComparisonRow, rivals: Sequence[ComparisonRow]) -> str:
+def _name(row: ComparisonRow, rivals: Sequence[ComparisonRow]) -> str:
     """The method, and what but for the class order tells a row from others of the method."""
     parts = [row.method]
     if len({other.preset for other in rivals}) > 1:
@@ -246,8 +246,7 @@ def _comparison_row(shown: _Shown, *, start: bool) -> str:
     return (
         f"<tr>{_heading(shown)}"
         + (f"<td>{escape(row.start)}</td>" if start else "")
-        + f"<td>{escape(row.budget)}<small>{escape(row.codec)}</small></td>"
-        f"<td>{seeds}<small>{escape(_orders(row))}</small></td>"
+        + f"{_budget_cell(row)}<td>{seeds}<small>{escape(_orders(row))}</small></td>"
         f"{number_cells(numbers)}</tr>"
     )
 
@@ -257,26 +256,30 @@ def _heading(shown: _Shown) -> str:
     return (
         f'<th scope="row">{swatch(shown.line)}'
         f'<a href="#row-{shown.number}">{escape(shown.row.method)}</a>'
-        f"<small>{escape(shown.row.setting)}</small></th>"
+        f"<small>{escape(shown.row.preset_and_changes)}</small></th>"
     )
+
+
+def _budget_cell(row: ComparisonRow) -> str:
+    return f"<td>{escape(row.budget)}<small>{escape(row.codec)}</small></td>"
 
 
 def _gain_section(groups: Sequence[Sequence[_Shown]], findings: Findings, against: str) -> str:
     """What other settings gain over one, on every stream that has it.
 
     Raises:
-        UserError: no setting has such a label, or several on one stream.
+        UserError: no setting has such a name, or several on one stream.
     """
     parts = []
     for group in groups:
-        base = _fitting([shown.setting for shown in group], against)
+        base = _fitting([shown.name for shown in group], against)
         if base is not None:
             parts += [
                 f"<h3>{_place(group[0].row)}: over {escape(base)}</h3>",
                 _gain_table(group, findings, base),
             ]
     if not parts:
-        there = dict.fromkeys(shown.setting for group in groups for shown in group)
+        there = dict.fromkeys(shown.name for group in groups for shown in group)
         raise UserError(f'No setting begins with "{against}". There are: {"; ".join(there)}.')
     explained = (
         "Differences in points, over pairs of runs with the same seed and class order: their mean "
@@ -287,13 +290,13 @@ def _gain_section(groups: Sequence[Sequence[_Shown]], findings: Findings, agains
     return section("Gains", paragraph(explained), *parts)
 
 
-def _fitting(labels: Sequence[str], text: str) -> str | None:
-    """The label that is `text`, or else the only one that begins so; None where none does.
+def _fitting(names: Sequence[str], text: str) -> str | None:
+    """The name that is `text`, or else the only one that begins so; None where none does.
 
     Raises:
         UserError: several do.
     """
-    fitting = list(dict.fromkeys(label for label in labels if label.startswith(text)))
+    fitting = list(dict.fromkeys(name for name in names if name.startswith(text)))
     if len(fitting) > 1 and text not in fitting:
         raise UserError(f'Several settings begin with "{text}": {"; ".join(fitting)}.')
     return text if text in fitting else next(iter(fitting), None)
@@ -302,25 +305,24 @@ def _fitting(labels: Sequence[str], text: str) -> str | None:
 def _gain_table(group: Sequence[_Shown], findings: Findings, base: str) -> str:
     """A row for every setting that shares runs with the base."""
     summaries = [run.summary for run in findings.runs]
-    settings: dict[str, list[_Shown]] = {}
+    by_name: dict[str, list[_Shown]] = {}
     for shown in group:
-        settings.setdefault(shown.setting, []).append(shown)
-    others = [shown.row for shown in settings.pop(base)]
+        by_name.setdefault(shown.name, []).append(shown)
+    base_rows = [shown.row for shown in by_name.pop(base)]
     markup = []
-    for alike in settings.values():
+    for alike in by_name.values():
         first = alike[0].row
-        if first.start != others[0].start:
+        if first.start != base_rows[0].start:
             continue
         rows = [shown.row for shown in alike]
         average, last = (
-            gains(summaries, rows, others, measure)
+            gains(summaries, rows, base_rows, measure)
             for measure in ("average_incremental_accuracy", "last_accuracy")
         )
         if not average:
             continue
         cells = [str(len(average)), _gain(average), _gain(last)]
-        budget = f"<td>{escape(first.budget)}<small>{escape(first.codec)}</small></td>"
-        markup.append(f"<tr>{_heading(alike[0])}{budget}{number_cells(cells)}</tr>")
+        markup.append(f"<tr>{_heading(alike[0])}{_budget_cell(first)}{number_cells(cells)}</tr>")
     if not markup:
         return paragraph("No other setting has a seed and class order in common with it.")
     header = ("Method", "Memory budget", "Pairs", "Average incremental", "Last")
@@ -355,18 +357,15 @@ def _group_figure(group: Sequence[_Shown]) -> str:
         else "",
     ]
     caption = " ".join(filter(None, ["The key gives accuracy after the last task.", *remarks]))
-    return f"<h3>{_place(rows[0])}</h3>\n" + figure(
-        accuracy_chart(lines, "Accuracy over all classes seen, by the number of classes seen"),
-        legend(lines),
-        caption,
-    )
+    picture = figure(accuracy_chart(lines), legend(lines), caption)
+    return f"<h3>{_place(rows[0])}</h3>\n{picture}"
 
 
 def _row_part(shown: _Shown, runs: Sequence[FoundRun], folder: Path) -> str:
     """What there is to say of each run of a row, folded away."""
     row = shown.row
-    setting = (
-        f"Preset {row.setting}, from {row.start}; memory budget {row.budget}, codec "
+    circumstances = (
+        f"Preset {row.preset_and_changes}, from {row.start}; memory budget {row.budget}, codec "
         f"{row.codec}; decision rule {row.classifier}; class order {_orders(row)}."
     )
     details = [
@@ -379,7 +378,7 @@ def _row_part(shown: _Shown, runs: Sequence[FoundRun], folder: Path) -> str:
     return (
         f'<article id="row-{shown.number}">\n<h3>{escape(shown.line.label)} '
         f'<span class="task">{_place(row)}</span></h3>\n'
-        f"{paragraph(setting)}\n{chr(10).join(details)}\n</article>"
+        f"{paragraph(circumstances)}\n{chr(10).join(details)}\n</article>"
     )
 
 

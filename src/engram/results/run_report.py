@@ -1,4 +1,4 @@
-"""One run's report: its figures, curves, tables, confusions and exemplars."""
+"""One run's report: its figures, curves, tables and confusions."""
 
 from __future__ import annotations
 
@@ -13,30 +13,33 @@ from typing import Any
 import numpy as np
 
 from engram.config import to_yaml
-from engram.data.codecs import create_codec
-from engram.data.images import ImageSet
 from engram.data.orders import order_label
 from engram.errors import UserError
-from engram.files import load_tensors
-from engram.memory import Budget, ExemplarMemory
 from engram.results import metrics
 from engram.results.comparison import bound_of, changed_settings, in_words, method_title
+from engram.results.exemplar_report import exemplar_section
 from engram.results.figures import (
     CONFUSION_STEPS,
     EVEN_STEPS,
     MARKERS,
-    SMALL,
     Line,
     accuracy_chart,
     confusion_picture,
     heat_scale,
-    image_uri,
     series_style,
 )
-from engram.results.formats import ABSENT, format_bytes, format_count, format_number, format_seconds
+from engram.results.formats import (
+    ABSENT,
+    format_bytes,
+    format_count,
+    format_number,
+    format_percent,
+    format_seconds,
+)
 from engram.results.found import FoundRun, Summary
 from engram.results.markup import (
     MOST_CELLS_WITH_NUMBERS,
+    ClassNames,
     detail_list,
     figure,
     heat_table,
@@ -44,7 +47,6 @@ from engram.results.markup import (
     number_cells,
     page_header,
     paragraph,
-    percent,
     section,
     table,
 )
@@ -52,7 +54,7 @@ from engram.results.record import RunRecord
 
 __all__ = ["facts", "run_parts", "run_title", "task_table"]
 
-SHOWN_CLASSES, SHOWN_EXEMPLARS, SHOWN_PAIRS = 10, 10, 12
+SHOWN_PAIRS = 12
 
 
 def run_parts(run: FoundRun) -> list[str]:
@@ -63,14 +65,15 @@ def run_parts(run: FoundRun) -> list[str]:
     """
     summary = run.summary
     confusion = _read_confusion(run)
+    classes = confusion.classes if confusion else ClassNames.numbered(summary["task_sizes"])
     return [
         page_header("one run", run_title(summary), _circumstances(summary)),
         _headline(summary),
         _curve_section(summary),
         section("Task by task", task_table(run)),
         _matrix_section(summary),
-        _confusion_section(summary, confusion),
-        _memory_section(run, confusion),
+        _confusion_section(confusion),
+        exemplar_section(run, classes),
         section("Configuration and environment", facts(summary)),
     ]
 
@@ -121,15 +124,15 @@ def _headline(summary: Summary) -> str:
         ("Forgetting", summary["forgetting"], "mean drop from a task's best to its last accuracy"),
     ]
     small = [
-        ("Without first task", percent(summary["average_without_first_task"])),
-        ("Backward transfer", percent(summary["backward_transfer"])),
+        ("Without first task", format_percent(summary["average_without_first_task"])),
+        ("Backward transfer", format_percent(summary["backward_transfer"])),
         ("Memory held at most", format_bytes(summary["memory_bytes"])),
         ("Parameters at the end", format_count(summary["parameters"][-1])),
         ("Parameters on average", format_count(statistics.fmean(summary["parameters"]))),
         ("Time", format_seconds(summary["seconds"]["total"])),
     ]
     figures = "".join(
-        f"<div><dt>{name}</dt><dd><strong>{percent(value, 1)}</strong>"
+        f"<div><dt>{name}</dt><dd><strong>{format_percent(value, 1)}</strong>"
         f"<small>{meaning}</small></dd></div>"
         for name, value, meaning in large
     )
@@ -159,7 +162,7 @@ def _curve_section(summary: Summary) -> str:
     return section(
         "Accuracy as classes arrive",
         figure(
-            accuracy_chart(lines, "Accuracy over all classes seen, by the number of classes seen"),
+            accuracy_chart(lines),
             legend(lines),
             f"Accuracy over all classes seen so far, after each task. {note}",
         ),
@@ -167,7 +170,7 @@ def _curve_section(summary: Summary) -> str:
 
 
 def task_table(run: FoundRun) -> str:
-    """A row a task; what only the run's folder knows is left open where there is none.
+    """A row for each task; what only the run's folder tells is left open where there is none.
 
     Raises:
         UserError: a file in the run's folder is damaged.
@@ -230,8 +233,7 @@ def _measure(value: float | None) -> str:
 def _of_task(
     measures: Mapping[str, Any], name: str, task: int, form: Callable[[float], str]
 ) -> str:
-    """A measure after a task; a summary from before it was taken lacks it, and some have none
-    after the first."""
+    """A measure after a task. Older summaries lack some, and some have no value after the first."""
     values = measures.get(name)
     value = values[task] if values else None
     return ABSENT if value is None else form(value)
@@ -268,11 +270,10 @@ class _Confusion:
     """The confusion matrix after the last task.
 
     Attributes:
-        names: of the classes, in order of arrival.
-        counts: (classes, classes); rows are true classes.
+        counts: (classes, classes); rows are true classes, in order of arrival as columns are.
     """
 
-    names: tuple[str, ...]
+    classes: ClassNames
     counts: np.ndarray
 
     def shares(self) -> np.ndarray:
@@ -290,26 +291,26 @@ def _read_confusion(run: FoundRun) -> _Confusion | None:
     path = run.folder / "confusion.csv" if run.folder else None
     if path is None or not path.exists():
         return None
-    classes = sum(run.summary["task_sizes"])
+    sizes = run.summary["task_sizes"]
+    count = sum(sizes)
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
         counts = np.array([[int(cell) for cell in row[1:]] for row in rows])
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}). Remove it to report without it.") from error
-    if len(header) != classes + 1 or counts.shape != (classes, classes):
+    if len(header) != count + 1 or counts.shape != (count, count):
         raise UserError(
-            f"{path} is damaged: not {classes} rows and columns. Remove it to report without it."
+            f"{path} is damaged: not {count} rows and columns. Remove it to report without it."
         )
-    return _Confusion(tuple(header[1:]), counts)
+    return _Confusion(ClassNames(header[1:], sizes), counts)
 
 
-def _confusion_section(summary: Summary, confusion: _Confusion | None) -> str:
+def _confusion_section(confusion: _Confusion | None) -> str:
     if confusion is None:
         return ""
-    sizes = summary["task_sizes"]
     shares = confusion.shares()
-    names = confusion.names
+    names, sizes = confusion.classes.names, confusion.classes.task_sizes
     title = "Confusion after the last task"
     if len(names) <= MOST_CELLS_WITH_NUMBERS:
         picture = heat_table(
@@ -330,13 +331,13 @@ def _confusion_section(summary: Summary, confusion: _Confusion | None) -> str:
             f"In percent of the images of each true class, a row each; {explained}",
         ),
         "<h3>Most confused classes</h3>",
-        _pair_table(confusion, sizes),
+        _pair_table(confusion),
     )
 
 
-def _pair_table(confusion: _Confusion, sizes: Sequence[int]) -> str:
+def _pair_table(confusion: _Confusion) -> str:
     """The largest shares off the diagonal."""
-    names, counts, shares = confusion.names, confusion.counts, confusion.shares()
+    classes, counts, shares = confusion.classes, confusion.counts, confusion.shares()
     np.fill_diagonal(shares, 0)
     worst = np.argsort(-shares, axis=None, kind="stable")[:SHOWN_PAIRS]
     rows = []
@@ -345,171 +346,14 @@ def _pair_table(confusion: _Confusion, sizes: Sequence[int]) -> str:
             share = f"{shares[true, predicted]:.1f}"
             images = f"{counts[true, predicted]} of {counts[true].sum()}"
             rows.append(
-                f"<tr><td>{_class(names, sizes, true)}</td>"
-                f"<td>{_class(names, sizes, predicted)}</td>{number_cells([share, images])}</tr>"
+                f"<tr><td>{classes.label(true)}</td>"
+                f"<td>{classes.label(predicted)}</td>{number_cells([share, images])}</tr>"
             )
     if not rows:
         return paragraph("No image was taken for one of another class.")
     return table(
         ("True class", "Taken for", "Share, %", "Images"), rows, texts=(0, 1), kind="pairs"
     )
-
-
-def _class(names: Sequence[str], sizes: Sequence[int], label: int) -> str:
-    """A class's name and the task that it came with."""
-    return f'{escape(names[label])} <span class="task">task {_task_of(sizes, label)}</span>'
-
-
-def _task_of(sizes: Sequence[int], label: int) -> int:
-    return 1 + sum(label >= end for end in accumulate(sizes))
-
-
-def _memory_section(run: FoundRun, confusion: _Confusion | None) -> str:
-    """What is kept, and a sample of it; nothing where the run has no folder with a model."""
-    record = RunRecord(run.folder) if run.folder else None
-    if record is None or not (saved := record.learners()):
-        return ""
-    title = "Exemplars kept"
-    try:
-        memory_file = saved[max(saved)] / "memory.safetensors"
-        tensors, table = load_tensors(memory_file, intact=False)
-        memory = ExemplarMemory(
-            Budget("all", 0), create_codec(table["codec"], tuple(table["image_size"]))
-        )
-        memory.load_state(tensors, table)
-    except UserError as error:
-        return section(title, paragraph(f"They cannot be shown here. {error}"))
-    if not len(memory):
-        return section(title, paragraph("None: this run keeps no exemplars."))
-    sizes = run.summary["task_sizes"]
-    names = confusion.names if confusion else [f"class {n + 1}" for n in range(sum(sizes))]
-    originals = None if memory.codec.lossless else record.originals()
-    shown = _Exemplars(memory, names, sizes, originals)
-    rows = [shown.row(label) for label in shown.labels]
-    return section(
-        title,
-        paragraph(_memory_text(run.summary, memory, shown)),
-        _memory_table(run.summary, memory),
-        _class_table(memory, names, sizes),
-        f'<dl class="exemplars">\n{chr(10).join(rows)}\n</dl>',
-    )
-
-
-def _spread(labels: Sequence[int], count: int) -> list[int]:
-    """At most `count` of the labels, evenly from the first to the last."""
-    if len(labels) <= count:
-        return list(labels)
-    return [labels[round(index * (len(labels) - 1) / (count - 1))] for index in range(count)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Exemplars:
-    """Exemplars to be shown, beside what they were made of where that is known.
-
-    Attributes:
-        originals: of the last task's classes, best first; None where there is nothing to compare.
-    """
-
-    memory: ExemplarMemory
-    names: Sequence[str]
-    sizes: Sequence[int]
-    originals: ImageSet | None
-
-    @property
-    def labels(self) -> list[int]:
-        """Of the classes that are shown: some of all, and half of them with originals beside."""
-        kept = [label for label, count in sorted(self.memory.counts.items()) if count]
-        if self.originals is None or len(kept) <= SHOWN_CLASSES:
-            return _spread(kept, SHOWN_CLASSES)
-        compared = [label for label in self.originals.labels.unique().tolist() if label in kept]
-        half = SHOWN_CLASSES // 2
-        return sorted({*_spread(kept, half), *_spread(compared, half)})
-
-    def row(self, label: int) -> str:
-        """A class and its best exemplars."""
-        kept = self._pictures(label, self.memory.of(label, SHOWN_EXEMPLARS), "exemplar")
-        before = "" if self.originals is None else self._originals(label, self.originals)
-        return f"<div><dt>{_class(self.names, self.sizes, label)}</dt><dd>{kept}</dd>{before}</div>"
-
-    def _originals(self, label: int, originals: ImageSet) -> str:
-        images = originals.of(label)
-        if not len(images):
-            return ""
-        return f'<dd class="originals">{self._pictures(label, images, "original")}</dd>'
-
-    def _pictures(self, label: int, images: ImageSet, kind: str) -> str:
-        height, width = images.image_size
-        small = ' class="pixelated"' if max(height, width) <= SMALL else ""
-        count = min(self.memory.counts[label], SHOWN_EXEMPLARS)
-        return "".join(
-            f'<img src="{image_uri(pixels)}" width="{width}" height="{height}"{small} '
-            f'alt="{escape(self.names[label])}, {kind} {rank} of {self.memory.counts[label]}">'
-            for rank, pixels in enumerate(images.pixels[:count], start=1)
-        )
-
-
-def _memory_text(summary: Summary, memory: ExemplarMemory, pictures: _Exemplars) -> str:
-    """How much is kept, and of which budget."""
-    counts = memory.counts
-    least, most = min(counts.values()), max(counts.values())
-    each = f"{most} of each" if least == most else f"{least} to {most} of each"
-    given = summary["config"].get("budget", "unknown")
-    limit = summary["memory_budget_bytes"]
-    bound = "without a bound" if limit is None else f"of at most {format_bytes(limit)}"
-    classes = len(pictures.labels)
-    shown = "All classes are" if classes == len(counts) else f"{classes} classes are"
-    beside = (
-        " Beneath those of the last task stands what they were made of; of earlier tasks nothing "
-        "else is left."
-        if pictures.originals is not None
-        else ""
-    )
-    return (
-        f"{len(memory):,} exemplars of {len(counts)} classes, {each}: "
-        f"{format_bytes(memory.nbytes)} {bound} (budget {given}, codec "
-        f"{summary['codec']}). {shown} shown, each with its best-ranked exemplars, best "
-        f"first.{beside}"
-    )
-
-
-def _memory_table(summary: Summary, memory: ExemplarMemory) -> str:
-    """What an exemplar and a class take, and how true the codec is."""
-    held = [size for size in memory.bytes_of_classes.values() if size]
-    total = metrics.total_bytes(summary["memory_bytes"], summary["parameters"][-1])
-    facts = [
-        ("Bytes an exemplar, on average", f"{sum(held) / len(memory):.0f}"),
-        ("Bytes a class", _range(held)),
-        ("Bytes that all share", str(len(memory.codec.shared))),
-        ("Exemplars and parameters", format_bytes(total)),
-        (
-            "Exemplars and all that learning on needs",
-            format_bytes(summary["memory_bytes"] + summary["model_bytes"]),
-        ),
-    ]
-    if memory.codec.lossless:
-        facts.append(("Fidelity", "every pixel kept"))
-    elif noise := summary.get("exemplar_psnr"):
-        facts.append(("Peak signal-to-noise ratio of each class's best ten", f"{noise:.1f} dB"))
-    if summary.get("exemplars_lost"):
-        facts.append(("Damaged exemplars left out", str(summary["exemplars_lost"])))
-    return detail_list(facts)
-
-
-def _class_table(memory: ExemplarMemory, names: Sequence[str], sizes: Sequence[int]) -> str:
-    """Exemplars and bytes of every class, folded away."""
-    taken = memory.bytes_of_classes
-    rows = [
-        f"<tr><td>{_class(names, sizes, label)}</td>"
-        f"{number_cells([f'{count:,}', f'{taken[label]:,}'])}</tr>"
-        for label, count in sorted(memory.counts.items())
-    ]
-    content = table(("Class", "Exemplars", "Bytes"), rows, texts=(0,), kind="pairs")
-    return f"<details><summary>Exemplars and bytes of every class</summary>{content}</details>"
-
-
-def _range(numbers: Sequence[int]) -> str:
-    least, most = min(numbers), max(numbers)
-    return f"{most:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def facts(summary: Summary) -> str:

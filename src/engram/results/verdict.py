@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engram.results.formats import format_range
 from engram.results.outcomes import Change, Evaluation, mean_forgetting
 
 __all__ = ["evaluation_verdict", "forgetting_verdict"]
@@ -12,8 +13,9 @@ SURE = 30
 """Pictures of a class below which a loss of ten points may go unseen."""
 
 ROUGH = 100 / 30
-"""Points of the average over classes that one picture makes, above which that is told: with thirty
-pictures in all, equally many of each class. With one picture of each of ten classes it is ten."""
+"""Where one picture counts for more points of the average over classes than this, that is told. One
+of thirty pictures, equally many of each class, counts for as many; one of ten, of a class each, for
+ten."""
 
 NOTICEABLE = 0.5
 """Points of accuracy above which a class lost or gained something: less is rounded to nothing."""
@@ -94,8 +96,6 @@ def _roughness(counts: Sequence[int]) -> str:
 
 def _note(counts: Sequence[int], doubt: str) -> str:
     """How many pictures there were of each class, with a doubt, if any; in brackets."""
-    least, most = min(counts), max(counts)
-    each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-    parts = [f"{each} a class" if len(counts) > 1 else "", doubt]
+    parts = [f"{format_range(counts)} a class" if len(counts) > 1 else "", doubt]
     note = "; ".join(filter(None, parts))
     return f" ({note})" if note else ""

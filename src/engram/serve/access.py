@@ -18,9 +18,9 @@ from engram.serve.limits import TooLargeError
 __all__ = [
     "EVERY_NAME",
     "Access",
-    "Crowd",
-    "Gate",
-    "Names",
+    "AccessControl",
+    "ConcurrencyLimit",
+    "TrustedHosts",
     "checked_host",
     "checked_origin",
     "cookie_name",
@@ -29,12 +29,12 @@ __all__ = [
 EVERY_NAME = "*"
 
 FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
-"""Headers by which a proxy tells for whom it asks."""
+"""Headers in which a proxy tells for whom it asks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a request must have.
+    """Which requests are allowed.
 
     Attributes:
         token: that is asked for; none where None.
@@ -132,10 +132,10 @@ def checked_host(name: str) -> str:
     return name.lower()
 
 
-class Names:
+class TrustedHosts:
     """Middleware that answers to the server's own names only.
 
-    Else a page elsewhere could let a name of its own lead here, and would be taken for ours.
+    Otherwise a page elsewhere could let a name of its own lead here, and would be taken for ours.
     """
 
     def __init__(self, app: ASGIApp, names: tuple[str, ...]) -> None:
@@ -164,7 +164,7 @@ def _host_name(host: str) -> str:
     return (host[:end] if end else host.partition(":")[0]).lower()
 
 
-class Crowd:
+class ConcurrencyLimit:
     """Middleware that answers at most so many requests at a time, and asks others to come again.
 
     Each may hold a whole picture in memory.
@@ -191,8 +191,8 @@ class Crowd:
             self._inside -= 1
 
 
-class Gate:
-    """Middleware in front of everything below /api.
+class AccessControl:
+    """Middleware that admits to /api only what `Access` allows.
 
     A body is counted while it is read, whoever reads it.
     """

@@ -23,8 +23,15 @@ from starlette.requests import ClientDisconnect
 from engram.data.pictures import as_png
 from engram.errors import UserError
 from engram.serve import schemas
-from engram.serve.access import Access, Crowd, Gate, Names, checked_origin, cookie_name
-from engram.serve.headers import PROTECTIVE, Protected
+from engram.serve.access import (
+    Access,
+    AccessControl,
+    ConcurrencyLimit,
+    TrustedHosts,
+    checked_origin,
+    cookie_name,
+)
+from engram.serve.headers import SECURITY_HEADERS, SecurityHeaders
 from engram.serve.journal import NotThereError
 from engram.serve.limits import Limits, TooLargeError
 from engram.serve.reference import reference
@@ -52,7 +59,7 @@ CHUNK = 1 << 20
 DOCUMENTED = HTTPBearer(
     auto_error=False, description="The token, where the server was started with one."
 )
-"""For the documentation; `Gate` is what checks."""
+"""For the documentation; `AccessControl` is what checks."""
 
 Several = Annotated[int, Query(ge=1, le=1000)]
 Number = Annotated[int, InPath(ge=0, lt=2**63)]
@@ -98,8 +105,8 @@ def create_app(
         lifespan=server.lifespan,
     )
     # What is added last sees a request first.
-    app.add_middleware(Crowd, most=bounds.requests)
-    app.add_middleware(Gate, access=access)
+    app.add_middleware(ConcurrencyLimit, most=bounds.requests)
+    app.add_middleware(AccessControl, access=access)
     if origins:
         app.add_middleware(
             CORSMiddleware,
@@ -107,8 +114,8 @@ def create_app(
             allow_methods=["*"],
             allow_headers=["Authorization", "Content-Type"],
         )
-    app.add_middleware(Names, names=hosts)
-    app.add_middleware(Protected)
+    app.add_middleware(TrustedHosts, names=hosts)
+    app.add_middleware(SecurityHeaders)
     app.add_exception_handler(UserError, _refused)
     for kind in (OSError, sqlite3.Error):
         app.add_exception_handler(kind, _not_written)
@@ -132,29 +139,27 @@ async def _not_written(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _not_understood(request: Request, error: Exception) -> JSONResponse:
-    problems = error.errors() if isinstance(error, RequestValidationError) else []
-    named = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in problems)
+    assert isinstance(error, RequestValidationError)
+    named = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
     return JSONResponse({"message": f"The request is not understood: {named}."}, 422)
 
 
 async def _refused_by_framework(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, UserError):  # FastAPI calls it an error of JSON's
         return await _refused(request, error.__cause__)
-    status, reason = (
-        (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, "")
-    )
-    message = f"{request.method} {request.url.path}: {reason}. See /api/docs."
-    return JSONResponse({"message": message}, status)
+    message = f"{request.method} {request.url.path}: {error.detail}. See /api/docs."
+    return JSONResponse({"message": message}, error.status_code)
 
 
 async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
-    # This answer passes by the middleware, so it brings its headers along.
+    # The middleware does not see this answer, so it brings its headers along.
     message = f"Something went wrong: {type(error).__name__}. The server's terminal has more of it."
-    return JSONResponse({"message": message}, 500, PROTECTIVE)
+    return JSONResponse({"message": message}, 500, SECURITY_HEADERS)
 
 
-KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-"""What the page's files are."""
+MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+"""What the page's files are, by suffix."""
 
 
 class _Assets(StaticFiles):
@@ -163,8 +168,8 @@ class _Assets(StaticFiles):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory=directory)
         # Programs write to Windows' registry that scripts are plain text; no browser runs those.
-        for suffix, kind in KINDS.items():
-            mimetypes.add_type(kind, suffix)
+        for suffix, media in MEDIA_TYPES.items():
+            mimetypes.add_type(media, suffix)
 
     def file_response(self, *arguments: Any, **named: Any) -> Response:
         response = super().file_response(*arguments, **named)
@@ -325,7 +330,7 @@ def _history_routes(server: Server) -> APIRouter:
 
 
 def _router(tag: str) -> APIRouter:
-    """What takes the routes that stand under a heading of the documentation."""
+    """A router for the routes under one heading of the documentation."""
     refusals: dict[int | str, dict[str, Any]] = {
         code: {"model": schemas.Problem} for code in sorted({*STATUS.values(), 422, NOT_WRITTEN})
     }

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
-from engram.learner import Learner, load
+from engram.learner import Label, Learner, load
 from engram.serve.journal import NotThereError
 from engram.versions import ModelFolder
 
@@ -49,7 +48,7 @@ class CurrentModel:
         finally:
             self._loading.release()
 
-    def predict(self, picture: bytes, top: int) -> tuple[int, list[dict[str, Any]]]:
+    def predict(self, picture: bytes, top: int) -> tuple[int, list[Label]]:
         """The version that answers, and what it sees.
 
         One at a time: two at once on the same cores would both be slower.

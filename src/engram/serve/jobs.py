@@ -19,10 +19,10 @@ from engram.versions import BusyError, ModelFolder
 __all__ = ["Jobs", "settle"]
 
 PATIENCE = 10
-"""Seconds that a process has to end when it is asked to, and a record to be written."""
+"""Seconds given to a process to end when it is asked to, and to a record to be written."""
 
 AGAIN = 1
-"""Seconds until something is tried or looked at again."""
+"""Seconds until something is tried again, or looked at again."""
 
 STOPPED = "The server was stopped meanwhile. Nothing is lost: learn again."
 GOING_BACK = "The server was stopped meanwhile. See under History which version is in use."
@@ -41,9 +41,10 @@ def settle(
     Nobody may be working on it any more.
     """
     # Whoever heard that it is done may have gone back to another version meanwhile.
-    if journal.job(job).state != "running":
+    found = journal.job(job)
+    if found.state != "running":
         return
-    made = model.made_from(journal.job(job).source)
+    made = model.made_from(found.source)
     if made is not None:
         journal.end(job, "done", version=made)
     else:
@@ -126,7 +127,7 @@ class Jobs:
             BusyError: another job is running.
             UserError: nothing waits.
         """
-        job = self._journal.begin("learn")
+        job = self._journal.begin_learning()
         try:
             learning = _Learning(job, self._started(job))
         except BaseException as error:
@@ -164,7 +165,7 @@ class Jobs:
             UserError: there is no such version.
         """
         self._model.chosen(version)
-        job = self._journal.begin("rollback")
+        job = self._journal.begin_rollback()
         try:
             with self._model.changing():
                 self._model.rollback(version)

@@ -1,4 +1,4 @@
-"""What the server remembers between requests: pictures that wait to be learnt, and jobs.
+"""The server's record: pictures that wait to be learnt, and jobs.
 
 They lie in one SQLite file in the model folder. Pictures are in it as PNG of the model's input
 size, so a class's name never becomes a path, and no file is left behind.
@@ -21,12 +21,22 @@ from engram.errors import UserError
 from engram.serve.limits import Limits
 from engram.versions import BusyError
 
-__all__ = ["Ending", "Job", "Journal", "NotThereError", "State", "TakenAwayError", "WaitingClass"]
+__all__ = [
+    "Ending",
+    "Job",
+    "Journal",
+    "Kind",
+    "NotThereError",
+    "State",
+    "TakenAwayError",
+    "WaitingClass",
+]
 
 FORMAT = 2
 
 LOST_WITH_IT = "pictures that wait to be learnt are lost with it, and nothing else."
 
+Kind = Literal["learn", "rollback"]
 Ending = Literal["done", "failed", "cancelled", "interrupted"]
 State = Literal["running", Ending]
 
@@ -36,7 +46,7 @@ PRAGMA journal_mode = WAL;
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS job (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
-    kind TEXT NOT NULL CHECK (kind IN ('learn', 'rollback')),
+    kind TEXT NOT NULL CHECK (kind IN ({", ".join(map(repr, get_args(Kind)))})),
     state TEXT NOT NULL CHECK (state IN ({", ".join(map(repr, get_args(State)))})),
     created TEXT NOT NULL,
     ended TEXT,
@@ -103,7 +113,7 @@ class Job:
     """
 
     id: int
-    kind: Literal["learn", "rollback"]
+    kind: Kind
     state: State
     created: str
     ended: str | None
@@ -208,7 +218,7 @@ class Journal:
             (count,) = database.execute("SELECT count(*) FROM waiting_class").fetchone()
             limits.check_classes(count)
             made = database.execute("INSERT INTO waiting_class (name) VALUES (?)", (name,))
-            return int(made.lastrowid or 0)
+            return _inserted(made)
 
     def rename_class(self, number: int, name: str) -> None:
         """Give a class another name.
@@ -264,7 +274,7 @@ class Journal:
                 )
             except sqlite3.IntegrityError as error:
                 raise NotThereError(f"There is no class {number} that waits.") from error
-            return int(made.lastrowid or 0)
+            return _inserted(made)
 
     def remove_picture(self, number: int) -> None:
         """Remove a picture that waits.
@@ -293,31 +303,31 @@ class Journal:
 
     # Jobs.
 
-    def begin(self, kind: Literal["learn", "rollback"]) -> int:
-        """Begin a job; one that learns takes all pictures that wait. Its number.
+    def begin_learning(self) -> int:
+        """Begin a job that learns all pictures that wait; its number.
 
         Raises:
-            BusyError: another one is running.
-            UserError: nothing waits to be learnt.
+            BusyError: another job is running.
+            UserError: nothing waits.
         """
         with self._transaction() as database:
-            lessons, last = _lessons(database) if kind == "learn" else ({}, 0)
-            if kind == "learn" and not lessons:
+            lessons, newest = _lessons(database)
+            if not lessons:
                 raise UserError("There is nothing to learn. Make a class and add pictures to it.")
-            begun = (kind, _now(), time.time(), f"page, {secrets.token_hex(4)}")
-            try:
-                made = database.execute(
-                    "INSERT INTO job (state, stage, kind, created, stage_began, source, lessons, "
-                    "last_picture) VALUES ('running', 'starting', ?, ?, ?, ?, ?, ?)",
-                    (*begun, json.dumps(lessons), last),
-                )
-            except sqlite3.IntegrityError as error:
-                raise BusyError("The model is being changed. Wait until that is done.") from error
-            if kind == "learn":
-                database.execute(
-                    "UPDATE waiting_class SET stays = id NOT IN (SELECT class FROM picture)"
-                )
-            return int(made.lastrowid or 0)
+            job = _begin(database, "learn", lessons, newest)
+            database.execute(
+                "UPDATE waiting_class SET stays = id NOT IN (SELECT class FROM picture)"
+            )
+            return job
+
+    def begin_rollback(self) -> int:
+        """Begin a job that makes another version the current one; its number.
+
+        Raises:
+            BusyError: another job is running.
+        """
+        with self._transaction() as database:
+            return _begin(database, "rollback", {}, 0)
 
     def pictures_of(self, job: int) -> dict[str, list[bytes]]:
         """What a job learns: PNG by the names of classes."""
@@ -399,6 +409,26 @@ class Journal:
         return [Job(**{**dict(row), "lessons": json.loads(row["lessons"])}) for row in rows]
 
 
+def _begin(
+    database: sqlite3.Connection, kind: Kind, lessons: Mapping[str, int], last_picture: int
+) -> int:
+    """Record a job that begins; its number.
+
+    Raises:
+        BusyError: another one is running.
+    """
+    begun = (kind, _now(), time.time(), f"page, {secrets.token_hex(4)}")
+    try:
+        made = database.execute(
+            "INSERT INTO job (state, stage, kind, created, stage_began, source, lessons, "
+            "last_picture) VALUES ('running', 'starting', ?, ?, ?, ?, ?, ?)",
+            (*begun, json.dumps(lessons), last_picture),
+        )
+    except sqlite3.IntegrityError as error:
+        raise BusyError("The model is being changed. Wait until that is done.") from error
+    return _inserted(made)
+
+
 def _lessons(database: sqlite3.Connection) -> tuple[dict[str, int], int]:
     """How many pictures of each class wait, and the number of the newest."""
     question = (
@@ -420,6 +450,12 @@ def _expect_not_learning(database: sqlite3.Connection, number: int) -> None:
 def _expect_one(changed: sqlite3.Cursor, otherwise: str) -> None:
     if changed.rowcount != 1:
         raise NotThereError(otherwise)
+
+
+def _inserted(made: sqlite3.Cursor) -> int:
+    """The number of the row that was added."""
+    assert made.lastrowid is not None
+    return made.lastrowid
 
 
 def _now() -> str:

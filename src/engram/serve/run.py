@@ -30,7 +30,7 @@ ELSEWHERE = {"0.0.0.0": "192.0.2.1", "::": "2001:db8::1"}
 HIGHEST_PORT = 65535
 
 SECONDS_TO_FINISH = 5
-"""That requests have which are being answered when the server is ended."""
+"""Seconds given to open requests when the server stops."""
 
 TOKEN_VARIABLE = "ENGRAM_TOKEN"
 
@@ -67,6 +67,7 @@ def serve_model(
     names = tuple(map(checked_host, names))
     named = os.environ.get(TOKEN_VARIABLE) if token is None else None
     token = named if token is None else token
+    hosts = (*map(_bracketed, LOOPBACK), *names) if host in LOOPBACK or names else (EVERY_NAME,)
     with _listen(host, port) as listening, _alone(folder):
         if token is None and (names or host not in LOOPBACK):
             token = _kept_token(folder)
@@ -76,9 +77,7 @@ def serve_model(
             device=device,
             keep=keep,
             token=token,
-            hosts=(*map(_bracketed, LOOPBACK), *names)
-            if host in LOOPBACK or names
-            else (EVERY_NAME,),
+            hosts=hosts,
             origins=origins,
         )
         # Whoever put the token into the environment keeps it out of logs too.
@@ -97,7 +96,7 @@ def serve_model(
 
 
 class _Ended:
-    """An application that says nothing of requests that the end of the server cuts short."""
+    """An application that is silent about requests that the end of the server cuts short."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict
 
-from engram.serve.journal import State
+from engram.serve.journal import Kind, State
 
 __all__ = [
     "ClassName",
@@ -82,7 +80,7 @@ class JobState(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     id: int
-    kind: Literal["learn", "rollback"]
+    kind: Kind
     state: State
     created: str
     ended: str | None

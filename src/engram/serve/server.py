@@ -1,4 +1,4 @@
-"""What the server does when it is asked, whoever asks."""
+"""Operations behind the HTTP routes."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from engram.serve.current import CurrentModel
 from engram.serve.jobs import Jobs
 from engram.serve.journal import Journal, NotThereError
 from engram.serve.limits import Limits
+from engram.serve.names import checked_name
 from engram.versions import ModelFolder, VersionFacts
 
 __all__ = ["Server"]
@@ -32,7 +33,7 @@ Value = TypeVar("Value")
 
 
 class Server:
-    """What the routes stand on.
+    """A model folder, and what the routes do with it.
 
     Args:
         folder: the model's.
@@ -68,7 +69,7 @@ class Server:
         await to_thread.run_sync(self.jobs.close)
 
     async def decoded(self, work: Callable[[], Value]) -> Value:
-        """Do what decodes a picture, beside other requests."""
+        """Do work that decodes a picture in a thread, while other requests are answered."""
         return await to_thread.run_sync(work, limiter=self.decoding)
 
     def answering(self, version: int) -> Learner:
@@ -112,7 +113,7 @@ class Server:
             TooLargeError: so many others wait that there is no room.
             UserError: it is no name.
         """
-        return self.journal.add_class(self.limits.class_name(name), self.limits)
+        return self.journal.add_class(checked_name(name, self.limits.name_length), self.limits)
 
     def rename_class(self, number: int, name: str) -> None:
         """Give a class that waits another name.
@@ -122,7 +123,7 @@ class Server:
             BusyError: it is being learnt.
             UserError: it is no name, or that of another class that waits.
         """
-        self.journal.rename_class(number, self.limits.class_name(name))
+        self.journal.rename_class(number, checked_name(name, self.limits.name_length))
 
     def add_picture(self, number: int, content: bytes) -> int:
         """Let a picture wait, brought to the size at which it will be learnt.

@@ -18,7 +18,7 @@ from engram.versions import ModelFolder
 __all__ = ["learn"]
 
 POLITENESS = 5
-"""How nice the process is to those that answer."""
+"""Added to the worker's `nice` value, so that predictions stay fast."""
 
 
 def learn(
