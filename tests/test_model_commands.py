@@ -116,7 +116,7 @@ def test_names_survive_an_output_that_cannot_write_them(
             "other/model lies in other, where",
         ),
         (("learn", "other", "--into", "new", "--image-size", "0"), "image_size must be 8 or more"),
-        (("learn", "other", "--into", "new", "--weights", "no.npz"), "no.npz cannot be read"),
+        (("learn", "other", "--into", "new", "--weights", "no.npz"), "There is no file no.npz"),
         (
             ("learn", "other", "--into", "new", "--method", "icarl", "--weights", "no.npz"),
             "--weights goes with lae and ranpac. What icarl starts from is looked for in weights/",
