@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -67,8 +69,8 @@ def cut(network: ResNet, share: float, multiple: int, seed: int) -> ResNet:
 
 def measure(backbone: str, tasks: int, batch: Tensor, rounds: int) -> list[Row]:
     """All cuts of as many networks as tasks, the whole ones first."""
-    drawn = [models.BACKBONES[backbone](generator(task, "network")).eval() for task in range(tasks)]
-    networks = [network for network in drawn if isinstance(network, ResNet)]
+    make = cast("Callable[[torch.Generator], ResNet]", models.BACKBONES[backbone])
+    networks = [make(generator(task, "network")).eval() for task in range(tasks)]
     cuts = [(1.0, 1), *CUTS]
     stacks = [
         Extractors([cut(network, *how, seed) for seed, network in enumerate(networks)])

@@ -20,8 +20,12 @@ FIRST, SECOND = create_stream("digits/3,2", order="given")
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        (FIRST, "3 classes are known, so new ones have labels from 3 on. The task's begin at 0"),
-        (replace(SECOND, new=range(4, 5)), "have labels from 3 on. The task's begin at 4"),
+        (FIRST, "The next task has index 1, and not 0"),
+        (
+            replace(SECOND, new=range(4, 6)),
+            r"2 new ones are range\(3, 5\) and .* not range\(4, 6\)",
+        ),
+        (replace(SECOND, seen=range(6)), r"seen range\(0, 5\), and not .* and range\(0, 6\)"),
         (replace(SECOND, new=range(3, 4), seen=range(4)), "images of class 4, which it does not"),
         (
             replace(SECOND, train=replace(SECOND.train, pixels=SECOND.train.pixels[:, :6])),

@@ -110,7 +110,8 @@ class Learner:
         self.seconds_ = 0.0
         self._begun_with: dict[str, Any] = {}
         self._version: tuple[Path, int] | None = None
-        self._core: TaskLearner  # both are there when something has been learnt, or loaded
+        # Both are there when something has been learnt, or loaded.
+        self._core: TaskLearner
         self._holdout: Holdout
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:

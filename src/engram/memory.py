@@ -363,7 +363,8 @@ class ExemplarMemory:
         where: str = "the saved memory",
         class_names: Sequence[str] = (),
     ) -> None:
-        """Take over what `state` gave, without exemplars that are damaged or beyond the budget.
+        """Take over what `state` gave, without exemplars that are damaged. What is beyond a smaller
+        budget goes at the next update.
 
         Args:
             strict: refuse a damaged exemplar instead.
@@ -375,8 +376,8 @@ class ExemplarMemory:
             DamagedExemplar: one is not what was written.
 
         Raises:
-            UserError: it was written with another codec, what all exemplars share is damaged, an
-                exemplar is and `strict`, or the budget cannot hold one of each class.
+            UserError: it was written with another codec, what all exemplars share is damaged, or
+                an exemplar is and `strict`.
         """
         if table["codec"] != self.codec.name:
             raise UserError(
@@ -395,8 +396,7 @@ class ExemplarMemory:
         for label in table["classes"]:
             name = class_names[label] if class_names else str(label + 1)
             place = f"of class {name} in {where}"
-            intact = self._intact(label, tensors, strict, place)
-            self._classes[label] = self._fitting(intact, len(table["classes"]))
+            self._classes[label] = list(self._intact(label, tensors, strict, place))
 
     def _intact(
         self, label: int, tensors: Mapping[str, Tensor], strict: bool, place: str

@@ -148,12 +148,15 @@ class TaskLearner:
 
     def _check(self, task: Task) -> None:
         """Refuse a task that cannot be the next one, before anything is learnt of it."""
+        if task.index != self.tasks:
+            raise UserError(f"The next task has index {self.tasks}, and not {task.index}.")
         known = sum(self.task_sizes)
         seen = range(known + len(task.new))
-        if task.new != seen[known:]:
+        if (task.new, task.seen) != (seen[known:], seen):
             raise UserError(
-                f"{known} classes are known, so new ones have labels from {known} on. The task's "
-                f"begin at {task.new.start}."
+                f"{known} classes are known, so the labels of {len(task.new)} new ones are "
+                f"{seen[known:]} and those of all that are seen {seen}, and not {task.new} and "
+                f"{task.seen}."
             )
         if strange := [label for label in task.classes if label not in seen]:
             raise UserError(f"The task has images of class {strange[0]}, which it does not name.")

@@ -108,7 +108,7 @@ def test_an_order_that_is_too_short_is_refused(dataset: Dataset) -> None:
     ("change", "message"),
     [
         ({"class_names": ("cat", "dog", "cat")}, "two classes of one name"),
-        ({"class_names": ("cat", "dog")}, "has label 2; those of its 2 classes begin at 0"),
+        ({"class_names": ("cat", "dog")}, "has label 2; those of its 2 classes are 0 to 1"),
         ({"test": ImageSet.empty((5, 4))}, r"\(4, 4\) pixels, and test images of \(5, 4\)"),
     ],
 )

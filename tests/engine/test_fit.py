@@ -419,18 +419,27 @@ def test_randomness_between_fits_has_a_name() -> None:
 
 
 def test_a_snapshot_of_other_training_is_refused(tmp_path: Path) -> None:
-    model = Model()
-    loop = trainer(model, folder=tmp_path)
+    model, made_with = Model(), {"temperature": 1}
+    loop = trainer(model, folder=tmp_path, made_with=made_with)
     loop.fit("one", Points(), model.loss, model.named_parameters(), SCHEDULE)
     longer = replace(SCHEDULE, epochs=3)
-    for points, schedule, made_with in (
-        (Points(), longer, {}),
-        (Points(11), SCHEDULE, {}),
-        (Points(), SCHEDULE, {"settings": {"temperature": 2}}),
+    for points, schedule, others in (
+        (Points(), longer, made_with),
+        (Points(11), SCHEDULE, made_with),
+        (Points(), SCHEDULE, {"temperature": 2}),
     ):
-        other = trainer(model, folder=tmp_path, made_with=made_with)
+        other = trainer(model, folder=tmp_path, made_with=others)
         with pytest.raises(UserError, match="snapshot of other training"):
             other.fit("one", points, model.loss, model.named_parameters(), schedule)
+
+
+def test_a_snapshot_from_before_more_was_recorded_is_taken_over(tmp_path: Path) -> None:
+    model, epochs = Model(), []
+    loop = trainer(model, folder=tmp_path)
+    loop.fit("one", Points(), model.loss, model.named_parameters(), SCHEDULE)
+    again = trainer(model, folder=tmp_path, made_with={"more": 1}, on_epoch=epochs.append)
+    again.fit("one", Points(), model.loss, model.named_parameters(), SCHEDULE)
+    assert epochs == []
 
 
 def test_two_stages_of_a_task_have_two_names() -> None:

@@ -161,6 +161,10 @@ def test_googles_archives_are_read(timm: Any, tmp_path: Path) -> None:
             r"cls_token is \(1, 1, 7\), th",
         ),
         (
+            lambda state: state.update({"patch_embed.proj.weight": torch.tensor(0.0)}),
+            r"patch_embed.proj.weight is \(\), this network",
+        ),
+        (
             lambda state: state.update(cls_token=torch.tensor(0.0)),
             r"cls_token is \(\), this network",
         ),

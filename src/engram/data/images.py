@@ -115,7 +115,7 @@ class Dataset:
             if not 0 <= label < len(self.class_names):
                 raise ValueError(
                     f"{self.name} has label {label}; those of its {len(self.class_names)} classes "
-                    "begin at 0."
+                    f"are 0 to {len(self.class_names) - 1}."
                 )
 
 

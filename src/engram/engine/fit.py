@@ -132,7 +132,7 @@ class Trainer:
         self._stages: set[str] = set()
 
     def discard_other_tasks(self) -> None:
-        """Remove the snapshots of tasks before this one, which nothing goes on from any more."""
+        """Remove the snapshots of all other tasks, which nothing goes on from any more."""
         paths = self.folder.glob("task[0-9]*-*.safetensors*") if self.folder else ()
         for path in paths:
             if not path.name.startswith(f"task{self.task:03d}-"):
@@ -298,7 +298,8 @@ class Trainer:
             tensors, meta = load_tensors(path)
         except UserError as error:
             raise UserError(f"{error} Remove it to train this stage anew.") from error
-        if meta["of"] != run.identity:
+        # What a snapshot does not tell was not recorded yet when it was written.
+        if {**run.identity, **meta["of"]} != run.identity:
             raise UserError(f"{path} is a snapshot of other training. Remove it to train anew.")
         saved = _part(tensors, "method:")
         self.method.load_state_dict({**self.method.state_dict(), **saved})

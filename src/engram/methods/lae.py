@@ -242,7 +242,9 @@ class LAE(PretrainedMethod):
 
         While modules are frozen, to average step by step is to average once.
         """
-        for offline, merge in zip(self.offline, self.merges.values(), strict=False):
+        if not len(self.offline):
+            return
+        for offline, merge in zip(self.offline, self.merges.values(), strict=True):
             if merge.retention is not None:
                 offline.lerp_(flat(self.online), 1 - merge.retained(part))
 

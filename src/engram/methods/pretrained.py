@@ -87,11 +87,11 @@ class PretrainedMethod(Method):
         Which images choose the ridge weight is a property of each, so the sums do not depend on how
         images were cut into tasks.
         """
-        found = [torch.empty(0, self.dim, device=self.device)]
+        features = torch.empty(len(images), self.dim, device=self.device)
         for start in trainer.track("statistics", range(0, len(images), self.batch_size)):
-            pixels = images.pixels[start : start + self.batch_size].to(self.device)
-            found.append(self.features(self.normalise(pixels), modules))
-        features = torch.cat(found)
+            part = slice(start, start + self.batch_size)
+            pixels = images.pixels[part].to(self.device)
+            features[part] = self.features(self.normalise(pixels), modules)
         self.cache_bytes = max(self.cache_bytes, features.nbytes)
         aside = hashed_share(images.pixels, SET_ASIDE).to(self.device)
         head.add(features, images.labels.to(self.device), aside)

@@ -60,7 +60,7 @@ class RehearsalMethod(Method):
 
         Args:
             features: inputs to features (B, dim).
-            mirrored: of the images' mirror images.
+            mirrored: take the images' mirror images.
         """
 
         def function(pixels: Tensor) -> Tensor:

@@ -286,8 +286,8 @@ def import_timm() -> Any:
         import timm
     except ModuleNotFoundError as error:
         raise UserError(
-            f"A backbone {TIMM}... needs {error.name}, which is not installed. Install it: "
-            f"{install_command('engram[timm]')}."
+            f"A backbone {TIMM}... needs {error.name or 'timm'}, which is not installed. Install "
+            f"it: {install_command('engram[timm]')}."
         ) from error
     except Exception as error:  # which ones there are depends on the versions
         raise UserError(
@@ -334,7 +334,8 @@ def _made_by(timm: Any, config: BackboneConfig) -> Any:
             return timm.create_model(name, **options)
     except Exception as error:  # which ones there are depends on the network and on the hub
         way_out = ""
-        if name not in (known := {*timm.list_models(), *timm.list_pretrained()}):
+        known = {*timm.list_models(), *timm.list_pretrained()}
+        if ":" not in name and name not in known:
             if close := nearest(name, known):
                 way_out = f" Perhaps you meant {TIMM}{close}."
         elif config.weights is None and isinstance(error, (OSError, RuntimeError)):

@@ -293,8 +293,10 @@ def _fitting(weights: Mapping[str, Tensor], rows: int) -> str | None:
         rows: of patches, which the position embeddings are for.
     """
     kernel = weights.get("patch_embed.proj.weight", torch.empty(0))
+    if kernel.dim() != 4 or not kernel.numel():
+        return None
     patch_size = kernel.shape[-1]
-    for name, size in SIZES.items() if kernel.numel() else ():
+    for name, size in SIZES.items():
         with torch.device("meta"):
             network = VisionTransformer(size, patch_size, rows * patch_size)
         if not _difference(weights, network.state_dict()):
