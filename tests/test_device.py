@@ -1,0 +1,94 @@
+"""Everything but the numbers that a GPU would show: what is where."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import elsewhere
+from conftest import (
+    VARIANTS,
+    InterruptionError,
+    StopAfter,
+    coloured,
+    same,
+    saved_state,
+    small_learner,
+    tiny,
+)
+from engram.bench import Execution, Progress, restored, run
+from engram.learner import load
+from engram.methods import METHODS
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> str:
+    name, _ = elsewhere.register()
+    # It has nothing to wait for, and what a device of Python is made of has no place to say so.
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: None)
+    return name
+
+
+def test_the_device_refuses_what_a_gpu_refuses(device: str) -> None:
+    there, here = torch.ones(3, device=device), torch.ones(3)
+    assert (there + 1).device.type == device
+    with pytest.raises(RuntimeError, match="beside one of"):
+        there + here
+    with pytest.raises(RuntimeError, match="beside one of"):
+        torch.stack([there.sum(), here.sum()])
+    with pytest.raises(RuntimeError, match="beside one of"):
+        here[there.long()]
+    with pytest.raises(RuntimeError, match="generator"):
+        torch.rand(3, device=device, generator=torch.Generator())
+    with pytest.raises(RuntimeError, match="numpy"):
+        there.numpy()
+
+
+@pytest.mark.filterwarnings("ignore:.*only the classifier learns")
+@pytest.mark.parametrize("method", [*sorted(METHODS), *VARIANTS])
+def test_a_run_on_another_device_is_the_run_on_the_processor(
+    method: str, tmp_path: Path, silent: Progress, device: str
+) -> None:
+    config = tiny(method, "digits/2,1", precision="fp32")
+    here, expected = run(config, tmp_path / "here", silent)
+    there = replace(config, device=device)
+    with pytest.raises(InterruptionError):
+        run(there, tmp_path / "there", StopAfter(2), Execution(snapshot_every=0))
+    folder, found = run(there, tmp_path / "there", silent, Execution(batchwise=True))
+    if any(name.endswith("cls_token") for name in saved_state(here)):
+        # Attention is fused on the processor, and rounds in another way.
+        assert found["last_accuracy"] == pytest.approx(expected["last_accuracy"], abs=2)
+    else:
+        assert same(saved_state(folder), saved_state(here))
+    learner, _ = restored(folder, device=device)
+    assert all(tensor.device.type == device for tensor in learner.method.state_dict().values())
+
+
+def test_codecs_work_for_another_device(tmp_path: Path, silent: Progress, device: str) -> None:
+    config = replace(
+        tiny("icarl", "digits/2,1", budget="50kB", codec="klt:16"),
+        infer_through_codec=True,
+    )
+    config = replace(config, settings=replace(config.settings, codec_augmentation=0.5))
+    _, expected = run(config, tmp_path / "here", silent)
+    _, found = run(replace(config, device=device), tmp_path / "there", silent)
+    assert found["accuracy_matrix"] == expected["accuracy_matrix"]
+
+
+def best(predictions: Any) -> list[str]:
+    return [labels[0]["label"] for labels in predictions]
+
+
+def test_photographs_are_learnt_on_another_device(tmp_path: Path, device: str) -> None:
+    pictures = {name: coloured(name, 12) for name in ("red", "blue")}
+    learner = small_learner(device=device).learn(pictures)
+    learner.learn({"grün": coloured("grün", 12)})
+    learner.save(tmp_path / "model")
+    asked = coloured("grün", 3, seed=1)
+    on_processor = load(tmp_path / "model", device="cpu")
+    assert learner.predict(asked) == load(tmp_path / "model", device=device).predict(asked)
+    assert best(learner.predict(asked)) == best(on_processor.predict(asked)) == ["grün"] * 3
