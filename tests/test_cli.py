@@ -17,12 +17,13 @@ import pytest
 from filelock import FileLock
 
 from conftest import Command
-from engram import console, doctor
+from engram import commands, console, doctor
 from engram.bench import Execution
 from engram.cli import COMMANDS, main
 from engram.config import as_mapping
 from engram.engine.fit import EpochReport
 from engram.errors import UserError
+from engram.results import record
 from engram.results.record import OccupiedError
 from engram.runs import RunConfig, configured, folder_name, preset_settings
 
@@ -132,7 +133,7 @@ def test_bench_runs_skips_and_compares(engram: Command, tmp_path: Path) -> None:
     before = (runs[0] / "summary.json").read_text()
     code, text = engram(*DEMO, "--seed", "0")
     assert code == 0
-    assert "finished already" in text
+    assert "finished already\n" in text
     assert (runs[0] / "summary.json").read_text() == before
     assert (runs[0] / "report.html").exists()
     assert engram("report", "runs")[0] == 0
@@ -323,6 +324,38 @@ def test_a_run_that_cannot_go_on_does_not_keep_others_from_being_done(
     assert (second / "summary.json").exists()
 
 
+def test_a_run_by_other_code_is_skipped_and_says_so(
+    engram: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "commit", lambda: "0123456789ab")
+    engram(*DEMO)
+    monkeypatch.setattr(record, "commit", lambda: "ba9876543210")
+    code, text = engram(*DEMO)
+    assert code == 0
+    assert "by the code of 0123456789ab; remove its folder to do it" in " ".join(text.split())
+
+
+@pytest.mark.filterwarnings("always:Files of engram have changed")
+@pytest.mark.parametrize("state", ["0123456789ab", "0123456789ab-dirty"])
+def test_publishing_from_changed_files_is_warned_of_before_the_run(
+    engram: Command, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    monkeypatch.setattr(commands, "commit", lambda: state)
+    code, text = engram(*DEMO, "--publish", "results")
+    assert code == 0
+    assert ("will name 0123456789ab-dirty" in text) == state.endswith("-dirty")
+
+
+def test_a_bound_below_the_first_task_is_refused_before_a_folder_is_made(
+    engram: Command, tmp_path: Path
+) -> None:
+    words = ("bench", "der", "digits/5,2", "--preset", "demo", "--max-parameters", "2.8k")
+    code, text = engram(*words)
+    assert code == 2
+    assert "resnet8 and a classifier of 5 classes need" in " ".join(text.split())
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_is_named_as_one_folder() -> None:
     settings = preset_settings("ranpac", "demo")
     pretrained = replace(settings.pretrained, backbone="timm/resnet50", weights="/data/w.pth")
@@ -365,7 +398,10 @@ def test_a_grid_that_is_no_text_is_refused(engram: Command) -> None:
     assert "grid.yaml is not YAML" in text
 
 
-def test_published_runs_are_copied_and_not_done_again(engram: Command, tmp_path: Path) -> None:
+def test_published_runs_are_copied_and_not_done_again(
+    engram: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "commit", lambda: "0123456789ab")
     assert engram(*DEMO, "--publish", "results")[0] == 0
     (copy,) = tmp_path.glob("results/icarl/*.json")
     (summary,) = tmp_path.glob("runs/*/summary.json")

@@ -15,7 +15,7 @@ from engram.engine.device import resolve_device
 from engram.engine.fit import SNAPSHOT_EVERY, EpochReport
 from engram.errors import UserError
 from engram.memory import PROBED, Budget, ExemplarMemory
-from engram.results.record import RunRecord
+from engram.results.record import RunRecord, other_commit
 from engram.results.summary import SHOWN_ORIGINALS, run_summary, task_results
 from engram.runs import RunConfig, folder_name, recorded
 from engram.task_learner import TaskLearner
@@ -27,6 +27,9 @@ class Progress:
     """Hears how a run goes on, and says nothing; `share` is the part of its work that is done."""
 
     def begin(self, name: str, tasks: int, share: float) -> None: ...
+
+    def finished(self, name: str, tasks: int, commit: str | None) -> None:
+        """A run was finished before, by the code of another `commit` where that is told."""
 
     def epoch(self, report: EpochReport, share: float) -> None: ...
 
@@ -43,7 +46,7 @@ def check(config: RunConfig, out: str | Path) -> None:
     record = RunRecord(Path(out) / folder_name(config))
     if record.finished(config) is None:
         stream = _stream(config)
-        _check_budget(_learner(config, stream, Execution()), stream)
+        _check_fit(_learner(config, stream, Execution()), stream)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +84,7 @@ def run(
     progress = progress or Progress()
     record = RunRecord(Path(out) / folder_name(config))
     if finished := record.finished(config):
-        progress.begin(record.folder.name, len(finished["task_sizes"]), 1)
+        progress.finished(record.folder.name, len(finished["task_sizes"]), other_commit(finished))
         return record.folder, finished
     execution = execution or Execution()
     stream = _stream(config)
@@ -92,7 +95,7 @@ def run(
 
     snapshots = record.folder / "snapshots"
     learner = _learner(config, stream, execution, snapshots, on_epoch)
-    _check_budget(learner, stream)
+    _check_fit(learner, stream)
     work = _Work.of(stream, learner.memory)
     with record.open(config):
         _restore_newest(learner, record, stream.class_names, execution)
@@ -177,12 +180,14 @@ def _learner(
     )
 
 
-def _check_budget(learner: TaskLearner, stream: ClassStream) -> None:
-    """Refuse a budget that cannot hold an exemplar of each of the stream's classes.
+def _check_fit(learner: TaskLearner, stream: ClassStream) -> None:
+    """Refuse settings that are too small for a stream's first task, and a budget that cannot hold
+    an exemplar of each of its classes.
 
     Raises:
-        UserError: it is such a one.
+        UserError: they are such.
     """
+    learner.method.check(learner.memory.budget, stream.sizes[0])
     learner.memory.check(len(stream.class_names), stream.examples(PROBED))
 
 

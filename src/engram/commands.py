@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from engram.doctor import diagnosis
 from engram.errors import UserError
 from engram.files import write_atomically
 from engram.methods import METHODS, method_class
-from engram.results.record import OccupiedError
+from engram.results.record import OccupiedError, commit
 from engram.results.report import write_report
 from engram.runs import InputMean, RunConfig, configured, folder_name, preset_settings, read_grid
 
@@ -201,6 +202,7 @@ def _run_all(configs: Sequence[RunConfig], options: ExecutionOptions) -> None:
         if not configs:
             print(f"Nothing to do: {options.publish} has all of these runs.")
             return
+        _warn_of_changed_files()
     for config in configs:
         check(config, options.out)
     done, failed = _each_done(configs, options)
@@ -244,6 +246,16 @@ def _each_done(
                     failed.append(folder_name(config))
                 progress.skip(str(error))
     return done, failed
+
+
+def _warn_of_changed_files() -> None:
+    """Say before a run, and not when it is published, that its code will not be found again."""
+    if (here := commit()) and here.endswith("-dirty"):
+        warnings.warn(
+            f"Files of engram have changed since their last commit, so summaries will name {here}, "
+            "by which nobody finds this code again. Commit before a run that is to be published.",
+            stacklevel=2,
+        )
 
 
 def _unpublished(configs: Sequence[RunConfig], publish: Path) -> list[RunConfig]:

@@ -110,12 +110,19 @@ class RunProgress(bench.Progress):
 
     def begin(self, name: str, tasks: int, share: float) -> None:
         """A run begins, or goes on with `share` of its work done. Nothing is shown before."""
+        self._open(name, " goes on" if share else "", tasks, share)
+
+    def finished(self, name: str, tasks: int, commit: str | None) -> None:
+        """A run was finished before; of code that has changed since, the commit is told."""
+        code = f" by the code of {commit}; remove its folder to do it anew" if commit else ""
+        self._open(name, f" finished already{code}", tasks, 1.0)
+
+    def _open(self, name: str, state: str, tasks: int, share: float) -> None:
         self._bar.start()
         self._begun += 1
         self._tasks = tasks
         self._is_open, self._share = True, share
         self._found_done += share
-        state = "" if share == 0 else " finished already" if share == 1 else " goes on"
         self._bar.console.print(Text.assemble((name, "bold"), state))
         self._show("", share)
 

@@ -515,10 +515,10 @@ def test_the_parameters_of_ten_whole_extractors() -> None:
 )
 def test_sizes_that_cannot_be_are_refused(knobs: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        DER(DERConfig(backbone="resnet32", **knobs), (32, 32), seed=0)
+        DER(DERConfig(backbone="resnet32", **knobs), (32, 32), seed=0).check(Budget.parse("2000"))
 
 
 def test_a_transformer_has_no_channels_to_cut() -> None:
     config = DERConfig(backbone="vit_micro_patch4_16", keep=0.5)
     with pytest.raises(UserError, match="cut channels of a ResNet, which vit_micro"):
-        DER(config, (8, 8), 0)
+        DER(config, (8, 8), 0).check(Budget.parse("2000"))

@@ -155,8 +155,11 @@ class Method(nn.Module, ABC):
         """What there is to tell of the task learnt last beside accuracy and cost, by name."""
         return {}
 
-    def check(self, budget: Budget) -> None:
-        """Refuse a budget that the method cannot work with.
+    def check(self, budget: Budget, classes: int = 0) -> None:
+        """Refuse what the method cannot work with.
+
+        Args:
+            classes: of the first task; 0 where that is not known yet.
 
         Raises:
             UserError: with the way out.

@@ -86,7 +86,7 @@ class Joint(Finetune):
     Config = JointConfig
     title = "Joint: training on everything seen so far, anew at each task"
 
-    def check(self, budget: Budget) -> None:
+    def check(self, budget: Budget, classes: int = 0) -> None:
         if budget.kind != "all":
             raise UserError("Joint training keeps everything: its budget is all.")
 

@@ -180,19 +180,19 @@ class DER(RehearsalMethod):
         self.shares: dict[str, float] = {}
         self.head = BiasFreeHead(0, 0)
         self.auxiliary = BiasFreeHead(0, 0)
-        if config.prunes:
-            config.size_limit.check(self.dense)
 
     @property
     def classifier(self) -> str:
         return "network"
 
-    def check(self, budget: Budget) -> None:
+    def check(self, budget: Budget, classes: int = 0) -> None:
         if budget.none:
             raise UserError(
                 "DER tells new classes from old ones by exemplars: with a budget of 0 it would "
                 "forget all old ones. Give a budget such as 2000 or 6MB."
             )
+        if self.config.prunes:
+            self.config.size_limit.check(self.dense, classes)
 
     def learn(self, task: Task, memory: ExemplarMemory, trainer: Trainer) -> None:
         """The two stages of section 3: a new extractor, then a classifier on balanced data."""

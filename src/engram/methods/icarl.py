@@ -102,7 +102,7 @@ class ICaRL(RehearsalMethod):
     def classifier(self) -> str:
         return self.config.classifier
 
-    def check(self, budget: Budget) -> None:
+    def check(self, budget: Budget, classes: int = 0) -> None:
         if budget.none and self.config.classifier == "nme":
             raise UserError(
                 "The nearest mean of exemplars needs exemplars: a budget of 0 works with "

@@ -34,7 +34,7 @@ from engram.data.images import ImageSet
 from engram.errors import UserError
 from engram.files import held, load_tensors, save_tensors, write_atomically
 
-__all__ = ["OccupiedError", "RunRecord", "environment"]
+__all__ = ["OccupiedError", "RunRecord", "commit", "environment", "other_commit"]
 
 ORIGINALS = "originals.safetensors"
 
@@ -198,7 +198,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "commit": _commit(),
+        "commit": commit(),
     }
     if torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name()
@@ -217,7 +217,7 @@ def _processor() -> str:
     return platform.processor()
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The checkout's commit, marked where files have changed since; None when installed, be it in
     a folder that is a checkout of something else."""
     package = Path(__file__).resolve().parents[1]
@@ -227,6 +227,12 @@ def _commit() -> str | None:
         return _git(package, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def other_commit(summary: Mapping[str, Any]) -> str | None:
+    """The commit by whose code a summary was made, where the code here is another's."""
+    there: str | None = summary["environment"].get("commit")
+    return there if there and commit() not in (there, None) else None
 
 
 def _git(folder: Path, *words: str) -> str:
