@@ -155,7 +155,7 @@ def learner_of(config: RunConfig, budget: str | None = None, **options: Any) -> 
         config.settings,
         image_size=(8, 8),
         seed=config.seed,
-        device="cpu",
+        device=config.device,
         precision=config.precision,
         budget=Budget.parse(budget or config.budget),
         **options,

@@ -18,13 +18,18 @@ from torch.utils.backend_registration import (
     _setup_privateuseone_for_python_backend,
 )
 
-__all__ = ["register"]
+__all__ = ["WAITS", "register"]
 
 NAME = "elsewhere"
 
 CROSSING = ("_to_copy", "copy_")
 INDEXING = ("index", "index_put_", "_index_put_impl_")
 """Operations that take indices from the processor too."""
+ANSWERING = ("_local_scalar_dense", "equal", "is_nonzero", "masked_select", "nonzero", "_unique2")
+"""Operations whose result the processor waits for."""
+
+WAITS: list[str] = []
+"""What the processor has waited for since this was emptied."""
 
 
 class Backend(_DummyBackendModule):
@@ -78,6 +83,8 @@ def compute(operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> A
         refuse_mixture(name, args, given)
     if is_there and any(isinstance(value, torch.Generator) for value in given):
         raise RuntimeError(f"{name}: a generator of the processor, and a tensor of {NAME}.")
+    if there and (name in ANSWERING or (name == "_to_copy" and target and not is_there)):
+        WAITS.append(name)
     positional, named = pytree.tree_unflatten([here(value) for value in given], shape)
     # What an operation changes in place is returned as the tensor that was given.
     known = {id(here(value)): value for value in given if isinstance(value, Tensor)}

@@ -15,12 +15,14 @@ from conftest import (
     InterruptionError,
     StopAfter,
     coloured,
+    learner_of,
     same,
     saved_state,
     small_learner,
     tiny,
 )
 from engram.bench import Execution, Progress, restored, run
+from engram.data.stream import create_stream
 from engram.learner import load
 from engram.methods import METHODS
 
@@ -66,6 +68,26 @@ def test_a_run_on_another_device_is_the_run_on_the_processor(
         assert same(saved_state(folder), saved_state(here))
     learner, _ = restored(folder, device=device)
     assert all(tensor.device.type == device for tensor in learner.method.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    "method", [*sorted(METHODS), "der, pruned", "lae, several merges", "ranpac, adapted"]
+)
+def test_no_step_of_training_waits_for_the_device(method: str, device: str) -> None:
+    def waits(batch_size: int) -> list[str]:
+        config = tiny(method, precision="fp32")
+        settings = config.settings
+        if hasattr(settings, "schedule"):
+            schedule = replace(settings.schedule, epochs=2, updates=None, batch_size=batch_size)
+            settings = replace(settings, schedule=schedule)
+        learner = learner_of(replace(config, settings=settings, device=device))
+        first, second = create_stream("digits/2,1", order="given")
+        learner.learn(first)
+        elsewhere.WAITS.clear()
+        learner.learn(second)
+        return list(elsewhere.WAITS)
+
+    assert waits(batch_size=16) == waits(batch_size=128)
 
 
 def test_codecs_work_for_another_device(tmp_path: Path, silent: Progress, device: str) -> None:
