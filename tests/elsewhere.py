@@ -83,7 +83,9 @@ def compute(operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> A
         refuse_mixture(name, args, given)
     if is_there and any(isinstance(value, torch.Generator) for value in given):
         raise RuntimeError(f"{name}: a generator of the processor, and a tensor of {NAME}.")
-    if there and (name in ANSWERING or (name == "_to_copy" and target and not is_there)):
+    masked = name in INDEXING and any(i is not None and i.dtype == torch.bool for i in args[1])
+    fetched = name == "_to_copy" and target is not None and not is_there
+    if there and (name in ANSWERING or masked or fetched):
         WAITS.append(name)
     positional, named = pytree.tree_unflatten([here(value) for value in given], shape)
     # What an operation changes in place is returned as the tensor that was given.

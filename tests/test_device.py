@@ -22,6 +22,7 @@ from conftest import (
     tiny,
 )
 from engram.bench import Execution, Progress, restored, run
+from engram.data import batches
 from engram.data.stream import create_stream
 from engram.learner import load
 from engram.methods import METHODS
@@ -77,6 +78,8 @@ def test_no_step_of_training_waits_for_the_device(method: str, device: str) -> N
     def waits(batch_size: int) -> list[str]:
         config = tiny(method, precision="fp32")
         settings = config.settings
+        if hasattr(settings, "codec_augmentation"):
+            settings = replace(settings, codec_augmentation=0.5)
         if hasattr(settings, "schedule"):
             schedule = replace(settings.schedule, epochs=2, updates=None, batch_size=batch_size)
             settings = replace(settings, schedule=schedule)
@@ -88,6 +91,21 @@ def test_no_step_of_training_waits_for_the_device(method: str, device: str) -> N
         return list(elsewhere.WAITS)
 
     assert waits(batch_size=16) == waits(batch_size=128)
+
+
+@pytest.mark.parametrize("method", ["icarl", "der, pruned", "ranpac, adapted"])
+def test_images_that_a_device_has_no_room_for_stay_in_main_memory(
+    method: str, tmp_path: Path, silent: Progress, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(tiny(method, "digits/2,1", precision="fp32", codec="jpeg:90"), device=device)
+    if hasattr(config.settings, "codec_augmentation"):
+        config = replace(config, settings=replace(config.settings, codec_augmentation=0.5))
+    there, _ = run(config, tmp_path / "there", silent)
+    monkeypatch.setattr(batches, "free_bytes", lambda device: 10_000)
+    images = create_stream("digits/2,1", order="given").task(0).train
+    assert batches.resting_place(images, torch.device(device)).type == "cpu"
+    here, _ = run(config, tmp_path / "here", silent)
+    assert same(saved_state(here), saved_state(there))
 
 
 def test_codecs_work_for_another_device(tmp_path: Path, silent: Progress, device: str) -> None:

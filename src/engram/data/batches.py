@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,11 +23,15 @@ __all__ = [
     "Source",
     "Step",
     "apply",
+    "free_bytes",
+    "resting_place",
 ]
 
 
 BATCH = 500
 """Images at a time where nothing is trained."""
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,31 +117,35 @@ class Recoding:
     def to(self, device: torch.device) -> Recoding:
         return Recoding(self.images.to(device), self.positions.to(device), self.probability)
 
-    def swap(self, pixels: Tensor, chosen: Tensor, generator: torch.Generator) -> None:
-        """Put other versions in the place of some of the pixels (B, H, W, 3) of chosen images."""
+    def swapped(self, pixels: Tensor, chosen: Tensor, generator: torch.Generator) -> Tensor:
+        """The pixels (B, H, W, 3) of chosen images, some of them in their other version."""
         drawn = torch.rand(len(chosen), generator=generator) < self.probability
         positions = self.positions[chosen]
         swapped = drawn.to(pixels.device) & (positions >= 0)
-        pixels[swapped] = self.images.pixels[positions[swapped]]
+        others = self.images.pixels[positions.clamp_min(0)]
+        return torch.where(swapped[:, None, None, None], others, pixels)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class AugmentedImages:
     """Images that are shuffled, normalised and augmented a batch at a time, on the device.
 
-    The pixels rest there as uint8; no worker processes and no Python per image.
+    The pixels rest there as uint8, or in main memory if they are too many; no worker processes and
+    no Python per image.
 
     Attributes:
-        images: what to draw from; batches are made on the device where these are.
-        normalise: pixels to the network's input.
+        images: what to draw from.
+        normalise: pixels to the network's input, on the device.
         augmentation: what happens to each image.
-        recoding: images of which there is another version.
+        recoding: images of which there is another version, beside `images`.
+        device: where batches are made.
     """
 
     images: Images
     normalise: Normaliser
     augmentation: Augmentation
     recoding: Recoding | None = None
+    device: torch.device = CPU
 
     def __len__(self) -> int:
         return len(self.images)
@@ -157,9 +166,10 @@ class AugmentedImages:
 
     def _batch(self, chosen: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         batch = self.images[chosen]
+        pixels = batch.pixels
         if self.recoding is not None:
-            self.recoding.swap(batch.pixels, chosen, generator)
-        return self._augmented(batch.pixels, generator), batch.labels
+            pixels = self.recoding.swapped(pixels, chosen, generator)
+        return self._augmented(pixels.to(self.device), generator), batch.labels.to(self.device)
 
     def _augmented(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         recipe = self.augmentation
@@ -171,6 +181,22 @@ class AugmentedImages:
         else:
             x = self.normalise(pixels)
         return crop_and_flip(x, recipe.padding, recipe.flip, generator)
+
+
+def resting_place(images: Images, device: torch.device) -> torch.device:
+    """Where images that are trained on rest: on the device, or in main memory if they would take
+    more than half of what is free there."""
+    height, width = images.image_size
+    fits = 2 * len(images) * height * width * 3 <= free_bytes(device)
+    return device if fits else CPU
+
+
+def free_bytes(device: torch.device) -> float:
+    """What tensors may still take on a device; infinite where it does not tell."""
+    if device.type != "cuda":
+        return math.inf
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 @dataclass(frozen=True, eq=False, slots=True)

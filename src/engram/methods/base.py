@@ -21,6 +21,7 @@ from engram.data.batches import (
     Recoding,
     Source,
     Step,
+    resting_place,
 )
 from engram.data.images import Images
 from engram.data.stream import Task
@@ -206,5 +207,8 @@ class Method(nn.Module, ABC):
     ) -> AugmentedImages:
         """Training batches of `images`, normalised and augmented on the method's device; see
         `AugmentedImages`."""
-        there = None if recoding is None else recoding.to(self.device)
-        return AugmentedImages(images.to(self.device), self.normalise, augmentation, there)
+        there = resting_place(images, self.device)
+        recoding = None if recoding is None else recoding.to(there)
+        return AugmentedImages(
+            images.to(there), self.normalise, augmentation, recoding, self.device
+        )

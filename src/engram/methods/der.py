@@ -335,7 +335,8 @@ class DER(RehearsalMethod):
         }
         reestimate_norms(whole, kept, self.even_batches(source, trainer))
         smaller = shrunk(whole, kept)
-        check_cut(whole, kept, smaller, self.normalise(source.images[:CHECKED].pixels))
+        some = source.images[:CHECKED].pixels.to(self.device)
+        check_cut(whole, kept, smaller, self.normalise(some))
         old = torch.ones(self.dim, dtype=torch.bool, device=self.device)
         self.head.keep_features(torch.cat([old, kept[whole.features]]))
         return smaller
