@@ -309,6 +309,9 @@ def test_claims_of_lae_are_judged_order_by_order(generate: types.ModuleType) -> 
     both = plain(generate.lae_study.lae_claims([*runs, *slower]))
     assert both.count("### Preset laptop") == 2, "precisions are not mixed"
     assert plain(generate.lae_study.lae_claims(runs)) in both
+    alone = [claimed_run(0, 60.0), ranpac_run(0, 64.0, precision="fp32")]
+    apart = plain(generate.lae_study.lae_claims(alone))
+    assert f"| {ranpac}, in fp32 | +1.00 | 1 of 1 |" in apart, "where there is no other"
 
 
 def test_the_best_on_validation_images_is_judged_on_test(generate: types.ModuleType) -> None:
@@ -350,14 +353,14 @@ def quick_run(seed: int, published: float, **modules: Any) -> dict[str, Any]:
     }
 
 
-def ranpac_run(seed: int, accuracy: float) -> dict[str, Any]:
+def ranpac_run(seed: int, accuracy: float, precision: str = "bf16") -> dict[str, Any]:
     """What the claims read of a run of RanPAC as it is."""
     run = claimed_run(seed, accuracy)
     rule = {"ridge": {"last_accuracy": accuracy}}
     settings = as_mapping(preset_settings("ranpac", "laptop"))
     return run | {
         "method": "ranpac",
-        "config": {"settings": settings, "precision": "bf16"},
+        "config": {"settings": settings, "precision": precision},
         "accuracy_by_classifier": rule,
     }
 
