@@ -53,7 +53,7 @@ def _parts(summaries: Summaries) -> dict[str, Summaries]:
 
 
 def _title(summary: Mapping[str, Any]) -> str:
-    """What stands behind every number of a part: the network, and in which precision."""
+    """What stands behind the numbers of a part: the network, and in which precision."""
     return f"{_network(summary)}, in {_precision(summary)}"
 
 
@@ -292,8 +292,8 @@ def lae_claims(summaries: Summaries) -> str:
 
 
 def _ranpac_in_another_precision(runs: Summaries, tests: Summaries) -> Summaries:
-    """What a part lacks of RanPAC and another has on the same network: but for the modules of a
-    first task it trains nothing, so that precision is a smaller matter there."""
+    """What a part lacks of RanPAC and another has on the same network. Its regression is solved in
+    float64 in any case; features, and modules of the first task, are in the other precision."""
 
     def told(run: Mapping[str, Any]) -> tuple[Any, ...]:
         return _network(run), run["seed"], run["order"], *_settings(run)
@@ -349,7 +349,7 @@ def _apart(claim: GapClaim, runs: Summaries) -> str:
     here, there = (
         {_precision(run) for run in _runs_of(runs, side)} for side in (claim.side, claim.other)
     )
-    return "" if there <= here else f", in {' and '.join(sorted(there))}"
+    return "" if there <= here else f", which is in {' and '.join(sorted(there))}"
 
 
 def _last(summaries: Summaries, side: RuleSide) -> ByPair:

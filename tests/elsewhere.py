@@ -1,13 +1,14 @@
 """A second device where there is none: its tensors hold ordinary ones and compute with them.
 
-What comes out is what the processor computes. What a GPU refuses is refused: operations between
-tensors here and there, random numbers of the processor's generator for a tensor there, NumPy.
+What comes out is what the processor computes. Refused are operations between tensors here and there
+(a GPU takes single numbers from here, this does not), random numbers of the processor's generator
+for a tensor there, and NumPy. bfloat16 is not tried, nor what room a GPU has.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +31,9 @@ ANSWERING = ("_local_scalar_dense", "equal", "is_nonzero", "masked_select", "non
 
 WAITS: list[str] = []
 """What the processor has waited for since this was emptied."""
+
+LIBRARIES: list[torch.library.Library] = []
+"""What torch knows of the device while it is kept."""
 
 
 class Backend(_DummyBackendModule):
@@ -94,7 +98,10 @@ def compute(operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> A
     def wrapped(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        return known.get(id(value), ElsewhereTensor(value) if is_there else value)
+        same = known.get(id(value))
+        if same is not None and same.shape == value.shape:
+            return same
+        return ElsewhereTensor(value) if is_there else value
 
     return pytree.tree_map(wrapped, operation(*positional, **{**named, **unpinned(named)}))
 
@@ -129,11 +136,11 @@ def copy(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
 
 
 @functools.cache
-def register() -> tuple[str, Callable[[], Any]]:
+def register() -> str:
     """Make the device known to torch in this process.
 
     Returns:
-        Its name; and what has to stay alive.
+        Its name.
     """
     _setup_privateuseone_for_python_backend(NAME, backend_module=Backend())
     everything, single = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
@@ -141,4 +148,5 @@ def register() -> tuple[str, Callable[[], Any]]:
     everything.fallback(lambda op, *args, **kwargs: compute(op, args, kwargs), "PrivateUse1")
     # The constructor torch.tensor cannot find it.
     single.impl("copy_", copy, "PrivateUse1")
-    return NAME, lambda: (everything, single)
+    LIBRARIES.extend((everything, single))
+    return NAME

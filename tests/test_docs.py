@@ -311,7 +311,7 @@ def test_claims_of_lae_are_judged_order_by_order(generate: types.ModuleType) -> 
     assert plain(generate.lae_study.lae_claims(runs)) in both
     alone = [claimed_run(0, 60.0), ranpac_run(0, 64.0, precision="fp32")]
     apart = plain(generate.lae_study.lae_claims(alone))
-    assert f"| {ranpac}, in fp32 | +1.00 | 1 of 1 |" in apart, "where there is no other"
+    assert f"| {ranpac}, which is in fp32 | +1.00 | 1 of 1 |" in apart, "where there is no other"
 
 
 def test_the_best_on_validation_images_is_judged_on_test(generate: types.ModuleType) -> None:

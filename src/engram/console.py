@@ -113,7 +113,7 @@ class RunProgress(bench.Progress):
         self._open(name, " goes on" if share else "", tasks, share)
 
     def finished(self, name: str, tasks: int, commit: str | None) -> None:
-        """A run was finished before; of code that has changed since, the commit is told."""
+        """A run was finished before; where code has changed since, its commit is told."""
         code = f" by the code of {commit}; remove its folder to do it anew" if commit else ""
         self._open(name, f" finished already{code}", tasks, 1.0)
 

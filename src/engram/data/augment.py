@@ -15,7 +15,7 @@ from torch import Tensor
 
 from engram.config import check_fraction, check_share
 
-__all__ = ["Augmentation", "brighten", "crop_and_flip", "cut_and_scale"]
+__all__ = ["Augmentation", "brighten", "crop_and_flip", "cut_and_scale", "moved"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +45,7 @@ def brighten(pixels: Tensor, amount: float, generator: torch.Generator) -> Tenso
         pixels: (B, H, W, 3), uint8.
     """
     factors = 1 + amount * (2 * torch.rand(len(pixels), 1, 1, 1, generator=generator) - 1)
-    return (pixels * _moved(pixels.device, factors)).clamp_(0, 255).to(torch.uint8)
+    return (pixels * moved(pixels.device, factors)).clamp_(0, 255).to(torch.uint8)
 
 
 def cut_and_scale(
@@ -67,7 +67,7 @@ def cut_and_scale(
     extent = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], dim=1).clamp_max(1)
     centre = (1 - extent) * (2 * torch.rand(len(x), 2, generator=generator) - 1)
     affine = torch.cat([torch.diag_embed(extent), centre[:, :, None]], dim=2)
-    grid = F.affine_grid(_moved(x.device, affine), [*x.shape[:2], *size], align_corners=False)
+    grid = F.affine_grid(moved(x.device, affine), [*x.shape[:2], *size], align_corners=False)
     scaled = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
     return scaled.contiguous(memory_format=torch.channels_last)
 
@@ -91,14 +91,15 @@ def crop_and_flip(x: Tensor, padding: float, flip: bool, generator: torch.Genera
     if flip:
         mirrored = torch.rand(batch, 1, generator=generator) < 0.5
         columns = torch.where(mirrored, width - 1 - columns, columns)
-    rows = _moved(x.device, top + torch.arange(height))
-    columns = _moved(x.device, left + columns)
+    rows = moved(x.device, top + torch.arange(height))
+    columns = moved(x.device, left + columns)
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, pad, pad, pad, pad))
     image = torch.arange(batch, device=x.device)[:, None, None]
     return padded[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _moved(device: torch.device, drawn: Tensor) -> Tensor:
-    """Random numbers of a batch where they are used. CUDA copies them before it returns, and need
-    not be waited for; Apple's GPUs may read what is freed by then (pytorch/pytorch#189690)."""
-    return drawn.to(device, non_blocking=device.type == "cuda")
+def moved(device: torch.device, part: Tensor) -> Tensor:
+    """Something of a batch, such as random numbers, where it is used. CUDA has read it before it
+    returns, and need not be waited for; Apple's GPUs may read what is freed by then
+    (pytorch/pytorch#189690)."""
+    return part.to(device, non_blocking=device.type == "cuda")

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from engram.data.augment import Augmentation, brighten, crop_and_flip, cut_and_scale
+from engram.data.augment import Augmentation, brighten, crop_and_flip, cut_and_scale, moved
 from engram.data.images import Images, ImageSet, Picked
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "Source",
     "Step",
     "apply",
-    "free_bytes",
     "resting_place",
 ]
 
@@ -81,6 +80,7 @@ class Normaliser(Protocol):
     """What makes pixels a network's input: see `engram.models.normalise`."""
 
     size: tuple[int, int]
+    mean: Tensor
 
     def floats(self, pixels: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 to (B, 3, H, W), in the size that they have."""
@@ -121,31 +121,30 @@ class Recoding:
         """The pixels (B, H, W, 3) of chosen images, some of them in their other version."""
         drawn = torch.rand(len(chosen), generator=generator) < self.probability
         positions = self.positions[chosen]
-        swapped = drawn.to(pixels.device) & (positions >= 0)
+        swapped = moved(pixels.device, drawn) & (positions >= 0)
         others = self.images.pixels[positions.clamp_min(0)]
         return torch.where(swapped[:, None, None, None], others, pixels)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class AugmentedImages:
-    """Images that are shuffled, normalised and augmented a batch at a time, on the device.
+    """Images that are shuffled, normalised and augmented a batch at a time, on the device of what
+    normalises them.
 
     The pixels rest there as uint8, or in main memory if they are too many; no worker processes and
     no Python per image.
 
     Attributes:
         images: what to draw from.
-        normalise: pixels to the network's input, on the device.
+        normalise: pixels to the network's input.
         augmentation: what happens to each image.
-        recoding: images of which there is another version, beside `images`.
-        device: where batches are made.
+        recoding: images of which there is another version, where `images` rest.
     """
 
     images: Images
     normalise: Normaliser
     augmentation: Augmentation
     recoding: Recoding | None = None
-    device: torch.device = CPU
 
     def __len__(self) -> int:
         return len(self.images)
@@ -169,7 +168,8 @@ class AugmentedImages:
         pixels = batch.pixels
         if self.recoding is not None:
             pixels = self.recoding.swapped(pixels, chosen, generator)
-        return self._augmented(pixels.to(self.device), generator), batch.labels.to(self.device)
+        device = self.normalise.mean.device
+        return self._augmented(moved(device, pixels), generator), moved(device, batch.labels)
 
     def _augmented(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         recipe = self.augmentation
@@ -183,12 +183,11 @@ class AugmentedImages:
         return crop_and_flip(x, recipe.padding, recipe.flip, generator)
 
 
-def resting_place(images: Images, device: torch.device) -> torch.device:
-    """Where images that are trained on rest: on the device, or in main memory if they would take
-    more than half of what is free there."""
-    height, width = images.image_size
-    fits = 2 * len(images) * height * width * 3 <= free_bytes(device)
-    return device if fits else CPU
+def resting_place(count: int, image_size: tuple[int, int], device: torch.device) -> torch.device:
+    """Where images that are trained on rest: on the device, or in main memory if all of them,
+    decoded, would take more than half of what is free there."""
+    height, width = image_size
+    return device if 2 * count * height * width * 3 <= free_bytes(device) else CPU
 
 
 def free_bytes(device: torch.device) -> float:

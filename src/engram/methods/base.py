@@ -207,8 +207,7 @@ class Method(nn.Module, ABC):
     ) -> AugmentedImages:
         """Training batches of `images`, normalised and augmented on the method's device; see
         `AugmentedImages`."""
-        there = resting_place(images, self.device)
+        count = len(images) + (0 if recoding is None else len(recoding.images))
+        there = resting_place(count, images.image_size, self.device)
         recoding = None if recoding is None else recoding.to(there)
-        return AugmentedImages(
-            images.to(there), self.normalise, augmentation, recoding, self.device
-        )
+        return AugmentedImages(images.to(there), self.normalise, augmentation, recoding)

@@ -230,9 +230,21 @@ def commit() -> str | None:
 
 
 def other_commit(summary: Mapping[str, Any]) -> str | None:
-    """The commit by whose code a summary was made, where the code here is another's."""
-    there: str | None = summary["environment"].get("commit")
-    return there if there and commit() not in (there, None) else None
+    """A commit by whose code a run was done, where methods or presets here are not as they were in
+    it, or that cannot be told."""
+    begun = summary["environment"]
+    commits = [found.get("commit") for found in (begun, *begun.get("later", ()))]
+    here = commit()
+    return next(
+        (there for there in commits if there and here not in (there, None) and _differs(there)),
+        None,
+    )
+
+
+def _differs(there: str) -> bool:
+    root = Path(__file__).resolve().parents[3]
+    command = ["git", "diff", "--quiet", there, "--", "src/engram", "experiments"]
+    return subprocess.run(command, cwd=root, capture_output=True).returncode != 0
 
 
 def _git(folder: Path, *words: str) -> str:
