@@ -103,7 +103,7 @@ def compute(operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> A
             return same
         return ElsewhereTensor(value) if is_there else value
 
-    return pytree.tree_map(wrapped, operation(*positional, **{**named, **unpinned(named)}))
+    return pytree.tree_map(wrapped, operation(*positional, **named))
 
 
 def here(value: Any) -> Any:
@@ -111,10 +111,6 @@ def here(value: Any) -> Any:
     if isinstance(value, ElsewhereTensor):
         return value.held
     return torch.device("cpu") if isinstance(value, torch.device) else value
-
-
-def unpinned(kwargs: Mapping[str, Any]) -> dict[str, bool]:
-    return {"pin_memory": False} if "pin_memory" in kwargs else {}
 
 
 def refuse_mixture(name: str, args: Sequence[Any], given: Sequence[Any]) -> None:

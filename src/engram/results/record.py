@@ -235,16 +235,17 @@ def other_commit(summary: Mapping[str, Any]) -> str | None:
     begun = summary["environment"]
     commits = [found.get("commit") for found in (begun, *begun.get("later", ()))]
     here = commit()
-    return next(
-        (there for there in commits if there and here not in (there, None) and _differs(there)),
-        None,
-    )
+    others = (there for there in commits if there and there != here and _differs(there))
+    return next(others, None) if here else None
 
 
 def _differs(there: str) -> bool:
-    root = Path(__file__).resolve().parents[3]
-    command = ["git", "diff", "--quiet", there, "--", "src/engram", "experiments"]
-    return subprocess.run(command, cwd=root, capture_output=True).returncode != 0
+    package = Path(__file__).resolve().parents[1]
+    try:
+        _git(package, "diff", "--quiet", there, "--", ".", ":/experiments")
+    except subprocess.CalledProcessError:
+        return True
+    return False
 
 
 def _git(folder: Path, *words: str) -> str:
