@@ -22,6 +22,7 @@ __all__ = ["EXTRAS", "diagnosis"]
 EXTRAS = {
     "serve": ("fastapi", "uvicorn"),
     "hub": ("huggingface_hub",),
+    "heic": ("pi-heif",),
     "onnx": ("onnx", "onnxscript"),
     "timm": ("timm",),
     "demo": ("scikit-learn",),

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pillow_heif
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from engram.data import pictures
 from engram.data.pictures import picture, pixels_of, read_labelled
@@ -49,7 +50,7 @@ def test_every_mode_becomes_colours(
     assert (found == expected).all()
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp", "tif"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp", "tif", "avif"])
 def test_files_of_every_kind(tmp_path: Path, suffix: str) -> None:
     found = picture(write(tmp_path / f"a.{suffix}"), 8).astype(int)
     assert abs(found - np.array([200, 0, 0])).max() < 12
@@ -203,24 +204,72 @@ def test_a_class_of_which_nothing_can_be_read_is_left_out_and_told(tmp_path: Pat
 
 def test_files_of_kinds_that_are_not_read_are_told(tmp_path: Path) -> None:
     write(tmp_path / "red" / "a.JFIF", format="JPEG")
-    (tmp_path / "red" / "b.HEIC").write_bytes(b"what a phone writes")
+    (tmp_path / "red" / "b.DNG").write_bytes(b"what a camera writes")
     found = read_labelled(tmp_path, 8)
     assert len(found.images) == 1
     assert [
-        line.endswith("b.HEIC is of a kind that is not read. Save it as JPEG or PNG.")
+        line.endswith("b.DNG is of a kind that is not read. Save it as JPEG or PNG.")
         for line in found.skipped
     ] == [True]
 
 
-@pytest.mark.parametrize("brand", [b"heic", b"mif1", b"avif"])
-def test_kinds_that_are_not_read_are_known_by_their_bytes(tmp_path: Path, brand: bytes) -> None:
+def heic(image: Image.Image, orientation: int = 1) -> bytes:
+    """A file as a telephone writes it, which notes how it was held."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    file = io.BytesIO()
+    pillow_heif.from_pillow(image).save(file, exif=exif.tobytes(), quality=90)
+    return file.getvalue()
+
+
+def test_heic_is_read_upright_whatever_it_is_called(tmp_path: Path) -> None:
+    image = Image.new("RGB", (60, 60), (20, 40, 200))
+    image.paste((200, 40, 20), (0, 0, 60, 30))
+    held = image.transpose(Image.Transpose.ROTATE_90)
+    file = tmp_path / "photo.jpg"
+    file.write_bytes(heic(held, orientation=6))  # to be turned clockwise
+    expected = picture(image, 10).astype(int)
+    assert abs(picture(file, 10) - expected).max() < 12
+    (tmp_path / "class").mkdir()
+    file.rename(tmp_path / "class" / "photo.HEIC")
+    assert len(read_labelled(tmp_path, 10).images) == 1
+
+
+def test_damaged_heic_is_told() -> None:
+    content = heic(Image.effect_noise((64, 64), 100).convert("RGB"))
+    for damaged in (content[: len(content) // 2], content[:400] + bytes(len(content) - 400)):
+        with pytest.raises(UserError, match=r"The picture cannot be read as an image\. Repair"):
+            picture(damaged, 8)
+
+
+def test_heic_larger_than_is_decoded_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "MOST_DECODED", 64 * 64)
+    assert picture(heic(Image.new("RGB", (64, 64))), 8).shape == (8, 8, 3)
+    with pytest.raises(UserError, match="has more than 4,096 pixels"):
+        picture(heic(Image.new("RGB", (65, 64))), 8)
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
+def test_heic_that_cannot_be_read_here_names_what_reads_it(
+    tmp_path: Path, brand: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "_reads_heic", lambda: False)
     content = b"\x00\x00\x00\x18ftyp" + brand + b"\x00" * 40
     (tmp_path / "photo.jpg").write_bytes(content)
     for source in (content, tmp_path / "photo.jpg"):
-        with pytest.raises(UserError, match=r"is of a kind that is not read\. Save it as JPEG"):
+        with pytest.raises(UserError, match=r"is HEIC, which needs pi-heif\. Install .*\[heic\]"):
             picture(source, 8)
     with pytest.raises(UserError, match="cannot be read as an image"):
         picture(content.replace(brand, b"isom"), 8)
+
+
+def test_whether_heic_is_read_follows_from_what_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = pictures._reads_heic.__wrapped__
+    assert asked()
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    assert not asked()
 
 
 def test_what_is_no_file_or_is_locked_is_told_as_that(

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from engram.data.images import ImageSet
-from engram.errors import UserError
+from engram.errors import UserError, install_command
 
 __all__ = [
     "Labelled",
@@ -37,19 +38,19 @@ __all__ = [
 ]
 
 IMAGE_SUFFIXES = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff")
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff"),
+    *(".avif", ".heic", ".heif", ".hif"),
 }
-UNREAD_SUFFIXES = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw"}
+UNREAD_SUFFIXES = {".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw"}
 """Endings of pictures that are not read: whoever has such files is told, and not left to wonder."""
 
-UNREAD_BRANDS = {
-    *(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"),
-    *(b"mif1", b"msf1", b"avif", b"avis"),
+HEIC_BRANDS = {
+    *(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 }
-"""Brands, which follow `ftyp`, by which HEIC, HEIF and AVIF are known whatever a file is called."""
+"""Brands, which follow `ftyp`, by which HEIC is known whatever a file is called."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
-"""What files are tried as. Pillow knows more, some of which start other programs."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF", "AVIF")
+"""What files are tried as, beside HEIC. Pillow knows more, some of which start other programs."""
 
 MOST_PIXELS = 100_000_000
 MOST_DECODED = 50_000_000
@@ -115,11 +116,23 @@ def picture(source: Picture, size: int) -> np.ndarray:
         raise UserError(f"A picture cannot be decoded: {error}. Leave it out.") from error
 
 
+@cache
+def _reads_heic() -> bool:
+    """Whether what decodes HEIC is installed; Pillow knows of it then."""
+    try:
+        import pi_heif
+    except ImportError:
+        return False
+    pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+    return True
+
+
 def _from_file(file: Path | io.BytesIO, name: str, size: int) -> np.ndarray:
     if isinstance(file, Path) and file.suffix.lower() in UNREAD_SUFFIXES:
-        raise _unread(name)
+        raise UserError(f"{name} is of a kind that is not read. Save it as JPEG or PNG.")
+    formats = (*FORMATS, "HEIF") if _reads_heic() else FORMATS
     try:
-        with Image.open(file, formats=FORMATS) as opened:
+        with Image.open(file, formats=formats) as opened:
             if opened.width * opened.height > MOST_PIXELS:
                 raise _too_large(name, MOST_PIXELS)
             if isinstance(opened, JpegImageFile) and _has_many_scans(file):
@@ -151,8 +164,11 @@ def _from_file(file: Path | io.BytesIO, name: str, size: int) -> np.ndarray:
             raise UserError(
                 f"{name} could not be read: {error.strerror}. Try again; it may be sound."
             ) from error
-        if _brand(file) in UNREAD_BRANDS:
-            raise _unread(name) from error
+        if _brand(file) in HEIC_BRANDS and not _reads_heic():
+            raise UserError(
+                f"{name} is HEIC, which needs pi-heif. Install it: "
+                f"{install_command('engram[heic]')}; or save the picture as JPEG or PNG."
+            ) from error
         raise UserError(f"{name} cannot be read as an image. Repair or remove it.") from error
 
 
@@ -189,10 +205,6 @@ def _has_many_scans(file: Path | io.BytesIO) -> bool:
         length = int.from_bytes(content[found.end() : found.end() + 2], "big")
         place = found.end() + max(2, length)
     return scans > MOST_SCANS
-
-
-def _unread(name: str) -> UserError:
-    return UserError(f"{name} is of a kind that is not read. Save it as JPEG or PNG.")
 
 
 def _too_large(name: str, most: int) -> UserError:

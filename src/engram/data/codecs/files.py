@@ -199,7 +199,9 @@ class Avif(ImageFile):
 
     def require(self) -> None:
         if not features.check("avif"):
-            raise UserError("This Pillow cannot write AVIF. Install Pillow 11.3 or newer.")
+            raise UserError(
+                "This Pillow was built without AVIF. Install one that has it, as pip does."
+            )
 
     @property
     def options(self) -> dict[str, Any]:

@@ -30,6 +30,7 @@ export class Ask {
       }),
     );
     document.addEventListener("paste", (event) => this.take(event.clipboardData.files));
+    find("ask-picture").addEventListener("error", () => this.hidePicture());
     find("ask-camera").hidden = !hasCamera;
     find("ask-camera").addEventListener("click", () => this.toggleCamera());
   }
@@ -80,6 +81,13 @@ export class Ask {
     find("ask-picture").hidden = this.camera.open || !this.picture;
     find("ask-hint").hidden = this.camera.open || Boolean(this.picture);
     setText(find("ask-camera"), this.camera.open ? "Stop the camera" : "Use the camera");
+  }
+
+  // Not every browser shows HEIC, which the server may read all the same.
+  hidePicture() {
+    find("ask-picture").hidden = true;
+    setText(find("ask-hint"), "This browser cannot show the picture. Drop another, paste one, or:");
+    find("ask-hint").hidden = false;
   }
 
   async toggleCamera() {

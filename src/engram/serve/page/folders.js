@@ -2,7 +2,7 @@
 
 import { several } from "/page/markup.js";
 
-const PICTURE = /\.(jpe?g|png|webp|bmp|gif|tiff?|ppm)$/i;
+const PICTURE = /\.(jpe?g|png|webp|avif|hei[cf]|hif|bmp|gif|tiff?|ppm)$/i;
 const isPicture = (file) => !isHidden(file) && (file.type.startsWith("image/") || PICTURE.test(file.name));
 
 export const picturesIn = (files) => [...files].filter(isPicture);
@@ -55,7 +55,7 @@ const isHidden = (file) => /^(\.|Thumbs\.db$|desktop\.ini$)/i.test(file.name);
 const countOthers = (files) => [...files].filter((file) => !isPicture(file) && !isHidden(file)).length;
 
 export const leftOut = (others) =>
-  others ? `${several(others, "file is", "files are")} left out: not JPEG, PNG, WebP, GIF, BMP or TIFF.` : "";
+  others ? `${several(others, "file is", "files are")} left out: not JPEG, PNG, HEIC, WebP, AVIF, GIF, BMP or TIFF.` : "";
 
 // Of folders, each a list of pictures with the words of their paths: a Map from class to files, those
 // that lie beside the classes, and whether these are parts of a data set and no classes.
