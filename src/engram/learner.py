@@ -285,7 +285,9 @@ class Learner:
         return self.evaluate((pictures, labels)).accuracy / 100
 
     def predict_proba(self, pictures: Sequence[Picture]) -> np.ndarray:
-        """(N, classes) probabilities, in the order of `classes_`.
+        """(N, classes) scores in the order of `classes_`: none below 0, and their sum is 1.
+
+        They rank classes, and do not say how likely each is to be right.
 
         Raises:
             UserError: nothing was learnt yet, or a picture cannot be read.

@@ -1,4 +1,4 @@
-"""The commands for folders of images: learn, predict, evaluate, history, rollback, export."""
+"""The commands for model folders: learn, predict, evaluate, history, rollback, export, serve."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class NewModelOptions:
     preset: OptionalText = None
     """Settings of the method. Default: photos."""
     budget: OptionalText = None
-    """Room for stored images: 20MB (the default), 2000 images, 20/class, or 0. May change later."""
+    """Room for stored images: 20MB (the default), 2000 images, 20/class, 0, or all, as joint needs. May
+    change later."""
     codec: OptionalText = None
     """How stored images are compressed. Default: jpeg:75."""
     image_size: OptionalInteger = None

@@ -40,7 +40,7 @@ class ClassName(BaseModel):
 
 
 class Label(BaseModel):
-    """A class, and how likely it is, from 0 to 1."""
+    """A class and its score, from 0 to 1, by which classes are ranked."""
 
     label: str
     score: float
