@@ -45,8 +45,8 @@ class NewModelOptions:
     preset: OptionalText = None
     """Settings of the method. Default: photos."""
     budget: OptionalText = None
-    """Room for stored images: 20MB (the default), 2000 images, 20/class, 0, or all, as joint needs. May
-    change later."""
+    """Room for stored images: 20MB (the default), 2000 images, 20/class, 0, or all, as joint needs.
+    May change later."""
     codec: OptionalText = None
     """How stored images are compressed. Default: jpeg:75."""
     image_size: OptionalInteger = None
