@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import sklearn.datasets
 import torch
 from hypothesis import settings
 from torch import Tensor
@@ -117,6 +119,14 @@ class StopAtTask(Progress):
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest tests first: begun last, they would leave all cores but one idle."""
     items.sort(key=lambda item: item.path.name not in ("test_device.py", "test_page.py"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def digits_are_read_once() -> Iterator[None]:
+    """To read them takes longer than many a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sklearn.datasets, "load_digits", cache(sklearn.datasets.load_digits))
+        yield
 
 
 @pytest.fixture
