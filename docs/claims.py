@@ -1,9 +1,11 @@
-"""Comparisons that the documentation judges: pairs of runs that share seed and class order."""
+"""Comparisons that the documentation judges: pairs of runs that share seed, class order and
+precision."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from measured import AVERAGE_AND_LAST, NOTHING, Summaries
 
@@ -11,8 +13,8 @@ from engram.results.comparison import changed_settings
 from engram.results.formats import ABSENT, markdown
 from engram.results.paired import Gain
 
-ByPair = Mapping[tuple[int, str], float]
-"""A measure by what makes runs a pair: seed and class order."""
+Runs = tuple[dict[str, Any], ...]
+"""A run of each side of a comparison, which differ in what is compared."""
 
 NOT_MEASURED = "not measured"
 NO_VERDICT = "one pair, no verdict"
@@ -41,31 +43,14 @@ class Claim:
     Attributes:
         least: points of average accuracy that are asked for; None where what comes out is only
             told.
-        in_one_precision: both runs of a pair, and all pairs, were trained in one precision, the one
-            that most pairs have.
+        across: precision is what is compared, so that runs of a pair differ in it.
     """
 
     text: str
     side: Side
     other: Side
     least: float | None = None
-    in_one_precision: bool = True
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """What two sides have in common.
-
-    Attributes:
-        precision: that they were trained in; empty where it differs.
-        gains: of average and of last accuracy, a difference a pair.
-    """
-
-    precision: str
-    gains: tuple[Sequence[float], Sequence[float]]
-
-    def __len__(self) -> int:
-        return len(self.gains[0])
+    across: bool = False
 
 
 def judged(claims: Sequence[Claim], summaries: Summaries) -> str:
@@ -79,13 +64,15 @@ def judged(claims: Sequence[Claim], summaries: Summaries) -> str:
     return markdown(header, rows)
 
 
-def _row(claim: Claim, pairs: Pairs) -> list[str]:
+def _row(claim: Claim, pairs: Sequence[Runs]) -> list[str]:
     if not pairs:
         wanted = "" if claim.least is None else f"; {claim.least:+g} is asked"
         return [claim.text, ABSENT, ABSENT, "0", f"{NOT_MEASURED}{wanted}"]
-    gains = [str(Gain.of(values)) for values in pairs.gains]
-    count = ", ".join(filter(None, [str(len(pairs)), pairs.precision]))
-    return [claim.text, *gains, count, verdict(pairs.gains[0], claim.least)]
+    rules = claim.side.rule, claim.other.rule
+    average, last = (differences(pairs, measure, *rules) for measure in AVERAGE_AND_LAST)
+    count = str(len(pairs)) if claim.across else f"{len(pairs)}, {precisions(*pairs)}"
+    gains = [str(Gain.of(average)), str(Gain.of(last))]
+    return [claim.text, *gains, count, verdict(average, claim.least)]
 
 
 def verdict(differences: Sequence[float], least: float | None = None) -> str:
@@ -108,38 +95,60 @@ def how_many_gain(differences: Sequence[float]) -> str:
     return f"{sum(each > 0 for each in differences)} of {len(differences)}"
 
 
-def by_pair(runs: Summaries, measure: str, rule: str | None = None) -> ByPair:
-    """A measure of every run by a decision rule, the one that counts where None.
+def matched(*sides: Summaries, across: bool = False) -> list[Runs]:
+    """A run of every side for each seed and class order that they have in common, in one precision:
+    float32 where there are several.
+
+    Args:
+        across: also runs in different precisions, where there are none in one.
 
     Raises:
-        ValueError: two runs have the same seed and class order.
+        ValueError: two runs of a side have the same seed, class order and precision.
     """
-    found: dict[tuple[int, str], float] = {}
+    found = [_by_identity(side) for side in sides]
+    common = sorted(set(found[0]).intersection(*found[1:]))
+    pairs = {identity[:2]: tuple(runs[identity] for runs in found) for identity in common}
+    if across:
+        loose = [{identity[:2]: runs[identity] for identity in sorted(runs)} for runs in found]
+        for pair in set(loose[0]).intersection(*loose[1:]) - pairs.keys():
+            pairs[pair] = tuple(runs[pair] for runs in loose)
+    return [pairs[pair] for pair in sorted(pairs)]
+
+
+def _by_identity(runs: Summaries) -> dict[tuple[int, str, str], dict[str, Any]]:
+    """Runs by seed, class order and precision; bf16 comes before fp32."""
+    found: dict[tuple[int, str, str], dict[str, Any]] = {}
     for run in runs:
-        pair = run["seed"], run["order"]
-        if pair in found:
-            raise ValueError(f"Two runs of {run['method']}, {run['preset']} have {pair}.")
-        found[pair] = (run if rule is None else run["accuracy_by_classifier"][rule])[measure]
+        identity = run["seed"], run["order"], run["config"]["precision"]
+        if identity in found:
+            raise ValueError(f"Two runs of {run['method']}, {run['preset']} have {identity}.")
+        found[identity] = run
     return found
 
 
-def gains_by_pair(ours: ByPair, theirs: ByPair) -> list[float]:
-    """By how much ours are higher, for every pair that is whole."""
-    return [ours[pair] - theirs[pair] for pair in sorted(ours.keys() & theirs.keys())]
+def differences(
+    pairs: Sequence[Runs], measure: str, rule: str | None, other: str | None
+) -> list[float]:
+    """By how much the first run of a pair is above the second, each by its decision rule."""
+    return [
+        measured(here, measure, rule) - measured(there, measure, other) for here, there in pairs
+    ]
 
 
-def _pairs(claim: Claim, summaries: Summaries) -> Pairs:
-    """The pairs there are; of those in one precision, of the precision that has most of them."""
+def measured(run: dict[str, Any], measure: str, rule: str | None = None) -> float:
+    """A measure by a decision rule, the one that counts where None."""
+    found = run if rule is None else run["accuracy_by_classifier"][rule]
+    return float(found[measure])
+
+
+def precisions(*groups: Sequence[dict[str, Any]]) -> str:
+    """In which precisions runs were trained, in words."""
+    return " and ".join(sorted({run["config"]["precision"] for runs in groups for run in runs}))
+
+
+def _pairs(claim: Claim, summaries: Summaries) -> list[Runs]:
     here, there = _found(summaries, claim.side), _found(summaries, claim.other)
-    if not claim.in_one_precision:
-        return _gains(claim, here, there, "")
-    return max(
-        (
-            _gains(claim, _trained_in(precision, here), _trained_in(precision, there), precision)
-            for precision in ("fp32", "bf16")
-        ),
-        key=len,
-    )
+    return matched(here, there, across=claim.across)
 
 
 def _found(summaries: Summaries, side: Side) -> Summaries:
@@ -150,17 +159,3 @@ def _found(summaries: Summaries, side: Side) -> Summaries:
         if (run["method"], run["preset"], run["codec"], run["config"]["budget"]) == wanted
         and set(changed_settings(run)) == set(side.changed)
     ]
-
-
-def _trained_in(precision: str, runs: Summaries) -> Summaries:
-    return [run for run in runs if run["config"]["precision"] == precision]
-
-
-def _gains(claim: Claim, here: Summaries, there: Summaries, precision: str) -> Pairs:
-    average, last = (
-        gains_by_pair(
-            by_pair(here, measure, claim.side.rule), by_pair(there, measure, claim.other.rule)
-        )
-        for measure in AVERAGE_AND_LAST
-    )
-    return Pairs(precision, (average, last))

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from claims import NO_VERDICT, NOT_MEASURED, ByPair, by_pair, gains_by_pair, how_many_gain
+from claims import (
+    NO_VERDICT,
+    NOT_MEASURED,
+    Runs,
+    differences,
+    how_many_gain,
+    matched,
+    measured,
+    precisions,
+)
 from measured import (
     NOTHING,
     TEN_TASKS,
@@ -22,6 +31,7 @@ from engram.results.comparison import changed_settings
 from engram.results.formats import ABSENT, markdown
 from engram.results.paired import Gain
 
+LAST = "last_accuracy"
 ALL_AT_ONCE = "cifar100/100"
 CLAIMED_ON = ("laptop", "paper-tiny", "paper")
 """The presets whose test images claims are judged on."""
@@ -38,23 +48,25 @@ PUBLISHED_VOTE = VOTE.format("ema")
 
 def lae_votes(summaries: Summaries) -> str:
     """Average / last accuracy by modules and merge: a part for each preset and its images."""
-    parts = _parts(summaries)
+    parts = _parts(summaries, _title)
     return "\n".join(f"### {title}\n\n{_part(parts[title])}" for title in sorted(parts))
 
 
-def _parts(summaries: Summaries) -> dict[str, Summaries]:
+def _parts(
+    summaries: Summaries, title: Callable[[Mapping[str, Any]], str]
+) -> dict[str, list[dict[str, Any]]]:
     """The runs of the study that compare, by their title."""
     streams = {"lae": (TEN_TASKS, ALL_AT_ONCE), "ranpac": (TEN_TASKS,)}
     parts: dict[str, list[dict[str, Any]]] = {}
     for summary in summaries:
         if summary["stream"] in streams.get(summary["method"], ()):
-            parts.setdefault(_title(summary), []).append(summary)
-    return dict(parts)
+            parts.setdefault(title(summary), []).append(summary)
+    return parts
 
 
 def _title(summary: Mapping[str, Any]) -> str:
     """What stands behind the numbers of a part: the network, and in which precision."""
-    return f"{_network(summary)}, in {_precision(summary)}"
+    return f"{_network(summary)}, in {summary['config']['precision']}"
 
 
 def _network(summary: Mapping[str, Any]) -> str:
@@ -64,10 +76,6 @@ def _network(summary: Mapping[str, Any]) -> str:
         f"Preset {summary['preset']}, {summary['evaluate_on']} images: {network['backbone']} at "
         f"{network['input_size']} pixels"
     )
-
-
-def _precision(summary: Mapping[str, Any]) -> str:
-    return str(summary["config"]["precision"])
 
 
 def _part(summaries: Summaries) -> str:
@@ -146,6 +154,7 @@ class GapClaim:
 
 
 PUBLISHED = RuleSide(PUBLISHED_VOTE)
+AT_ONCE = RuleSide("online")
 TWICE = ("size=10",)
 """The published adapter with twice its parameters, as many as its rivals have."""
 CONVOLUTION = ("module=conv-adapter", "size=10")
@@ -279,50 +288,44 @@ def lae_claims(summaries: Summaries) -> str:
     """Differences in points of last accuracy, class order by class order, with a verdict."""
     claims = claims_about(chosen(summaries))
     header = ["What", "Gain, points of last accuracy", "Orders in which it gains"]
-    header += ["Share of the gap to everything at once", "Verdict"]
+    header += ["Precision", "Share of the gap to everything at once", "Verdict"]
     tables = []
     for preset in CLAIMED_ON:
         tests = [
             run for run in summaries if (run["preset"], run["evaluate_on"]) == (preset, "test")
         ]
-        for title, runs in sorted(_parts(tests).items()):
-            if rows := _judged(claims, [*runs, *_ranpac_in_another_precision(runs, tests)]):
+        for title, runs in sorted(_parts(tests, _network).items()):
+            if rows := _judged(claims, runs):
                 tables.append(f"### {title}\n\n{markdown(header, rows)}")
     return "\n".join(tables) or NOTHING
-
-
-def _ranpac_in_another_precision(runs: Summaries, tests: Summaries) -> Summaries:
-    """What a part lacks of RanPAC and another has on the same network. Its regression is solved in
-    float64 in any case; features, and modules of the first task, are in the other precision."""
-
-    def told(run: Mapping[str, Any]) -> tuple[Any, ...]:
-        return _network(run), run["seed"], run["order"], *_settings(run)
-
-    here = {told(run) for run in runs if run["method"] == "ranpac"}
-    networks = {_network(run) for run in runs}
-    others = [run for run in tests if run["method"] == "ranpac" and run["stream"] == TEN_TASKS]
-    return [run for run in others if _network(run) in networks and told(run) not in here]
 
 
 def _judged(claims: Sequence[GapClaim], runs: Summaries) -> list[list[str]]:
     """A row for each claim; none where the published LAE was not run."""
     ten_tasks = [run for run in runs if run["stream"] == TEN_TASKS]
-    if not _last(ten_tasks, PUBLISHED):
+    if not _runs_of(ten_tasks, PUBLISHED):
         return []
-    at_once = _last([run for run in runs if run["stream"] == ALL_AT_ONCE], RuleSide("online"))
+    at_once = _runs_of([run for run in runs if run["stream"] == ALL_AT_ONCE], AT_ONCE)
     return [_row(claim, ten_tasks, at_once) for claim in claims]
 
 
-def _row(claim: GapClaim, runs: Summaries, at_once: ByPair) -> list[str]:
-    here, there = _last(runs, claim.side), _last(runs, claim.other)
-    differences = gains_by_pair(here, there)
-    if not differences:
-        return [claim.text, *[ABSENT] * 3, NOT_MEASURED]
-    share = None if claim.share is None else _share_of_gap(here, there, at_once)
+def _row(claim: GapClaim, runs: Summaries, at_once: Summaries) -> list[str]:
+    here, there = _runs_of(runs, claim.side), _runs_of(runs, claim.other)
+    pairs = matched(here, there, across=claim.other.method == "ranpac")
+    if not pairs:
+        return [claim.text, *[ABSENT] * 4, NOT_MEASURED]
+    gained = differences(pairs, LAST, claim.side.rule, claim.other.rule)
+    share = None if claim.share is None else _share_of_gap(claim, matched(here, there, at_once))
     told = ABSENT if share is None else f"{100 * share:.0f} %"
-    gain = Gain.of(differences)
-    cells = [claim.text + _apart(claim, runs), str(gain), how_many_gain(differences), told]
+    gain = Gain.of(gained)
+    cells = [claim.text, str(gain), how_many_gain(gained), _precisions(pairs), told]
     return [*cells, _verdict(claim, gain, share)]
+
+
+def _precisions(pairs: Sequence[Runs]) -> str:
+    """Of the runs on both sides, or of each side where they differ."""
+    ours, theirs = (precisions(side) for side in zip(*pairs, strict=True))
+    return ours if ours == theirs else f"{ours} against {theirs}"
 
 
 def _verdict(claim: GapClaim, gain: Gain, share: float | None) -> str:
@@ -344,19 +347,6 @@ def _verdict(claim: GapClaim, gain: Gain, share: float | None) -> str:
     return f"gains, but less than {' and '.join(short)}" if short else "holds"
 
 
-def _apart(claim: GapClaim, runs: Summaries) -> str:
-    """The precision of what is compared with, where it is another."""
-    here, there = (
-        {_precision(run) for run in _runs_of(runs, side)} for side in (claim.side, claim.other)
-    )
-    return "" if there <= here else f", which is in {' and '.join(sorted(there))}"
-
-
-def _last(summaries: Summaries, side: RuleSide) -> ByPair:
-    """Last accuracy by pair."""
-    return by_pair(_runs_of(summaries, side), "last_accuracy", side.rule)
-
-
 def _runs_of(summaries: Summaries, side: RuleSide) -> Summaries:
     return [
         run
@@ -374,9 +364,13 @@ def _settings(summary: Mapping[str, Any]) -> list[str]:
     return sorted({*changed, adapted}) if summary["method"] == "ranpac" else changed
 
 
-def _share_of_gap(here: ByPair, there: ByPair, at_once: ByPair) -> float | None:
-    """How much of the way from `there` to everything at once `here` goes, over the pairs that all
-    three have; None where there is no such way."""
-    pairs = here.keys() & there.keys() & at_once.keys()
-    gap = sum(at_once[pair] - there[pair] for pair in pairs)
-    return sum(here[pair] - there[pair] for pair in pairs) / gap if gap > 0 else None
+def _share_of_gap(claim: GapClaim, runs: Sequence[Runs]) -> float | None:
+    """How much of the way from the one side to everything at once the other goes, over the runs
+    that all three have; None where there is no such way."""
+    rules = claim.side.rule, claim.other.rule, AT_ONCE.rule
+    reached = [
+        [measured(run, LAST, rule) for run, rule in zip(three, rules, strict=True)]
+        for three in runs
+    ]
+    gap = sum(whole - there for _, there, whole in reached)
+    return sum(here - there for here, there, _ in reached) / gap if gap > 0 else None

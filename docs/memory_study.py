@@ -285,7 +285,7 @@ def _in_bfloat16(codec: str, rule: str) -> Claim:
         f"`{codec}`, by {DECIDERS[rule]}",
         replace(side, changed=("precision=bf16",)),
         side,
-        in_one_precision=False,
+        across=True,
     )
 
 

@@ -282,36 +282,31 @@ def test_claims_of_lae_are_judged_order_by_order(generate: types.ModuleType) -> 
         return [cell.strip() for cell in cells[text].split("|")[2:-1]]
 
     assert judged("ridge regression as third expert") == [
-        *("+5.00 [+5.00, +5.00]", "2 of 2", "25 %"),
+        *("+5.00 [+5.00, +5.00]", "2 of 2", "bf16", "25 %"),
         "gains, but less than 50 % of the gap",
     ]
     # By seed 1 and then -1: the third expert has 65 and 75, RanPAC 64 and 76.
     ranpac = "the three experts, for RanPAC as it is"
-    assert judged(ranpac) == ["+0.00 [-12.71, +12.71]", "1 of 2", ABSENT, "undecided"]
+    assert judged(ranpac) == ["+0.00 [-12.71, +12.71]", "1 of 2", "bf16", ABSENT, "undecided"]
     adapted = "the three experts, for RanPAC on modules of the first task"
-    assert judged(adapted) == [ABSENT, ABSENT, ABSENT, "not measured"]
+    assert judged(adapted) == [*[ABSENT] * 4, "not measured"]
     assert judged("mean for the moving average") == [
         "-1.00 [-1.00, -1.00]",
         "0 of 2",
+        "bf16",
         ABSENT,
         "does not hold",
     ]
     gained = "+3.00 [+3.00, +3.00]"
-    assert judged("ties:0.5 for the plain mean") == [gained, "2 of 2", ABSENT, "holds"]
+    assert judged("ties:0.5 for the plain mean") == [gained, "2 of 2", "bf16", ABSENT, "holds"]
     branch = "plain adapters beside the MLP too, at equal parameters"
     assert judged(branch)[-1] == "not measured"
     runs += [claimed_run(seed, 61.0 + 10 * seed, size=10) for seed in (0, 1)]
     again = plain(generate.lae_study.lae_claims(runs))
-    assert f"| {branch} | +0.50 [-5.85, +6.85] | 1 of 2 | {ABSENT} | undecided |" in again
-    slower = [copy.deepcopy(run) for run in runs]
-    for run in slower:
-        run["config"]["precision"] = "fp32"
-    both = plain(generate.lae_study.lae_claims([*runs, *slower]))
-    assert both.count("### Preset laptop") == 2, "precisions are not mixed"
-    assert plain(generate.lae_study.lae_claims(runs)) in both
+    assert f"| {branch} | +0.50 [-5.85, +6.85] | 1 of 2 | bf16 | {ABSENT} | undecided |" in again
     alone = [claimed_run(0, 60.0), ranpac_run(0, 64.0, precision="fp32")]
     apart = plain(generate.lae_study.lae_claims(alone))
-    assert f"| {ranpac}, which is in fp32 | +1.00 | 1 of 1 |" in apart, "where there is no other"
+    assert f"| {ranpac} | +1.00 | 1 of 1 | bf16 against fp32 |" in apart, "where there is no other"
 
 
 def test_the_best_on_validation_images_is_judged_on_test(generate: types.ModuleType) -> None:
@@ -323,10 +318,10 @@ def test_the_best_on_validation_images_is_judged_on_test(generate: types.ModuleT
     runs += [claimed_run(0, 60.0), claimed_run(0, 55.5, place="both")]
     text = plain(generate.lae_study.lae_claims(runs))
     best = "the best on validation images (online + offline ema + ridge, place=both)"
-    assert f"| {best} | +0.50 | 1 of 1 | {ABSENT} | one pair, no verdict |" in text
+    assert f"| {best} | +0.50 | 1 of 1 | bf16 | {ABSENT} | one pair, no verdict |" in text
     more = [claimed_run(1, 60.0), claimed_run(1, 55.5, place="both")]
     text = plain(generate.lae_study.lae_claims([*runs, *more]))
-    twice = "+0.50 [+0.50, +0.50] | 2 of 2"
+    twice = "+0.50 [+0.50, +0.50] | 2 of 2 | bf16"
     assert f"| {best} | {twice} | {ABSENT} | gains; no gap to close is measured |" in text
     runs += [claimed_run(0, 61.0, stream="cifar100/100")]
     judged = f"| {twice} | 50 % | gains, but less than 1 point |"
@@ -338,7 +333,8 @@ def test_the_best_on_validation_images_is_judged_on_test(generate: types.ModuleT
     assert "(not chosen yet) |" in plain(generate.lae_study.lae_claims([claimed_run(0, 60.0)]))
     # Everything at once is no ceiling where it is lower.
     runs[-1] = claimed_run(0, 60.0, stream="cifar100/100")
-    assert f"| {best} | +0.50 | 1 of 1 | {ABSENT} |" in plain(generate.lae_study.lae_claims(runs))
+    once = f"| {best} | +0.50 | 1 of 1 | bf16 | {ABSENT} |"
+    assert once in plain(generate.lae_study.lae_claims(runs))
 
 
 def quick_run(seed: int, published: float, **modules: Any) -> dict[str, Any]:
@@ -467,6 +463,26 @@ def test_a_target_may_lie_within_the_interval(
 ) -> None:
     claims = importlib.import_module("claims")
     assert claims.verdict(differences, 10.0) == told
+
+
+def test_runs_of_a_pair_have_one_precision_and_pairs_may_have_two(
+    generate: types.ModuleType,
+) -> None:
+    claims = importlib.import_module("claims")
+
+    def run(seed: int, precision: str) -> dict[str, Any]:
+        return {"seed": seed, "order": f"seed{seed}", "config": {"precision": precision}}
+
+    ours = [run(0, "bf16"), run(0, "fp32"), run(1, "bf16"), run(2, "fp32"), run(3, "bf16")]
+    theirs = [run(0, "fp32"), run(0, "bf16"), run(1, "bf16"), run(2, "bf16")]
+    pairs = claims.matched(ours, theirs)
+    found = [(one["seed"], one["config"]["precision"]) for one, _ in pairs]
+    assert found == [(0, "fp32"), (1, "bf16")]
+    assert all(one["config"] == other["config"] for one, other in pairs)
+    assert claims.precisions(*pairs) == "bf16 and fp32"
+    *same, apart = claims.matched(ours, theirs, across=True)
+    assert same == pairs
+    assert claims.precisions(apart) == "bf16 and fp32"
 
 
 def test_a_run_that_is_there_twice_is_no_pair_of_its_own(generate: types.ModuleType) -> None:
