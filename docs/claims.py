@@ -43,7 +43,7 @@ class Claim:
     Attributes:
         least: points of average accuracy that are asked for; None where what comes out is only
             told.
-        across: precision is what is compared, so that runs of a pair differ in it.
+        across: runs of a pair may differ in precision, as where that is what is compared.
     """
 
     text: str
@@ -69,7 +69,7 @@ def _row(claim: Claim, pairs: Sequence[Runs]) -> list[str]:
         wanted = "" if claim.least is None else f"; {claim.least:+g} is asked"
         return [claim.text, ABSENT, ABSENT, "0", f"{NOT_MEASURED}{wanted}"]
     rules = claim.side.rule, claim.other.rule
-    average, last = (differences(pairs, measure, *rules) for measure in AVERAGE_AND_LAST)
+    average, last = (gains_of(pairs, measure, *rules) for measure in AVERAGE_AND_LAST)
     count = str(len(pairs)) if claim.across else f"{len(pairs)}, {precisions(*pairs)}"
     gains = [str(Gain.of(average)), str(Gain.of(last))]
     return [claim.text, *gains, count, verdict(average, claim.least)]
@@ -126,16 +126,16 @@ def _by_identity(runs: Summaries) -> dict[tuple[int, str, str], dict[str, Any]]:
     return found
 
 
-def differences(
+def gains_of(
     pairs: Sequence[Runs], measure: str, rule: str | None, other: str | None
 ) -> list[float]:
     """By how much the first run of a pair is above the second, each by its decision rule."""
     return [
-        measured(here, measure, rule) - measured(there, measure, other) for here, there in pairs
+        value_of(here, measure, rule) - value_of(there, measure, other) for here, there in pairs
     ]
 
 
-def measured(run: dict[str, Any], measure: str, rule: str | None = None) -> float:
+def value_of(run: dict[str, Any], measure: str, rule: str | None = None) -> float:
     """A measure by a decision rule, the one that counts where None."""
     found = run if rule is None else run["accuracy_by_classifier"][rule]
     return float(found[measure])

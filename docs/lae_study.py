@@ -11,11 +11,10 @@ from claims import (
     NO_VERDICT,
     NOT_MEASURED,
     Runs,
-    differences,
+    gains_of,
     how_many_gain,
     matched,
-    measured,
-    precisions,
+    value_of,
 )
 from measured import (
     NOTHING,
@@ -182,6 +181,7 @@ def chosen(summaries: Summaries) -> Chosen:
     found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for run in lae_runs(summaries, "quick", "validation"):
         found.setdefault(changed_settings(run), []).append(run)
+    found = {changed: [run for (run,) in matched(runs)] for changed, runs in found.items()}
     published = found.get((), [])
     orders = {run["order"] for run in published}
     densities = {merge: _mean(published, VOTE.format(merge)) for merge in DENSITIES if published}
@@ -314,8 +314,8 @@ def _row(claim: GapClaim, runs: Summaries, at_once: Summaries) -> list[str]:
     pairs = matched(here, there, across=claim.other.method == "ranpac")
     if not pairs:
         return [claim.text, *[ABSENT] * 4, NOT_MEASURED]
-    gained = differences(pairs, LAST, claim.side.rule, claim.other.rule)
-    share = None if claim.share is None else _share_of_gap(claim, matched(here, there, at_once))
+    gained = gains_of(pairs, LAST, claim.side.rule, claim.other.rule)
+    share = None if claim.share is None else _share_of_gap(claim, pairs, at_once)
     told = ABSENT if share is None else f"{100 * share:.0f} %"
     gain = Gain.of(gained)
     cells = [claim.text, str(gain), how_many_gain(gained), _precisions(pairs), told]
@@ -323,9 +323,11 @@ def _row(claim: GapClaim, runs: Summaries, at_once: Summaries) -> list[str]:
 
 
 def _precisions(pairs: Sequence[Runs]) -> str:
-    """Of the runs on both sides, or of each side where they differ."""
-    ours, theirs = (precisions(side) for side in zip(*pairs, strict=True))
-    return ours if ours == theirs else f"{ours} against {theirs}"
+    """In which precisions pairs are; of those that differ in it, in both."""
+    each = {tuple(run["config"]["precision"] for run in pair) for pair in pairs}
+    return ", ".join(
+        ours if ours == theirs else f"{ours} against {theirs}" for ours, theirs in sorted(each)
+    )
 
 
 def _verdict(claim: GapClaim, gain: Gain, share: float | None) -> str:
@@ -364,13 +366,14 @@ def _settings(summary: Mapping[str, Any]) -> list[str]:
     return sorted({*changed, adapted}) if summary["method"] == "ranpac" else changed
 
 
-def _share_of_gap(claim: GapClaim, runs: Sequence[Runs]) -> float | None:
-    """How much of the way from the one side to everything at once the other goes, over the runs
-    that all three have; None where there is no such way."""
+def _share_of_gap(claim: GapClaim, pairs: Sequence[Runs], at_once: Summaries) -> float | None:
+    """How much of the way from the one side to everything at once the other goes, over those pairs
+    that have a run of everything at once; None where there is no such way."""
+    ours, theirs = zip(*pairs, strict=True)
     rules = claim.side.rule, claim.other.rule, AT_ONCE.rule
     reached = [
-        [measured(run, LAST, rule) for run, rule in zip(three, rules, strict=True)]
-        for three in runs
+        [value_of(run, LAST, rule) for run, rule in zip(three, rules, strict=True)]
+        for three in matched(ours, theirs, at_once)
     ]
     gap = sum(whole - there for _, there, whole in reached)
     return sum(here - there for here, there, _ in reached) / gap if gap > 0 else None

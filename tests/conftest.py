@@ -73,8 +73,8 @@ IN_BFLOAT16: dict[str, tuple[str, dict[str, Any]]] = {
         {"modules": ModuleConfig(module="lora", blocks="all"), "precision": "bf16"},
     ),
 }
-"""The precision may change which bits come out, not that they are the same ones. (It is slow where
-the processor has no bfloat16, so that nothing else is asked of these.)"""
+"""The precision may change which bits come out, not that they are the same ones, nor that something
+is learnt. (Without bfloat16 in the processor it is slow, so that no more is asked of these.)"""
 
 SHORTENED: dict[str, Callable[[int], dict[str, Any]]] = {
     # Its second stage is as short as the first; a last batch would be much of so few images.
@@ -117,8 +117,8 @@ class StopAtTask(Progress):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests first: begun last, they would leave all cores but one idle."""
-    items.sort(key=lambda item: item.path.name not in ("test_device.py", "test_page.py"))
+    """The longest test first: begun last, it would leave all cores but one idle."""
+    items.sort(key=lambda item: item.path.name != "test_device.py")
 
 
 @pytest.fixture(scope="session", autouse=True)

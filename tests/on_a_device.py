@@ -30,6 +30,7 @@ from engram.methods import METHODS
 
 PLACED_OTHERWISE = (
     "der, pruned",
+    "der, by a weight",
     "der, on transformers",
     "lae, several merges",
     "lae, with a prefix",

@@ -246,7 +246,7 @@ def test_known_classes_are_learnt_further(method: str) -> None:
     assert learner.scores(images).shape == (len(images), 6)
 
 
-@every_method
+@in_every_precision
 def test_known_classes_are_learnt_in_a_new_appearance(method: str) -> None:
     """A task without new classes teaches something: here, two digits as negatives."""
     stream = digits("2")

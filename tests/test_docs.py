@@ -304,9 +304,15 @@ def test_claims_of_lae_are_judged_order_by_order(generate: types.ModuleType) -> 
     runs += [claimed_run(seed, 61.0 + 10 * seed, size=10) for seed in (0, 1)]
     again = plain(generate.lae_study.lae_claims(runs))
     assert f"| {branch} | +0.50 [-5.85, +6.85] | 1 of 2 | bf16 | {ABSENT} | undecided |" in again
-    alone = [claimed_run(0, 60.0), ranpac_run(0, 64.0, precision="fp32")]
-    apart = plain(generate.lae_study.lae_claims(alone))
-    assert f"| {ranpac} | +1.00 | 1 of 1 | bf16 against fp32 |" in apart, "where there is no other"
+    # A seed counts once, in float32, and so does everything at once; RanPAC is in float32 alone.
+    again = claimed_run(0, 63.0)
+    runs = [claimed_run(0, 60.0), claimed_run(1, 60.0), claimed_run(0, 80.0, stream="cifar100/100")]
+    runs += [again, *(ranpac_run(seed, 64.0, precision="fp32") for seed in (0, 1))]
+    again["config"]["precision"] = "fp32"
+    mixed = plain(generate.lae_study.lae_claims(runs))
+    assert f"| {ranpac} | +2.50 [-16.56, +21.56] | 2 of 2 | bf16 against fp32, fp32 |" in mixed
+    third = "ridge regression as third expert"
+    assert f"| {third} | +5.00 [+5.00, +5.00] | 2 of 2 | bf16, fp32 | {ABSENT} |" in mixed
 
 
 def test_the_best_on_validation_images_is_judged_on_test(generate: types.ModuleType) -> None:

@@ -153,7 +153,7 @@ def test_each_other_package_is_known_in_few_places() -> None:
 
 BESIDE = [
     *("timm", "torchvision", "sklearn", "fastapi", "uvicorn", "onnx", "onnxscript"),
-    *("onnxruntime", "huggingface_hub", "pillow_jxl"),
+    *("onnxruntime", "huggingface_hub", "pi_heif", "pillow_jxl"),
 ]
 """What an installation without extras does not have."""
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pi_heif
 import pillow_heif
 import pytest
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, features
 
 from engram.data import pictures
 from engram.data.pictures import picture, pixels_of, read_labelled
@@ -266,10 +267,27 @@ def test_heic_that_cannot_be_read_here_names_what_reads_it(
 def test_whether_heic_is_read_follows_from_what_is_installed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def broken(**options: object) -> None:
+        raise ImportError("its library does not fit this system")
+
     asked = pictures._reads_heic.__wrapped__
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(pi_heif, "register_heif_opener", broken)
+        assert not asked()
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pi_heif", None)
+        assert not asked()
     assert asked()
-    monkeypatch.setitem(sys.modules, "pi_heif", None)
-    assert not asked()
+    theirs = Image.OPEN["HEIF"]
+    assert asked()
+    assert Image.OPEN["HEIF"] is theirs, "a reader that is there is not replaced"
+
+
+def test_avif_that_cannot_be_read_here_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "check", lambda feature: False)
+    with pytest.raises(UserError, match=r"is AVIF, which this Pillow was built without\. Save it"):
+        picture(b"\x00\x00\x00\x18ftypavif" + b"\x00" * 40, 8)
 
 
 def test_what_is_no_file_or_is_locked_is_told_as_that(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
@@ -47,7 +47,8 @@ UNREAD_SUFFIXES = {".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw"}
 HEIC_BRANDS = {
     *(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 }
-"""Brands, which follow `ftyp`, by which HEIC is known whatever a file is called."""
+AVIF_BRANDS = {b"avif", b"avis"}
+"""Brands, which follow `ftyp`, by which files are known whatever they are called."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF", "AVIF")
 """What files are tried as, beside HEIC. Pillow knows more, some of which start other programs."""
@@ -118,12 +119,14 @@ def picture(source: Picture, size: int) -> np.ndarray:
 
 @cache
 def _reads_heic() -> bool:
-    """Whether what decodes HEIC is installed; Pillow knows of it then."""
-    try:
-        import pi_heif
-    except ImportError:
-        return False
-    pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+    """Whether Pillow reads HEIC, by pi-heif or by what the program has registered before."""
+    if "HEIF" not in Image.OPEN:
+        try:
+            import pi_heif
+
+            pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+        except ImportError:
+            return False
     return True
 
 
@@ -164,7 +167,12 @@ def _from_file(file: Path | io.BytesIO, name: str, size: int) -> np.ndarray:
             raise UserError(
                 f"{name} could not be read: {error.strerror}. Try again; it may be sound."
             ) from error
-        if _brand(file) in HEIC_BRANDS and not _reads_heic():
+        brand = _brand(file)
+        if brand in AVIF_BRANDS and not features.check("avif"):
+            raise UserError(
+                f"{name} is AVIF, which this Pillow was built without. Save it as JPEG or PNG."
+            ) from error
+        if brand in HEIC_BRANDS and not _reads_heic():
             raise UserError(
                 f"{name} is HEIC, which needs pi-heif. Install it: "
                 f"{install_command('engram[heic]')}; or save the picture as JPEG or PNG."

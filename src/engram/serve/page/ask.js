@@ -15,6 +15,7 @@ export class Ask {
     this.camera = new Camera(find("ask-video"));
     this.version = null;
     this.picture = null;
+    this.isShown = false;
     this.last = null;
     this.watching = 0;
     const input = find("ask-file");
@@ -54,6 +55,7 @@ export class Ask {
     URL.revokeObjectURL(find("ask-picture").src);
     find("ask-picture").src = URL.createObjectURL(file);
     this.picture = file;
+    this.isShown = true;
     this.showStage();
     this.answer([]);
     await this.predict(file);
@@ -78,16 +80,16 @@ export class Ask {
 
   showStage() {
     find("ask-video").hidden = !this.camera.open;
-    find("ask-picture").hidden = this.camera.open || !this.picture;
-    find("ask-hint").hidden = this.camera.open || Boolean(this.picture);
+    find("ask-picture").hidden = this.camera.open || !this.isShown;
+    find("ask-hint").hidden = this.camera.open || this.isShown;
     setText(find("ask-camera"), this.camera.open ? "Stop the camera" : "Use the camera");
   }
 
   // Not every browser shows HEIC, which the server may read all the same.
   hidePicture() {
-    find("ask-picture").hidden = true;
+    this.isShown = false;
     setText(find("ask-hint"), "This browser cannot show the picture. Drop another, paste one, or:");
-    find("ask-hint").hidden = false;
+    this.showStage();
   }
 
   async toggleCamera() {
