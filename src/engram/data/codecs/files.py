@@ -200,7 +200,7 @@ class Avif(ImageFile):
     def require(self) -> None:
         if not features.check("avif"):
             raise UserError(
-                "This Pillow was built without AVIF. Install one that has it, as pip does."
+                "This Pillow was built without AVIF. Install one that has it, such as pip's."
             )
 
     @property
