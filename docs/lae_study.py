@@ -201,7 +201,7 @@ def chosen(summaries: Summaries) -> Chosen:
 
 def _mean(runs: Summaries, rule: str) -> float:
     values = [
-        run["accuracy_by_classifier"][rule]["last_accuracy"]
+        run["accuracy_by_classifier"][rule][LAST]
         for run in runs
         if rule in run["accuracy_by_classifier"]
     ]
