@@ -100,6 +100,17 @@ CHOSEN_AND_DROPPED = """async (paths) => {
 }"""
 """What the page makes of such a folder if it is chosen, and if it is dropped."""
 
+DISABLED = """async () => {
+    const { keepFocus } = await import("/page/markup.js");
+    const button = document.querySelector("#new-class button");
+    button.focus();
+    button.disabled = true;
+    keepFocus(document.getElementById("learn"));
+    button.disabled = false;
+    return document.activeElement.id;
+}"""
+"""Where the focus is when what had it has been disabled, before the page is drawn again."""
+
 
 class Served:
     """A server in a process of its own."""
@@ -343,6 +354,7 @@ def test_a_name_that_is_taken_and_a_picture_that_is_none(
         parts = re.compile("are parts of a data set, not classes: (test, train|train, test)")
         expect(page.get_by_text(parts)).to_be_visible()
         expect(page.get_by_role("article", name="train")).to_have_count(0)
+        assert page.evaluate(DISABLED) == "teach-title"
         for paths, classes, strays, others in FOLDERS:
             found = page.evaluate(CHOSEN_AND_DROPPED, paths)
             expected = {"classes": classes, "strays": strays, "others": others, "areParts": False}

@@ -17,9 +17,11 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-// Puts the focus somewhere near `place` if what had it is gone.
+// Puts the focus somewhere near `place` if what had it is gone. What was disabled a moment ago is
+// gone too: browsers take the focus from it only when they draw the page next.
 export function keepFocus(place, ...candidates) {
-  if (document.activeElement && document.activeElement !== document.body) return;
+  const had = document.activeElement;
+  if (had && had !== document.body && !had.disabled) return;
   const next = candidates.find((element) => element && !element.disabled);
   (next ?? place.closest("section").querySelector("h2")).focus({ preventScroll: true });
 }
