@@ -310,10 +310,13 @@ def test_a_class_of_a_single_image(method: str) -> None:
     assert all(count <= 5 for count in learner.memory.counts.values())
 
 
+THREE_TASKS = "digits/2,2,2"
+
+
 @pytest.fixture(scope="module")
 def floor(tmp_path_factory: pytest.TempPathFactory) -> float:
     """Average incremental accuracy of finetune."""
-    config = tiny("finetune", "digits/b0-inc2", 40)
+    config = tiny("finetune", THREE_TASKS, 40)
     _, summary = run(config, tmp_path_factory.mktemp("floor"), Progress())
     return float(summary["average_incremental_accuracy"])
 
@@ -322,7 +325,7 @@ def floor(tmp_path_factory: pytest.TempPathFactory) -> float:
 def test_it_beats_finetune(method: str, tmp_path: Path, silent: Progress, floor: float) -> None:
     """Finetune itself beats nothing: it stands at its floor, the last task's share. And two
     thousand parameters are too few to promise anything."""
-    assert floor < 50
+    assert floor < 65
     if method not in ("finetune", "der, bounded to one extractor", *TAUGHT_LITTLE):
-        _, result = run(tiny(method, "digits/b0-inc2", 40), tmp_path, silent)
+        _, result = run(tiny(method, THREE_TASKS, 40), tmp_path, silent)
         assert result["average_incremental_accuracy"] > floor + 10
