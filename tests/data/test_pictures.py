@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import threading
 import time
 import unicodedata
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from PIL import ExifTags, Image, features
 
 from engram.data import pictures
-from engram.data.pictures import picture, pixels_of, read_labelled
+from engram.data.pictures import Room, picture, pixels_of, read_labelled
 from engram.errors import UserError
 
 
@@ -353,26 +354,46 @@ def test_a_name_that_is_no_text_is_made_one(tmp_path: Path) -> None:
     assert "gr\\udcfcn/\\udcfc.png cannot be read" in found.skipped[0].encode().decode()
 
 
-def test_large_pictures_are_decoded_one_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("room", "together"), [(600, 1), (1800, 3), (2399, 3)])
+def test_pictures_that_are_decoded_at_once_have_bounded_pixels(
+    room: int, together: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number in range(8):
-        write(tmp_path / "red" / f"{number}.png")
-    at_once, most = 0, 0
+    for number in range(6):
+        write(tmp_path / "red" / f"{number}.png")  # 600 pixels each
+    inside = list[int]()
+    met = threading.Barrier(together, timeout=60)
     square = pictures._square
 
     def watched(opened: Image.Image, size: int) -> np.ndarray:
-        nonlocal at_once, most
-        at_once += 1
-        most = max(most, at_once)
-        time.sleep(0.01)
-        at_once -= 1
+        inside.append(1)
+        met.wait()
+        assert len(inside) <= together
+        inside.pop()
+        met.wait()
         return square(opened, size)
 
     monkeypatch.setattr(pictures, "_square", watched)
-    monkeypatch.setattr(pictures, "LARGE", 599)
-    assert len(read_labelled(tmp_path, 8).images) == 8
-    assert most == 1
+    monkeypatch.setattr(pictures, "ROOM", Room(room))
+    assert len(read_labelled(tmp_path, 8, strict=True).images) == 6
+    assert room == pictures.ROOM.free
+
+
+def test_a_large_picture_waits_for_those_before_it_alone() -> None:
+    room, order = Room(10), list[int]()
+
+    def decode(pixels: int) -> None:
+        with room.taken(pixels):
+            order.append(pixels)
+
+    waiting = [threading.Thread(target=decode, args=[pixels]) for pixels in (10, 1)]
+    with room.taken(5):
+        for each in waiting:
+            each.start()
+            time.sleep(0.05)
+        assert order == []
+    for each in waiting:
+        each.join()
+    assert order == [10, 1]
 
 
 def test_folders_without_images_are_refused(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import io
 import re
 import threading
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -56,9 +56,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF", "AVIF")
 MOST_PIXELS = 100_000_000
 MOST_DECODED = 50_000_000
 """Larger pictures are not decoded, since a file of a few kilobytes may claim to be one; a JPEG can
-be decoded at a part of its size. At this limit it takes up to a gigabyte for a moment."""
-LARGE = 10_000_000
-"""Pixels above which pictures are decoded one at a time."""
+be decoded at a part of its size. Those that are decoded at once have no more together: at this
+limit they take up to a gigabyte for a moment."""
 
 UNSEEN = ("@eaDir", "__MACOSX")
 """Folders that file servers and archives put beside pictures, with smaller copies or none."""
@@ -71,8 +70,6 @@ busy for hours. Cameras and programs write ten or so."""
 SCAN, END = b"\xff\xda", b"\xff\xd9"
 MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]", re.DOTALL)
 """What begins a segment of a JPEG, or ends the file; the others stand in compressed data."""
-
-_alone = threading.Lock()
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 """A file, the bytes of one, a Pillow image, or an array (H, W) or (H, W, 3), uint8 or floats in
@@ -95,6 +92,32 @@ class NamedImages:
     images: ImageSet
     names: tuple[str, ...]
     skipped: tuple[str, ...] = ()
+
+
+class Room:
+    """Room for so many pixels. Whoever wants more than is free waits; who comes first goes first,
+    so that a large picture is not kept waiting by ever more small ones."""
+
+    def __init__(self, pixels: int) -> None:
+        self.free = pixels
+        self._turn = threading.Lock()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, pixels: int) -> Iterator[None]:
+        """Room for so many pixels, at most as many as there were at first."""
+        with self._turn, self._changed:
+            self._changed.wait_for(lambda: self.free >= pixels)
+            self.free -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.free += pixels
+                self._changed.notify_all()
+
+
+ROOM = Room(MOST_DECODED)
 
 
 def picture(source: Picture, size: int) -> np.ndarray:
@@ -148,7 +171,7 @@ def _from_file(file: Path | io.BytesIO, name: str, size: int) -> np.ndarray:
             pixels = opened.width * opened.height
             if pixels > MOST_DECODED:
                 raise _too_large(name, MOST_DECODED)
-            with _alone if pixels > LARGE else nullcontext():
+            with ROOM.taken(pixels):
                 return _square(opened, size)
     except (UserError, MemoryError):
         raise
