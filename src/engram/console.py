@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,6 +62,9 @@ LOOK: dict[str, Any] = {
     "title_justify": "left",
     "title_style": "bold",
 }
+
+METHOD_WIDTH = 14
+"""Characters that a method with its settings has on a line at least, so that tables are aligned."""
 
 RULES_SHOWN = 3
 """Decision rules whose accuracies stand in a line; of more, the one that counts."""
@@ -194,18 +198,19 @@ def shown_progress() -> Iterator[Callable[[str, float], None]]:
 
 
 def print_comparison(summaries: Sequence[Mapping[str, Any]]) -> None:
-    """For each stream, a line for every method with its settings; seeds are pooled."""
+    """For each stream, and apart for other weights to start from, a line for every method with its
+    settings; seeds are pooled."""
     for rows in by_stream(comparison_table(summaries)):
-        title = f"{rows[0].stream}, {rows[0].evaluate_on} images, in %"
-        table = Table("method", title=title, **LOOK)
-        if apart := starts_differ(rows):
-            table.add_column("starts from", overflow="fold")
-        for column in SHORT_COLUMNS:
-            table.add_column(column, justify="right", overflow="fold")
-        for row in rows:
-            method = ", ".join([row.method, *row.differences])
-            table.add_row(method, *([row.start] if apart else []), *short_cells(row))
-        plain_console().print(table)
+        apart = starts_differ(rows)
+        for start, alike in itertools.groupby(rows, key=lambda row: row.start):
+            place = f"{rows[0].stream}, {rows[0].evaluate_on} images, in %"
+            table = Table(title=f"{place}; starts from {start}" if apart else place, **LOOK)
+            table.add_column("method", overflow="fold", min_width=METHOD_WIDTH)
+            for column in SHORT_COLUMNS:
+                table.add_column(column, justify="right", overflow="fold")
+            for row in alike:
+                table.add_row(", ".join([row.method, *row.differences]), *short_cells(row))
+            plain_console().print(table)
 
 
 def print_methods() -> None:

@@ -312,13 +312,13 @@ def _in_words(changed: str) -> str:
     return f"{int(value):,} updates a task" if name == "updates" and value != "None" else changed
 
 
-SHORT_COLUMNS = ("average", "last", "forgetting", "seeds", "all kept", "time a run")
+SHORT_COLUMNS = ("average", "last", "forgetting", "n", "all kept", "time a run")
 
 
 def short_cells(row: ComparisonRow) -> list[str]:
-    """What the terminal shows of a row, under `SHORT_COLUMNS`."""
+    """What the terminal shows of a row, under `SHORT_COLUMNS`: narrow, n is of seeds."""
     return [
-        *(_or_absent(estimate) for estimate in (row.average, row.last, row.forgetting)),
+        *(_or_absent(each).replace(" ", "") for each in (row.average, row.last, row.forgetting)),
         str(len(row.seeds)),
         format_bytes(row.kept_bytes),
         format_seconds(row.seconds),
