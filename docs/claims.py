@@ -70,8 +70,8 @@ def _row(claim: Claim, pairs: Sequence[Runs]) -> list[str]:
         return [claim.text, ABSENT, ABSENT, "0", f"{NOT_MEASURED}{wanted}"]
     rules = claim.side.rule, claim.other.rule
     average, last = (gains_of(pairs, measure, *rules) for measure in AVERAGE_AND_LAST)
-    count = str(len(pairs)) if claim.across else f"{len(pairs)}, {precisions(*pairs)}"
     gains = [str(Gain.of(average)), str(Gain.of(last))]
+    count = f"{len(pairs)}, {precisions(pairs)}"
     return [claim.text, *gains, count, verdict(average, claim.least)]
 
 
@@ -141,9 +141,10 @@ def value_of(run: dict[str, Any], measure: str, rule: str | None = None) -> floa
     return float(found[measure])
 
 
-def precisions(*groups: Sequence[dict[str, Any]]) -> str:
-    """In which precisions runs were trained, in words."""
-    return " and ".join(sorted({run["config"]["precision"] for runs in groups for run in runs}))
+def precisions(pairs: Sequence[Runs]) -> str:
+    """In which precisions pairs were trained; of those that differ in it, in both."""
+    each = {tuple(run["config"]["precision"] for run in pair) for pair in pairs}
+    return ", ".join(" against ".join(dict.fromkeys(pair)) for pair in sorted(each))
 
 
 def _pairs(claim: Claim, summaries: Summaries) -> list[Runs]:

@@ -14,6 +14,7 @@ from claims import (
     gains_of,
     how_many_gain,
     matched,
+    precisions,
     value_of,
 )
 from measured import (
@@ -318,16 +319,8 @@ def _row(claim: GapClaim, runs: Summaries, at_once: Summaries) -> list[str]:
     share = None if claim.share is None else _share_of_gap(claim, pairs, at_once)
     told = ABSENT if share is None else f"{100 * share:.0f} %"
     gain = Gain.of(gained)
-    cells = [claim.text, str(gain), how_many_gain(gained), _precisions(pairs), told]
+    cells = [claim.text, str(gain), how_many_gain(gained), precisions(pairs), told]
     return [*cells, _verdict(claim, gain, share)]
-
-
-def _precisions(pairs: Sequence[Runs]) -> str:
-    """In which precisions pairs are; of those that differ in it, in both."""
-    each = {tuple(run["config"]["precision"] for run in pair) for pair in pairs}
-    return ", ".join(
-        ours if ours == theirs else f"{ours} against {theirs}" for ours, theirs in sorted(each)
-    )
 
 
 def _verdict(claim: GapClaim, gain: Gain, share: float | None) -> str:

@@ -485,10 +485,10 @@ def test_runs_of_a_pair_have_one_precision_and_pairs_may_have_two(
     found = [(one["seed"], one["config"]["precision"]) for one, _ in pairs]
     assert found == [(0, "fp32"), (1, "bf16")]
     assert all(one["config"] == other["config"] for one, other in pairs)
-    assert claims.precisions(*pairs) == "bf16 and fp32"
+    assert claims.precisions(pairs) == "bf16, fp32"
     *same, apart = claims.matched(ours, theirs, across=True)
     assert same == pairs
-    assert claims.precisions(apart) == "bf16 and fp32"
+    assert claims.precisions([apart]) == "fp32 against bf16"
 
 
 def test_a_run_that_is_there_twice_is_no_pair_of_its_own(generate: types.ModuleType) -> None:
