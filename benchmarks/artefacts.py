@@ -68,7 +68,12 @@ def measure(folder: Path, codec_name: str | None) -> dict[str, Any]:
         codec.prepare(stream.task(0).train.pixels)
     versions = [images, ImageSet(recoded(codec, images.pixels), images.labels)]
     features = [
-        apply(lambda pixels: backbone(method.normalise(pixels)), version, device=method.device)
+        apply(
+            lambda pixels: backbone(method.normalise(pixels)),
+            version,
+            device=method.device,
+            batch_size=method.batch_size,
+        )
         for version in versions
     ]
     labels = [learner.predict(version) for version in versions]

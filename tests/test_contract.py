@@ -216,6 +216,15 @@ def test_the_seed_decides(method: str) -> None:
     assert not same(first, learnt(1))
 
 
+@every_method
+def test_global_random_state_does_not_matter(method: str) -> None:
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        states.append(everything(learner_of(tiny(method))))
+    assert same(*states)
+
+
 TAUGHT_NOTHING = (
     "A task without new classes taught nothing, or next to nothing. Does the loss weigh by "
     "len(task.new)? Weigh by task.classes."

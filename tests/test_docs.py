@@ -282,22 +282,22 @@ def test_claims_of_lae_are_judged_order_by_order(generate: types.ModuleType) -> 
         return [cell.strip() for cell in cells[text].split("|")[2:-1]]
 
     assert judged("ridge regression as third expert") == [
-        *("+5.00 [+5.00, +5.00]", "2 of 2", "bf16", "25 %"),
+        *("+5.00 [+4.87, +5.13]", "2 of 2", "bf16", "25 %"),
         "gains, but less than 50 % of the gap",
     ]
     # By seed 1 and then -1: the third expert has 65 and 75, RanPAC 64 and 76.
     ranpac = "the three experts, for RanPAC as it is"
-    assert judged(ranpac) == ["+0.00 [-12.71, +12.71]", "1 of 2", "bf16", ABSENT, "undecided"]
+    assert judged(ranpac) == ["+0.00 [-12.83, +12.83]", "1 of 2", "bf16", ABSENT, "undecided"]
     adapted = "the three experts, for RanPAC on modules of the first task"
     assert judged(adapted) == [*[ABSENT] * 4, "not measured"]
     assert judged("mean for the moving average") == [
-        "-1.00 [-1.00, -1.00]",
+        "-1.00 [-1.13, -0.87]",
         "0 of 2",
         "bf16",
         ABSENT,
         "does not hold",
     ]
-    gained = "+3.00 [+3.00, +3.00]"
+    gained = "+3.00 [+2.75, +3.25]"
     assert judged("ties:0.5 for the plain mean") == [gained, "2 of 2", "bf16", ABSENT, "holds"]
     branch = "plain adapters beside the MLP too, at equal parameters"
     assert judged(branch)[-1] == "not measured"
@@ -310,9 +310,9 @@ def test_claims_of_lae_are_judged_order_by_order(generate: types.ModuleType) -> 
     runs += [again, *(ranpac_run(seed, 64.0, precision="fp32") for seed in (0, 1))]
     again["config"]["precision"] = "fp32"
     mixed = plain(generate.lae_study.lae_claims(runs))
-    assert f"| {ranpac} | +2.50 [-16.56, +21.56] | 2 of 2 | bf16 against fp32, fp32 |" in mixed
+    assert f"| {ranpac} | +2.50 [-16.69, +21.69] | 2 of 2 | bf16 against fp32, fp32 |" in mixed
     third = "ridge regression as third expert"
-    assert f"| {third} | +5.00 [+5.00, +5.00] | 2 of 2 | bf16, fp32 | {ABSENT} |" in mixed
+    assert f"| {third} | +5.00 [+4.87, +5.13] | 2 of 2 | bf16, fp32 | {ABSENT} |" in mixed
 
 
 def test_the_best_on_validation_images_is_judged_on_test(generate: types.ModuleType) -> None:
@@ -324,13 +324,13 @@ def test_the_best_on_validation_images_is_judged_on_test(generate: types.ModuleT
     runs += [claimed_run(0, 60.0), claimed_run(0, 55.5, place="both")]
     text = plain(generate.lae_study.lae_claims(runs))
     best = "the best on validation images (online + offline ema + ridge, place=both)"
-    assert f"| {best} | +0.50 | 1 of 1 | bf16 | {ABSENT} | one pair, no verdict |" in text
+    assert f"| {best} | +0.51 | 1 of 1 | bf16 | {ABSENT} | one pair, no verdict |" in text
     more = [claimed_run(1, 60.0), claimed_run(1, 55.5, place="both")]
     text = plain(generate.lae_study.lae_claims([*runs, *more]))
-    twice = "+0.50 [+0.50, +0.50] | 2 of 2 | bf16"
+    twice = "+0.50 [+0.37, +0.63] | 2 of 2 | bf16"
     assert f"| {best} | {twice} | {ABSENT} | gains; no gap to close is measured |" in text
     runs += [claimed_run(0, 61.0, stream="cifar100/100")]
-    judged = f"| {twice} | 50 % | gains, but less than 1 point |"
+    judged = f"| {twice} | 51 % | gains, but less than 1 point |"
     assert f"| {best} {judged}" in plain(generate.lae_study.lae_claims([*runs, *more]))
     # What lacks a class order of the published modules is not compared with them.
     assert generate.lae_study.chosen([*runs, quick_run(1, 50.0)]).best is None
@@ -339,7 +339,7 @@ def test_the_best_on_validation_images_is_judged_on_test(generate: types.ModuleT
     assert "(not chosen yet) |" in plain(generate.lae_study.lae_claims([claimed_run(0, 60.0)]))
     # Everything at once is no ceiling where it is lower.
     runs[-1] = claimed_run(0, 60.0, stream="cifar100/100")
-    once = f"| {best} | +0.50 | 1 of 1 | bf16 | {ABSENT} |"
+    once = f"| {best} | +0.51 | 1 of 1 | bf16 | {ABSENT} |"
     assert once in plain(generate.lae_study.lae_claims(runs))
 
 
@@ -373,11 +373,13 @@ def claimed_run(
     """What the claims read of a run of LAE."""
     settings = as_mapping(preset_settings("lae", "laptop"))
     settings["modules"] |= modules
+    # Differences that are equal to the last digit would say nothing.
+    slight = 0.01 - 0.02 * seed
     accuracies = {
         "online + offline ema": published,
-        "online + offline mean": published - 1,
-        "online + offline ties:0.5": published + 2,
-        "online + offline ema + ridge": published + 5,
+        "online + offline mean": published - 1 - slight,
+        "online + offline ties:0.5": published + 2 + slight,
+        "online + offline ema + ridge": published + 5 + slight,
         "online": published,
         "ridge": published + 4,
     }

@@ -429,7 +429,7 @@ def test_batchwise_never_holds_more_than_two_batches_decoded(
 def test_methods_learn_batchwise_with_two_batches_decoded_at_most(
     monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    monkeypatch.setattr("engram.methods.base.BATCH", 16)
+    monkeypatch.setattr("engram.data.images.MOST_AT_ONCE", 16)
     config = tiny(method, "digits/3,3", updates=2, budget="200", codec="jpeg:60")
     schedule = replace(config.settings.schedule, batch_size=16)
     config = replace(config, settings=replace(config.settings, schedule=schedule))

@@ -27,6 +27,7 @@ FIRST, SECOND = create_stream("digits/3,2", order="given")
         ),
         (replace(SECOND, seen=range(6)), r"seen range\(0, 5\), and not .* and range\(0, 6\)"),
         (replace(SECOND, new=range(3, 4), seen=range(4)), "images of class 4, which it does not"),
+        (replace(SECOND, train=SECOND.train.of(3)), "no images of class 4, which is new in it"),
         (
             replace(SECOND, train=replace(SECOND.train, pixels=SECOND.train.pixels[:, :6])),
             r"images of \(6, 8\) pixels, and the learner is for \(8, 8\)",

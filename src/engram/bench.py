@@ -234,7 +234,8 @@ class _Work:
         """New images, and as many old ones as the memory, empty yet, will hold."""
         new = stream.images_per_task()
         old = itertools.accumulate([0, *new[:-1]])
-        room = memory.capacity(len(stream.class_names), stream.examples(PROBED))
+        classes = len(stream.class_names)
+        room = classes * memory.room_each(classes, stream.examples(PROBED))
         kept = [int(min(seen, room)) for seen in old]
         return cls(tuple(a + b for a, b in zip(new, kept, strict=True)))
 

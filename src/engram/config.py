@@ -68,6 +68,7 @@ class Schedule:
     """Weight decay of what is called a weight, in layers and norms. Biases, scales of modules and
     the tokens of a prefix have none."""
     decay: Literal["steps", "cosine", "constant"] = "steps"
+    """How the learning rate falls. That of `cosine` is zero in the last update, so give it two."""
     milestones: tuple[float, ...] = (49, 63)
     """Epochs after which `steps` multiplies the learning rate by `factor`; those below 1 are shares
     of all epochs."""

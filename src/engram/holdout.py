@@ -130,7 +130,7 @@ class Holdout:
         unwanted = not self.share or memory.budget.none or not len(images)
         if unwanted or not memory.fits(classes, images):
             return sums[:0]
-        room = math.floor(min(len(images), memory.capacity(classes, images) // classes))
+        room = math.floor(min(memory.room_each(classes, images), len(images)))
         chosen = [sums[:0]]
         for label in images.labels.unique().tolist():
             of_class = sums[images.labels == label].unique()

@@ -192,17 +192,17 @@ class ExemplarMemory:
         enough = self.budget.images_each(classes) >= 1 and room >= largest
         return None if enough else (largest, shared)
 
-    def capacity(self, classes: int, examples: ImageSet) -> float:
-        """How many exemplars there is room for; about, where payloads differ in length.
+    def room_each(self, classes: int, examples: ImageSet) -> float:
+        """How many exemplars of each of `classes` there is room for; about, where payloads differ
+        in length.
 
         Args:
             examples: images to come, of which some are tried.
         """
-        share = self.budget.images_each(classes)
-        if self.budget.kind == "bytes":
-            shared, costs = self._probed(examples)
-            share = self.budget.bytes_each(classes, shared) // (sum(costs) / len(costs))
-        return share * classes
+        if self.budget.kind != "bytes":
+            return self.budget.images_each(classes)
+        shared, costs = self._probed(examples)
+        return self.budget.bytes_each(classes, shared) // (sum(costs) / len(costs))
 
     def _probed(self, examples: ImageSet) -> tuple[int, list[int]]:
         """What exemplars share, or will once the codec has learnt, and what some would take."""

@@ -160,6 +160,8 @@ class TaskLearner:
             )
         if strange := [label for label in task.classes if label not in seen]:
             raise UserError(f"The task has images of class {strange[0]}, which it does not name.")
+        if lacking := [label for label in task.new if label not in task.classes]:
+            raise UserError(f"The task has no images of class {lacking[0]}, which is new in it.")
         if task.train.image_size != self.method.image_size:
             raise UserError(
                 f"The task has images of {task.train.image_size} pixels, and the learner is for "

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from engram.models import heads
-from engram.models.heads import RIDGE_PATH, RidgeHead
+from engram.models.heads import RidgeHead
 from engram.seeding import generator
 
 CLASSES, DIM = 6, 12
@@ -49,49 +49,101 @@ def test_it_is_ridge_regression(projected: int) -> None:
     assert (head(features).argmax(1) == labels).float().mean() > 0.8
 
 
+@pytest.fixture(params=["in the eigenbasis", "by a solve each"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small head, and one that counts as large."""
+    if request.param == "by a solve each":
+        monkeypatch.setattr(heads, "LARGEST_EIGENBASIS", 0)
+
+
+@pytest.mark.usefixtures("either_way")
 def test_the_ridge_weight_is_the_best_on_images_set_aside() -> None:
     head = learnt()
     features, labels, aside = data()
     h, y = head.project(features).double(), torch.nn.functional.one_hot(labels).double()
-    errors = []
-    for ridge in RIDGE_PATH:
+    unit = float(h[~aside].square().sum(dim=0).mean())
+    errors = {}
+    for ridge in (unit * 10 ** (-half / 2) for half in range(13)):
         gram = h[~aside].T @ h[~aside] + ridge * torch.eye(h.shape[1], dtype=torch.float64)
         weight = torch.linalg.solve(gram, h[~aside].T @ y[~aside])
-        errors.append(float((h[aside] @ weight - y[aside]).square().sum()))
-    assert float(head.ridge) == RIDGE_PATH[errors.index(min(errors))]
-    assert min(RIDGE_PATH) < head.ridge < max(RIDGE_PATH)
+        errors[ridge] = float((h[aside] @ weight - y[aside]).square().sum())
+    assert float(head.ridge) == pytest.approx(min(errors, key=lambda ridge: errors[ridge]))
+    assert 1e-6 * unit < head.ridge < unit
 
 
-def test_all_ways_along_the_path_agree() -> None:
+def test_both_ways_to_the_error_agree() -> None:
     head = learnt()
-    errors = zip(
-        head._errors_by_eigenbasis(RIDGE_PATH), head._errors_by_solves(RIDGE_PATH), strict=True
-    )
-    for ridge, (one, other) in zip(RIDGE_PATH, errors, strict=True):
-        assert ridge < 1e-4 or float(one) == pytest.approx(float(other), rel=1e-9)
+    in_eigenbasis = head._error_in_eigenbasis()
+    for ridge in (10.0**exponent for exponent in range(-3, 5)):
+        assert float(in_eigenbasis(ridge)) == pytest.approx(
+            float(head._error_by_solve(ridge)), rel=1e-9
+        )
 
 
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-def test_a_large_head_finds_the_ridge_weight_at_any_scale_of_features(
-    monkeypatch: pytest.MonkeyPatch, scale: float
-) -> None:
-    monkeypatch.setattr(heads, "LARGEST_EIGENBASIS", 0)
+@pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_the_scale_of_features_does_not_matter(scale: float) -> None:
     features, labels, aside = data()
     head = head_of()
     head.add(scale * features, labels, aside)
     head.solve()
-    path = [float(head.ridge) * 10**exponent for exponent in (-1, -0.5, 0, 0.5, 1)]
-    errors = [float(error) for error in head._errors_by_eigenbasis(path)]
-    assert min(errors) == errors[2]
+    usual = learnt()
+    assert float(head.ridge) == pytest.approx(scale**2 * float(usual.ridge), rel=1e-4)
+    assert torch.allclose(head(scale * features), usual(features), atol=1e-4)
 
 
-def test_a_large_head_shrinks_where_features_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heads, "LARGEST_EIGENBASIS", 0)
+@pytest.mark.usefixtures("either_way")
+def test_the_ridge_weight_is_never_above_the_mean_eigenvalue() -> None:
+    """Features that say nothing would have it grow for ever, and rare classes go under."""
     _, labels, aside = data()
     head = head_of(projected=0)
     head.add(torch.randn(len(labels), DIM, generator=generator(3)), labels, aside)
     head.solve()
-    assert head.ridge > 5 * head.gram[0].diagonal().mean()
+    assert float(head.ridge) == pytest.approx(float(head.gram[0].diagonal().mean()))
+
+
+@pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize("seed", range(5))
+def test_one_image_of_each_class_is_recognised(seed: int) -> None:
+    """Whichever of them are set aside, and can be chosen by only badly."""
+    source = generator(seed)
+    features, labels = torch.randn(CLASSES, DIM, generator=source), torch.arange(CLASSES)
+    head = head_of(projected=200)
+    head.add(features, labels, torch.rand(CLASSES, generator=source) < 0.3)
+    head.solve()
+    assert torch.equal(head(features).argmax(1), labels)
+
+
+@pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize("seed", [1, 2])
+def test_rare_classes_do_not_go_under(seed: int) -> None:
+    """Forty images of one class, and one of each of nine others."""
+    source = generator(seed)
+    centres = torch.randn(10, DIM, generator=source)
+
+    def some(labels: Tensor) -> Tensor:
+        return centres[labels] + 0.6 * torch.randn(len(labels), DIM, generator=source)
+
+    labels = torch.cat([torch.zeros(40, dtype=torch.int64), torch.arange(1, 10)])
+    features, aside = some(labels), torch.rand(len(labels), generator=source) < 0.2
+    head = head_of(projected=200, classes=10)
+    head.add(features, labels, aside)
+    head.solve()
+    asked = torch.arange(10).repeat_interleave(50)
+    assert (head(some(asked)).argmax(1) == asked).float().mean() > 0.7
+
+
+@pytest.mark.usefixtures("either_way")
+def test_the_order_of_few_images_does_not_matter() -> None:
+    features, labels, aside = (part[:24] for part in data())
+    order = torch.randperm(24, generator=generator(4))
+    one, other = head_of(projected=200), head_of(projected=200)
+    one.add(features, labels, aside)
+    other.add(features[order], labels[order], aside[order])
+    for head in (one, other):
+        head.solve()
+    assert float(one.ridge) == pytest.approx(float(other.ridge), rel=1e-9)
+    assert torch.allclose(one(features), other(features), atol=1e-5)
 
 
 def test_sums_do_not_depend_on_how_many_images_are_added_at_once(
@@ -117,7 +169,7 @@ def test_how_data_are_cut_into_tasks_does_not_matter(tasks: int) -> None:
             head.add(features[chosen][part], labels[chosen][part], aside[chosen][part])
         head.solve()
     whole = learnt()
-    assert head.ridge == whole.ridge
+    assert float(head.ridge) == pytest.approx(float(whole.ridge), rel=1e-9)
     assert torch.allclose(head.weight, whole.weight, atol=1e-7)
     assert torch.equal(head.counts, whole.counts)
     assert torch.equal(head(features).argmax(1), whole(features).argmax(1))

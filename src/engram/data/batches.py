@@ -15,7 +15,6 @@ from engram.data.augment import Augmentation, brighten, crop_and_flip, cut_and_s
 from engram.data.images import Images, ImageSet, Picked
 
 __all__ = [
-    "BATCH",
     "AugmentedImages",
     "FeatureDraws",
     "Loss",
@@ -25,10 +24,6 @@ __all__ = [
     "apply",
     "resting_place",
 ]
-
-
-BATCH = 500
-"""Images at a time where nothing is trained."""
 
 CPU = torch.device("cpu")
 
@@ -264,7 +259,7 @@ def apply(
     images: Images,
     *,
     device: torch.device,
-    batch_size: int = BATCH,
+    batch_size: int,
 ) -> Tensor:
     """`function` over all images, a batch at a time and without gradients.
 

@@ -9,12 +9,10 @@ import torch
 from torch import Tensor
 
 from engram.data.codecs import Codec
-from engram.data.images import ImageSet, Joined
+from engram.data.images import ImageSet, Joined, images_at_once
 from engram.errors import UserError
 
 __all__ = ["EncodedImages", "recoded"]
-
-CHUNK = 500
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -43,7 +41,8 @@ class EncodedImages:
         if not len(chosen):
             return ImageSet.empty(self.image_size).to(labels.device)
         try:
-            pixels = torch.cat([self._decoded(part.tolist()) for part in chosen.split(CHUNK)])
+            parts = chosen.split(images_at_once(self.image_size))
+            pixels = torch.cat([self._decoded(part.tolist()) for part in parts])
         except ValueError as error:
             raise self._damaged(chosen.tolist()) from error
         return ImageSet(pixels.to(labels.device), labels)
@@ -77,4 +76,5 @@ def recoded(codec: Codec, pixels: Tensor) -> Tensor:
     """Images (N, H, W, 3), uint8, as the codec gives them back."""
     if codec.lossless or not len(pixels):
         return pixels
-    return torch.cat([codec.decode(codec.encode(chunk)) for chunk in pixels.split(CHUNK)])
+    parts = pixels.split(images_at_once(codec.image_size))
+    return torch.cat([codec.decode(codec.encode(part)) for part in parts])

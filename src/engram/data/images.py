@@ -10,7 +10,26 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Dataset", "ImageSet", "Images", "Joined", "Picked", "checksums", "hashed_share"]
+__all__ = [
+    "Dataset",
+    "ImageSet",
+    "Images",
+    "Joined",
+    "Picked",
+    "checksums",
+    "hashed_share",
+    "images_at_once",
+]
+
+MOST_AT_ONCE = 500
+PIXELS_AT_ONCE = MOST_AT_ONCE * 96 * 96
+
+
+def images_at_once(image_size: tuple[int, int]) -> int:
+    """How many images of (height, width) are worked on at a time where nothing is trained: 500
+    small ones, 91 of 224 pixels."""
+    height, width = image_size
+    return max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // (height * width)))
 
 
 class Images(Protocol):

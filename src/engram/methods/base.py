@@ -14,7 +14,6 @@ from engram import models
 from engram.config import Schedule
 from engram.data.augment import Augmentation
 from engram.data.batches import (
-    BATCH,
     AugmentedImages,
     FeatureDraws,
     Loss,
@@ -23,7 +22,7 @@ from engram.data.batches import (
     Step,
     resting_place,
 )
-from engram.data.images import Images
+from engram.data.images import Images, images_at_once
 from engram.data.stream import Task
 from engram.memory import Budget, ExemplarMemory
 from engram.models.network import Network
@@ -33,10 +32,6 @@ from engram.seeding import generator
 __all__ = ["Method", "Trainer"]
 
 Part = TypeVar("Part")
-
-PIXELS_AT_ONCE = 500 * 96 * 96
-"""The most pixels of a network's input at a time where nothing is trained: 500 small images, 91 of
-224 pixels."""
 
 
 class Trainer(Protocol):
@@ -143,8 +138,7 @@ class Method(nn.Module, ABC):
 
     @property
     def batch_size(self) -> int:
-        height, width = self.normalise.size
-        return max(1, min(BATCH, PIXELS_AT_ONCE // (height * width)))
+        return images_at_once(self.normalise.size)
 
     @property
     def facts(self) -> dict[str, Any]:

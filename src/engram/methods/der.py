@@ -317,7 +317,7 @@ class DER(RehearsalMethod):
         as the authors' code does."""
         if self.masks is not None:
             self.masks.clamp()
-        if self.config.head_init == "reset" and step.done + 1 == step.warmup:
+        if self.config.head_init == "reset" and step.done + 1 == step.warmup < step.updates:
             self.draw_heads()
 
     def prune(self, masks: ChannelMasks, source: AugmentedImages, trainer: Trainer) -> Backbone:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["RIDGE_PATH", "BiasFreeHead", "CosineHead", "LinearHead", "RidgeHead"]
+__all__ = ["BiasFreeHead", "CosineHead", "LinearHead", "RidgeHead"]
 
-RIDGE_PATH = tuple(10.0**exponent for exponent in range(-8, 9))
-"""Ridge weights that are tried, those of RanPAC."""
+RIDGE_SHARES = tuple(10.0**exponent for exponent in range(0, -7, -1))
+"""Ridge weights that are tried first, in units of the Gram matrix's mean eigenvalue. Above it, what
+few images or a rare class say would be lost; far below, rounding would choose."""
 LARGEST_EIGENBASIS = 2048
 """Dimensions up to which one eigendecomposition is cheaper than a solve for every ridge weight."""
-COARSE_RIDGE_PATH = tuple(10.0**exponent for exponent in range(-4, 3))
-"""What is tried above that, in units of the Gram matrix's mean eigenvalue; then half a decade to
-either side of the best."""
 SUMMED_AT_ONCE = 1024
 """Images whose products are added to the sums in one step: to write into 5,000 x 5,000 sums takes
 longer than the products of few images."""
@@ -198,43 +196,42 @@ class RidgeHead(nn.Module):
         self.weight = solved.T.float().to(self.weight.device)
 
     def _best_ridge(self) -> float:
-        """Where there is nothing to choose by, the mean square of a projected feature."""
+        """The best of a decade each, then of half a decade to either side, and never above the mean
+        eigenvalue; that, where there is nothing to choose by."""
         if not self.counts.all():
-            return float(self.gram.sum(0).diagonal().mean() / self.counts.sum().clamp_min(1))
-        if len(self.gram[0]) <= LARGEST_EIGENBASIS:
-            return _least(RIDGE_PATH, self._errors_by_eigenbasis(RIDGE_PATH))
-        unit = float(self.gram[0].diagonal().mean())
-        coarse = [unit * share for share in COARSE_RIDGE_PATH]
-        best = _least(coarse, errors := self._errors_by_solves(coarse))
-        sides = [best / 10**0.5, best * 10**0.5]
-        return _least([*coarse, *sides], [*errors, *self._errors_by_solves(sides)])
+            return _mean_eigenvalue(self.gram.sum(0))
+        unit = _mean_eigenvalue(self.gram[0])
+        small = len(self.gram[0]) <= LARGEST_EIGENBASIS
+        error = self._error_in_eigenbasis() if small else self._error_by_solve
+        decades = {unit * share: error(unit * share) for share in RIDGE_SHARES}
+        best = _least(decades)
+        sides = {side: error(side) for side in (best / 10**0.5, best * 10**0.5) if side <= unit}
+        return _least(decades | sides)
 
-    def _errors_by_eigenbasis(self, path: Sequence[float]) -> list[Tensor]:
-        """Squared errors on the images set aside, but for a constant, for every ridge weight.
-
-        In the eigenbasis of the Gram matrix, a solve is a division.
-        """
+    def _error_in_eigenbasis(self) -> Callable[[float], Tensor]:
+        """See `_error_by_solve`; in the eigenbasis of the Gram matrix, a solve is a division."""
         values, basis = torch.linalg.eigh(self.gram[0])
         fit, aside = basis.T @ self.targets[0], basis.T @ self.targets[1]
         gram = basis.T @ self.gram[1] @ basis
-        return [
-            _squared_error(fit / (values.clamp_min(0) + ridge)[:, None], gram, aside)
-            for ridge in path
-        ]
 
-    def _errors_by_solves(self, path: Sequence[float]) -> list[Tensor]:
-        """The same, with a Cholesky factorisation for every ridge weight."""
-        return [
-            _squared_error(
-                _solved(self.gram[0], self.targets[0], ridge), self.gram[1], self.targets[1]
-            )
-            for ridge in path
-        ]
+        def error(ridge: float) -> Tensor:
+            return _squared_error(fit / (values.clamp_min(0) + ridge)[:, None], gram, aside)
+
+        return error
+
+    def _error_by_solve(self, ridge: float) -> Tensor:
+        """The squared error on the images set aside, but for a constant, with a ridge weight."""
+        weight = _solved(self.gram[0], self.targets[0], ridge)
+        return _squared_error(weight, self.gram[1], self.targets[1])
 
 
-def _least(path: Sequence[float], errors: Sequence[Tensor]) -> float:
-    """The ridge weight of the smallest error."""
-    return path[int(torch.stack(list(errors)).argmin())]
+def _mean_eigenvalue(gram: Tensor) -> float:
+    return float(gram.diagonal().mean())
+
+
+def _least(errors: Mapping[float, Tensor]) -> float:
+    """The ridge weight of the smallest error; the first of equals."""
+    return list(errors)[int(torch.stack(list(errors.values())).argmin())]
 
 
 def _solved(gram: Tensor, targets: Tensor, ridge: float) -> Tensor:

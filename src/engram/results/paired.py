@@ -57,8 +57,9 @@ class Gain:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves zero out."""
-        return self.margin is not None and abs(self.mean) > self.margin
+        """Whether the interval leaves zero out. One without any width does not: it is of two runs
+        or three whose differences happen to be equal."""
+        return self.margin is not None and 0 < self.margin < abs(self.mean)
 
 
 def gains(
