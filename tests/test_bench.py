@@ -186,3 +186,39 @@ def test_what_an_older_version_did_not_record_is_left_open(tmp_path: Path) -> No
     assert first is None
     assert second is not None
     assert again["old_as_new"] == [None, None, third]
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("environment.json", "{"),
+        ("environment.json", "{}"),
+        ("tasks/00.json", "{"),
+        ("summary.json", "{"),
+        ("summary.json", '{"a": 1}'),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(
+    file: str, text: str, tmp_path: Path, silent: Progress
+) -> None:
+    config = tiny("finetune", updates=2)
+    if file == "summary.json":
+        folder, _ = run(config, tmp_path, silent)
+    else:
+        with pytest.raises(InterruptionError):
+            run(config, tmp_path, StopAtTask())
+        (folder,) = tmp_path.iterdir()
+    (folder / file).write_text(text)
+    with pytest.raises(UserError, match=rf"{file} is damaged.* [Rr]emove"):
+        run(config, tmp_path, silent)
+
+
+def test_what_systems_put_beside_saved_learners_stops_nothing(
+    tmp_path: Path, silent: Progress
+) -> None:
+    config = tiny("finetune", updates=2)
+    with pytest.raises(InterruptionError):
+        run(config, tmp_path, StopAtTask())
+    (folder,) = tmp_path.iterdir()
+    (folder / "model" / ".DS_Store").touch()
+    run(config, tmp_path, silent)

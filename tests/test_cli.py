@@ -48,6 +48,7 @@ def test_help_does_not_import_torch() -> None:
         (["bench"], "wants a method first"),
         (["bench", "icral", "digits/b0-inc2"], 'Perhaps you meant "icarl"'),
         (["bench", "icarl", "digits/b0-inc2", "--preset", "dmo"], 'Perhaps you meant "demo"'),
+        ([*DEMO, "--preset", "dmo"], 'Perhaps you meant "demo"'),
         (["bench", "icarl", "digts/b0-inc2", "--preset", "demo"], 'Perhaps you meant "digits"'),
         (["bench", "icarl", "nowhere/photos/b0-inc2"], "There is no folder nowhere/photos/train"),
         (["bench", "icarl", "digits/b0-inc20"], "does not fit 10 classes"),

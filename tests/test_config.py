@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pytest
 import yaml
 
+from engram.bench import check
 from engram.config import (
     Schedule,
     as_mapping,
@@ -20,6 +21,7 @@ from engram.config import (
     from_mapping,
     load_preset,
     presets_of,
+    read_yaml,
 )
 from engram.data.augment import Augmentation
 from engram.data.codecs import create_codec
@@ -211,3 +213,26 @@ def test_a_schedule_is_split_by_epochs_or_by_updates() -> None:
     assert (first.updates, rest.updates, rest.epochs) == (25, 75, None)
     assert Schedule(epochs=1, decay="constant").split(0.9)[0] is None
     assert Schedule(epochs=5, decay="constant").split(0.0)[0] is None
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"budget": ""}, '"" is not a budget'),
+        ({"codec": ""}, 'Unknown codec ""'),
+        ({"order": ""}, 'Unknown class order ""'),
+        ({"seed": -1}, "seed must be from 0 to 4294967295, not -1"),
+    ],
+)
+def test_what_is_empty_or_out_of_range_is_not_the_default(
+    option: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        check(configured("icarl", "digits/b0-inc5", "demo", **option), tmp_path)
+
+
+def test_a_key_that_is_there_twice_is_a_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text("runs:\n  - {method: icarl, seed: 0, seed: 1}\n")
+    with pytest.raises(UserError, match='"seed" is there twice'):
+        read_yaml(path)

@@ -447,3 +447,32 @@ def test_a_pretrained_network_is_not_needed_where_a_model_is_loaded(
             loaded.learn(more)
     else:
         assert loaded.learn(more).classes_ == ("red", "blue", "grün")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"precision": "fp16"}, 'Unknown precision "fp16"'),
+        ({"seed": "x"}, "seed must be a whole number, not 'x'"),
+        ({"image_size": 16.0}, r"image_size must be a whole number, not 16\.0"),
+        ({"holdout": False}, "holdout must be a number, not False"),
+        ({"codec": 75}, "codec must be a text, not 75"),
+    ],
+)
+def test_what_could_not_be_saved_is_not_learnt(argument: dict[str, Any], message: str) -> None:
+    learner = small_learner(**argument)
+    with pytest.raises(UserError, match=message):
+        learner.learn({"red": coloured("red", 4)})
+
+
+def test_numbers_of_numpy_and_devices_of_torch_are_saved_as_plain_ones(tmp_path: Path) -> None:
+    learner = small_learner(
+        seed=np.int64(3), image_size=np.int64(16), budget=40, device=torch.device("cpu")
+    )
+    learner.learn({name: coloured(name, 4) for name in ("red", "blue")}).save(tmp_path)
+    again = engram.load(tmp_path, device="cpu")
+    assert (again.seed, again.image_size, again.budget) == (3, 16, "40")
+    assert np.array_equal(again.predict_proba(PICTURES), learner.predict_proba(PICTURES))
+
+
+PICTURES = [coloured(name, 1, seed=9)[0] for name in COLOURS]

@@ -214,12 +214,12 @@ def test_what_is_left_out_is_counted(engram: Command, tmp_path: Path) -> None:
     (tmp_path / "pictures" / "red" / "x.jpg").write_text("broken")
     code, text = engram("learn", "pictures", *LEARN, "--image-size", "16")
     assert code == 0
-    assert "1 could not be read and are left out:" in text
+    assert "1 picture left out, as unreadable:" in text
     assert "x.jpg cannot be read as an image" in text
     pictures(tmp_path / "pictures", "red", seed=1)
     code, text = engram("learn", "pictures", *LEARN, "--update")
     assert code == 0
-    assert "14 images were learnt before, or are given twice, and are left out" in text
+    assert "14 images learnt before, or given twice: left out." in text
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names may not differ so")
@@ -290,3 +290,21 @@ def test_known_classes_learn_further_from_new_images(engram: Command, tmp_path: 
     model = load(tmp_path / "model", device="cpu")
     assert model.classes_ == ("blue", "red")
     assert model.memory.counts[1] > model.memory.counts[0]
+
+
+def test_a_limit_of_forgetting_that_is_no_number_is_refused(
+    engram: Command, tmp_path: Path
+) -> None:
+    pictures(tmp_path / "1", "red", "blue")
+    code, text = engram("learn", "1", *LEARN, "--refuse-if-forgetting-above", "nan")
+    assert code == 2
+    assert "must be a number of points, not nan" in " ".join(text.split())
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_page_that_cannot_be_written_undoes_nothing(engram: Command, tmp_path: Path) -> None:
+    pictures(tmp_path / "1", "red", "blue")
+    (tmp_path / "model" / "forgetting.html").mkdir(parents=True)
+    code, text = engram("learn", "1", *LEARN, "--image-size", "16", "--budget", "300kB")
+    assert code == 0
+    assert "Version 1 of model. model/forgetting.html could not be written" in text

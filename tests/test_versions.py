@@ -364,3 +364,47 @@ def test_what_a_version_takes_on_disk(tmp_path: Path) -> None:
     assert model.disk_bytes(2) == sum(len(path.read_bytes()) for path in paths)
     shutil.rmtree(model.path(1))
     assert model.disk_bytes(1) == 0
+
+
+def test_several_versions_of_which_none_is_current_are_not_taken_for_none(tmp_path: Path) -> None:
+    model = grown(tmp_path)
+    (tmp_path / "current").unlink()
+    with pytest.raises(UserError, match=r"no .*current\. .* 1, 2, 3\. Choose one: engram rollback"):
+        loaded(model)
+    with pytest.raises(UserError, match="Choose one"):
+        model_commands.learn(["elsewhere", "--into", str(tmp_path), "--keep-versions", "1"])
+    assert model.numbers() == [1, 2, 3]
+    model.rollback(3)
+    assert loaded(model).classes_ == ("red", "grün", "blue")
+
+
+def test_the_only_version_is_the_current_one(tmp_path: Path) -> None:
+    """Whoever wrote it may have been stopped just before it was pointed to."""
+    model = grown(tmp_path, ("red",))
+    (tmp_path / "current").unlink()
+    assert model.current == 1
+    assert loaded(model).classes_ == ("red",)
+
+
+def test_nobody_goes_back_to_what_cannot_be_read(tmp_path: Path) -> None:
+    model = grown(tmp_path)
+    (model.path(1) / "version.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        model.rollback(1)
+    assert model.current == 3
+
+
+def test_what_was_not_learnt_from_a_version_does_not_say_so(tmp_path: Path) -> None:
+    model = grown(tmp_path)
+    small_learner().learn({"blue": coloured("blue", 12)}).save(tmp_path)
+    assert model.facts(4).parent is None
+
+
+def test_a_version_with_other_classes_than_it_learnt_is_refused(tmp_path: Path) -> None:
+    model = grown(tmp_path)
+    path = model.path(3) / "version.json"
+    facts = json.loads(path.read_text())
+    del facts["learner"]["classes"][-1]
+    path.write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=r"has learnt 3 classes, and 2 are named.* rollback"):
+        loaded(model)

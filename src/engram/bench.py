@@ -99,6 +99,7 @@ def run(
     work = _Work.of(stream, learner.memory)
     with record.open(config):
         _restore_newest(learner, record, stream.class_names, execution)
+        record.tasks(learner.tasks)  # what the summary will need
         progress.begin(record.folder.name, len(stream), work.share(learner.tasks, 0))
         for index in range(learner.tasks, len(stream)):
             task = stream.task(index)
@@ -218,7 +219,7 @@ def _save_newest(learner: TaskLearner, record: RunRecord, execution: Execution) 
 
 
 def _remove_all_but(newest: Path) -> None:
-    for path in newest.parent.iterdir():
+    for path in newest.parent.glob("task-*"):
         if path != newest:
             shutil.rmtree(path)
 

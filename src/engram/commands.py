@@ -180,13 +180,15 @@ def _bench_options(method: str, words: Sequence[str]) -> BenchOptions[Any]:
 
 
 def _value_of(option: str, words: Sequence[str]) -> str | None:
-    """The value of an option that has to be known before the others can be parsed."""
+    """The value of an option that has to be known before the others can be parsed; the last one
+    where it is given several times."""
+    found = None
     for word, following in itertools.pairwise([*words, ""]):
         if word == option:
-            return following
-        if word.startswith(f"{option}="):
-            return word.partition("=")[2]
-    return None
+            found = following
+        elif word.startswith(f"{option}="):
+            found = word.partition("=")[2]
+    return found
 
 
 def _run_all(configs: Sequence[RunConfig], options: ExecutionOptions) -> None:
@@ -275,7 +277,7 @@ def _published(config: RunConfig, copy: Path) -> bool:
     if not copy.exists():
         return False
     try:
-        there = json.loads(copy.read_text())["config"]
+        there = dict(json.loads(copy.read_text())["config"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{copy} is not the summary of a run. Remove it to publish anew."

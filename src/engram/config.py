@@ -46,6 +46,9 @@ D = TypeVar("D")
 
 Precision = Literal["auto", "bf16", "fp32"]
 
+MERGE = "tag:yaml.org,2002:merge"
+"""What YAML calls the key that takes over another mapping."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
@@ -379,6 +382,18 @@ def load_preset(method: str, name: str) -> Preset:
     return from_mapping(Preset, read_yaml(known[name]), f"{method}/{known[name].name}")
 
 
+class _EachOnce(yaml.SafeLoader):
+    """YAML in which a key that is there twice is a mistake, and not the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if key.tag != MERGE]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(
+                None, None, f'"{twice[0]}" is there twice', node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds one mapping.
 
@@ -386,7 +401,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: the file is missing or holds something else.
     """
     try:
-        content = yaml.safe_load(path.read_bytes())
+        content = yaml.load(path.read_bytes(), _EachOnce)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from error
     except yaml.YAMLError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypedDict, overload
 
@@ -238,22 +239,39 @@ class Learner:
 
     def _made(self, settings: Any) -> tuple[TaskLearner, Holdout]:
         """What learns with a method's settings, and what is set aside, both empty."""
+        self._check_types()
         if self.image_size < LEAST_SIZE:
             raise UserError(f"image_size must be {LEAST_SIZE} or more, not {self.image_size}.")
         budget, aside = _parted(self.budget, self.holdout)
-        image_size = (self.image_size,) * 2
+        image_size = (int(self.image_size),) * 2
         core = TaskLearner(
             self.method_name,
             settings,
             image_size=image_size,
             budget=budget,
             codec=self.codec,
-            seed=self.seed,
-            device=self.device,
+            seed=int(self.seed),
+            device=str(self.device),
             precision=self.precision,
             on_progress=lambda stage, share: self.on_progress(stage, share),
         )
         return core, Holdout(self.holdout, aside, self.codec, image_size)
+
+    def _check_types(self) -> None:
+        """Refuse arguments that could not be saved with what is learnt.
+
+        Raises:
+            UserError: one is of another type.
+        """
+        wanted: dict[str, tuple[type, str]] = {
+            **dict.fromkeys(("seed", "image_size"), (Integral, "a whole number")),
+            "holdout": (Real, "a number"),
+            **dict.fromkeys(("preset", "codec"), (str, "a text")),
+        }
+        for name, (kind, told) in wanted.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, kind):
+                raise UserError(f"{name} must be {told}, not {value!r}.")
 
     def _read_test(
         self, test: Labelled, names: Sequence[str], *, strict: bool = False
@@ -412,7 +430,15 @@ class Learner:
             changes=self.changes_,
             skipped=self.skipped_,
             learner=MadeWith(
-                **{**self.get_params(), "method": self.method_name},
+                method=self.method_name,
+                preset=self.preset,
+                budget=str(self.budget),
+                codec=self.codec,
+                image_size=int(self.image_size),
+                holdout=float(self.holdout),
+                seed=int(self.seed),
+                device=str(self.device),
+                precision=self.precision,
                 settings=as_mapping(self.settings),
                 classes=self.classes_,
             ),
@@ -518,7 +544,7 @@ def _parted(budget: str, holdout: float) -> tuple[Budget, Budget]:
     """
     if not 0 <= holdout < 1:
         raise UserError(f"holdout must be in [0, 1), not {holdout}.")
-    return Budget.parse(budget).parted(holdout)
+    return Budget.parse(str(budget)).parted(holdout)
 
 
 def _measured(learner: TaskLearner, images: ImageSet) -> dict[int, ClassAccuracy]:

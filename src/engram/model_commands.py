@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -28,7 +29,7 @@ from engram.files import check_place, write_atomically
 from engram.learner import Learner, check_given, check_top, load, opened
 from engram.methods import METHODS, method_class
 from engram.methods.pretrained import PretrainedMethod
-from engram.results.formats import ABSENT, format_bytes, format_percent
+from engram.results.formats import ABSENT, format_bytes, format_percent, several
 from engram.results.model_page import changes_page, evaluation_page
 from engram.results.verdict import evaluation_verdict, forgetting_verdict
 from engram.versions import ModelFolder, check_keep
@@ -88,6 +89,7 @@ def learn(words: Sequence[str]) -> None:
     model = ModelFolder(options.into)
     given = _given(options)
     check_keep(options.keep_versions)
+    _check_limit(options.refuse_if_forgetting_above)
     _check_apart(options.into, options.folder)
     with model.changing():
         learner = _learner(model, given, options)
@@ -101,8 +103,29 @@ def learn(words: Sequence[str]) -> None:
         source = readable(str(options.folder))
         number = learner.add_to(model, keep=options.keep_versions, source=source)
         page = changes_page(f"Version {number}", learner.changes_, _sentences(learner))
-        write_atomically(model.folder / "forgetting.html", page.encode())
-    print(f"Version {number} of {options.into}. {_address(model.folder / 'forgetting.html')}")
+        print(f"Version {number} of {options.into}. {_written(page, model.folder)}")
+
+
+def _written(page: str, folder: Path) -> str:
+    """Where the page about what was forgotten is; why it is not, where it cannot be written."""
+    path = folder / "forgetting.html"
+    try:
+        write_atomically(path, page.encode())
+    except OSError as error:
+        return f"{path} could not be written: {error.strerror}."
+    return _address(path)
+
+
+def _check_limit(limit: float | None) -> None:
+    """Refuse a limit of forgetting that nothing is above, or below.
+
+    Raises:
+        UserError: it is no number.
+    """
+    if limit is not None and math.isnan(limit):
+        raise UserError(
+            f"--refuse-if-forgetting-above must be a number of points, not {limit}: 5 for five."
+        )
 
 
 def _check_apart(model: Path, folder: Path) -> None:
@@ -174,9 +197,11 @@ def _with_weights(learner: Learner, weights: Path) -> Any:
 
 
 def _sentences(learner: Learner) -> list[str]:
-    learnt = f"{len(learner.classes_)} classes are known. Learning took {learner.seconds_:.0f} s."
+    known = several(len(learner.classes_), "class is", "classes are")
+    learnt = f"{known} known. Learning took {learner.seconds_:.0f} s."
     kept = (
-        f"{len(learner.memory):,} exemplars are kept; with the images set aside, in "
+        f"{several(len(learner.memory), 'exemplar is', 'exemplars are')} kept; with the images set "
+        "aside, in "
         f"{learner.nbytes:,} bytes of a budget of {learner.budget}."
     )
     new = {change.name for change in learner.changes_ if change.new}
@@ -188,12 +213,11 @@ def _sentences(learner: Learner) -> list[str]:
     ]
     lines = [learnt, kept, *alike]
     if learner.repeated_:
-        lines.append(
-            f"{learner.repeated_} images were learnt before, or are given twice, and are left out."
-        )
+        repeated = several(learner.repeated_, "image", "images")
+        lines.append(f"{repeated} learnt before, or given twice: left out.")
     if learner.skipped_:
         lines += [
-            f"{len(learner.skipped_)} could not be read and are left out:",
+            f"{several(len(learner.skipped_), 'picture', 'pictures')} left out, as unreadable:",
             *learner.skipped_,
         ]
     return lines

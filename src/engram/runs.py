@@ -38,6 +38,8 @@ __all__ = [
 ]
 
 LONGEST_NAME = 180
+MOST_SEEDS = 2**32
+"""As many as NumPy's generator of class orders takes."""
 
 InputMean = Literal["dataset", "first-task"]
 
@@ -105,6 +107,8 @@ def configured(
     method_class(method)
     given = load_preset(method, preset)
     place = resolve_device(device)
+    if not 0 <= seed < MOST_SEEDS:
+        raise UserError(f"seed must be from 0 to {MOST_SEEDS - 1}, not {seed}.")
     if images_per_class is not None and images_per_class < 1:
         raise UserError(f"images_per_class must be 1 or more, not {images_per_class}.")
     config = RunConfig(
@@ -112,10 +116,10 @@ def configured(
         stream=stream,
         preset=preset,
         seed=seed,
-        order=resolved_order(order or f"seed{seed}"),
+        order=resolved_order(f"seed{seed}" if order is None else order),
         evaluate_on=evaluate_on,
-        budget=budget or given.budget,
-        codec=codec or given.codec,
+        budget=given.budget if budget is None else budget,
+        codec=given.codec if codec is None else codec,
         infer_through_codec=infer_through_codec,
         input_mean=input_mean,
         image_size=image_size,

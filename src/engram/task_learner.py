@@ -244,6 +244,10 @@ class TaskLearner:
         for key, value in expected.items():
             if state.get(key) != value:
                 raise UserError(f"{folder} has {key} {state.get(key)}, this learner has {value}.")
+        if class_names and len(class_names) < sum(task_sizes):
+            raise UserError(
+                f"{folder} has learnt {sum(task_sizes)} classes, and {len(class_names)} are named."
+            )
         tensors, _ = load_tensors(folder / "weights.safetensors")
         for size in task_sizes:
             self.method.grow(size)

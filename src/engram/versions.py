@@ -26,6 +26,7 @@ from typing import IO, Any
 from engram.config import Precision, as_mapping, from_mapping
 from engram.errors import UserError
 from engram.files import held, write_atomically
+from engram.results.formats import several
 from engram.results.outcomes import Change, mean_forgetting
 
 __all__ = ["BusyError", "MadeWith", "ModelFolder", "VersionFacts", "check_keep"]
@@ -120,19 +121,24 @@ class ModelFolder:
         Raises:
             UserError: the folder is damaged.
         """
-        path = self.folder / "current"
-        if not path.exists():
-            return None
+        path, there = self.folder / "current", self.numbers()
+        if not path.exists() and len(there) < 2:
+            # Whoever wrote the only one may have been stopped just before it was pointed to.
+            return there[0] if there else None
         try:
             number = int(path.read_text())
+        except FileNotFoundError as error:
+            raise self._nothing_current(f"There is no {path}") from error
         except ValueError as error:
-            raise UserError(f"{path} holds no number. Write that of a version there.") from error
-        if number not in self.numbers():
-            raise UserError(
-                f"{path} names version {number}, which is not there. Present: "
-                f"{', '.join(map(str, self.numbers())) or 'none'}."
-            )
+            raise self._nothing_current(f"{path} holds no number") from error
+        if number not in there:
+            raise self._nothing_current(f"{path} names version {number}, which is not there")
         return number
+
+    def _nothing_current(self, reason: str) -> UserError:
+        there = self.numbers()
+        choice = f" Choose one: engram rollback {self.folder} {there[-1]}" if there else ""
+        return UserError(f"{reason}. Present: {', '.join(map(str, there)) or 'none'}.{choice}")
 
     def numbers(self) -> list[int]:
         """Of all versions that are there, oldest first."""
@@ -257,8 +263,7 @@ class ModelFolder:
         """Make what `write` puts into a folder the current version.
 
         Args:
-            facts: what the version tells of itself; learnt from the current one, unless they name
-                another.
+            facts: what the version tells of itself.
             keep: the most versions that stay: the new one, the one it was learnt from, and the
                 newest of the others.
 
@@ -275,7 +280,6 @@ class ModelFolder:
         facts = replace(
             facts,
             number=number,
-            parent=self.current if facts.parent is None else facts.parent,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         try:
@@ -303,9 +307,10 @@ class ModelFolder:
         """Make an earlier version the current one. The others stay where they are.
 
         Raises:
-            UserError: there is no such version.
+            UserError: there is no such version, or it cannot be read.
         """
-        self._point_to(self.chosen(number))
+        self.facts(number)
+        self._point_to(number)
 
     def _point_to(self, number: int) -> None:
         write_atomically(self.folder / "current", _pointer(number).encode())
@@ -354,11 +359,12 @@ def _card(facts: VersionFacts) -> str:
         f"| {change.images} |\n"
         for change in facts.changes
     )
+    known = several(len(learner.classes), "class", "classes")
     return (
-        f"# Version {facts.number}: {len(learner.classes)} classes of images\n\n"
+        f"# Version {facts.number}: {known} of images\n\n"
         f"Learnt with {learner.method} (engram), from pictures brought to "
         f"{learner.image_size} x {learner.image_size} pixels, on {facts.created}. "
-        f"{facts.exemplars} exemplars are kept in {facts.bytes:,} bytes "
+        f"Exemplars: {facts.exemplars}, in {facts.bytes:,} bytes "
         f"({learner.codec}, budget {learner.budget}).\n\n"
         "It knows these classes and no others: a picture of something else is called by the name "
         "of one of them. Accuracy was measured on the few images of each class that were set aside "
@@ -368,7 +374,7 @@ def _card(facts: VersionFacts) -> str:
 
 
 def _cell(name: str) -> str:
-    return name.replace("|", "\\|")
+    return " ".join(name.split()).replace("|", "\\|")
 
 
 def _percent(value: float | None) -> str:

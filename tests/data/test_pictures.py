@@ -149,6 +149,7 @@ def test_a_class_is_a_folder_with_images_at_any_depth(tmp_path: Path) -> None:
 
 def test_hidden_folders_hold_no_pictures_of_a_class(tmp_path: Path) -> None:
     hidden = ("cat/.thumbnails/a.png", ".hidden/a.png", "cat/@eaDir/a.jpg/b.png", "__MACOSX/a.png")
+    hidden += ("$RECYCLE.BIN/a.png", "#recycle/a.png", "System Volume Information/a.png")
     for place in ("cat/a.png", *hidden):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (9, 9)).save(tmp_path / place)
@@ -443,3 +444,31 @@ def test_a_large_jpeg_is_read_at_a_part_of_its_size(tmp_path: Path) -> None:
     assert np.array_equal(
         picture((tmp_path / "large.jpg").read_bytes(), 32), picture(tmp_path / "large.jpg", 32)
     )
+
+
+def test_one_picture_is_not_taken_for_its_rows() -> None:
+    one = np.full((16, 16, 3), 99, np.uint8)
+    for alone in (one, one[:, :, 0], Image.fromarray(one), b"..."):
+        with pytest.raises(UserError, match=r'Class "a" is one picture\. Give a list'):
+            read_labelled({"a": alone}, 4)  # type: ignore[dict-item]
+    with pytest.raises(UserError, match="What is asked about is one picture"):
+        pixels_of(one, 4)  # type: ignore[arg-type]
+    assert len(pixels_of(np.stack([one, one]), 4)) == 2  # type: ignore[arg-type]
+    with pytest.raises(UserError, match='not the text "cat"'):
+        read_labelled(([one, one, one], "cat"), 4)
+    assert read_labelled(([one, one], torch.tensor([7, 8])), 4).names == ("7", "8")
+
+
+def test_parts_of_a_data_set_are_known_however_they_are_written(tmp_path: Path) -> None:
+    for part in ("Train", "Test"):
+        write(tmp_path / part / "cat" / "a.png")
+    with pytest.raises(UserError, match=r"parts of a data set: Train, Test\. Give .*/Train"):
+        read_labelled(tmp_path, 8)
+
+
+def test_spaces_in_the_names_of_folders_make_no_other_class(tmp_path: Path) -> None:
+    for number, name in enumerate(("my  mug", " my mug")):
+        write(tmp_path / name / f"{number}.png")
+    found = read_labelled(tmp_path, 8)
+    assert found.names == ("my mug",)
+    assert len(found.images) == 2

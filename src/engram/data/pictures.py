@@ -41,7 +41,9 @@ IMAGE_SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff"),
     *(".avif", ".heic", ".heif", ".hif"),
 }
-UNREAD_SUFFIXES = {".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw"}
+UNREAD_SUFFIXES = {
+    *(".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".rw2", ".orf", ".pef")
+}
 """Endings of pictures that are not read: whoever has such files is told, and not left to wonder."""
 
 HEIC_BRANDS = {
@@ -59,10 +61,16 @@ MOST_DECODED = 50_000_000
 be decoded at a part of its size. Those that are decoded at once have no more together: at this
 limit they take up to a gigabyte for a moment."""
 
-UNSEEN = ("@eaDir", "__MACOSX")
-"""Folders that file servers and archives put beside pictures, with smaller copies or none."""
-TRAINING, PARTS = "train", {"train", "test", "val", "valid", "validation"}
-"""Folders of a data set whose classes are in them."""
+UNSEEN = {
+    *("@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information", "lost+found")
+}
+"""Folders, in small letters, that systems, file servers and archives put beside pictures, with
+smaller copies, what was deleted, or nothing."""
+TRAINING, PARTS = (
+    {"train", "training"},
+    {"train", "training", "test", "testing", "val", "valid", "validation", "eval"},
+)
+"""Folders of a data set, in small letters, whose classes are in them."""
 
 MOST_SCANS = 100
 """Each goes over the whole picture, and may take a few bytes: a JPEG of many could keep the decoder
@@ -280,6 +288,7 @@ def pixels_of(pictures: Sequence[Picture], size: int) -> Tensor:
     Raises:
         UserError: one cannot be read.
     """
+    _check_several(pictures, "What is asked about")
     if not len(pictures):
         return torch.empty((0, size, size, 3), dtype=torch.uint8)
     with ThreadPoolExecutor() as pool:
@@ -339,6 +348,8 @@ def _by_name(source: Labelled) -> dict[str, list[Picture]]:
                 f'Class "{folders[0]}" is given as {source[folders[0]]}, and not as a list of '
                 "pictures. Give a list, or name the folder that holds all classes' folders."
             )
+        for name, pictures in source.items():
+            _check_several(pictures, f'Class "{name}"')
         pairs = [(str(name), one) for name, pictures in source.items() for one in pictures]
         if empty := [str(name) for name, pictures in source.items() if not len(pictures)]:
             raise UserError(f"Class {empty[0]} has no pictures. Add some, or leave it out.")
@@ -349,12 +360,27 @@ def _by_name(source: Labelled) -> dict[str, list[Picture]]:
                 f"a {type(source).__name__}."
             )
         pictures, labels = source
+        _check_several(pictures, "What is learnt")
+        if isinstance(labels, str):
+            raise UserError(
+                f'Labels are a list, one for each picture, and not the text "{labels}".'
+            )
+        labels = labels.tolist() if isinstance(labels, (np.ndarray, Tensor)) else labels
         if len(pictures) != len(labels):
             raise UserError(f"There are {len(pictures)} pictures and {len(labels)} labels.")
         pairs = list(zip(map(str, labels), pictures, strict=True))
     for name, one in pairs:
         found.setdefault(normal_name(name), []).append(one)
     return found
+
+
+def _check_several(pictures: Any, whose: str) -> None:
+    """Refuse one picture in the place of several: an array would be taken for its rows."""
+    is_array = isinstance(pictures, np.ndarray) and pictures.ndim < 4
+    if is_array and pictures.ndim == 3 and pictures.shape[2] not in (1, 3):
+        is_array = False  # (N, H, W), grey
+    if is_array or isinstance(pictures, (bytes, Image.Image)):
+        raise UserError(f"{whose} is one picture. Give a list of pictures: [picture].")
 
 
 def _in_folder(folder: Path) -> dict[str, list[Picture]]:
@@ -364,11 +390,14 @@ def _in_folder(folder: Path) -> dict[str, list[Picture]]:
             "images: photos/cat/1.jpg."
         )
     folders = class_folders(folder)
-    if TRAINING in folders and folders.keys() <= PARTS and class_folders(folder / TRAINING):
-        others = sorted(folders.keys() - {TRAINING})
+    training = [name for name in folders if name.casefold() in TRAINING]
+    are_parts = all(name.casefold() in PARTS for name in folders)
+    if training and are_parts and class_folders(folder / training[0]):
+        others = [name for name in folders if name != training[0]]
         raise UserError(
             f"The folders in {folder} are no classes but parts of a data set: "
-            f"{', '.join([TRAINING, *others])}. Give one of these: {folder / TRAINING} to learn."
+            f"{', '.join([training[0], *others])}. Give one of these: {folder / training[0]} to "
+            "learn."
         )
     found: dict[str, list[Picture]] = {
         name: [file for path in paths for file in image_files(path)]
@@ -411,12 +440,13 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in UNSEEN
+    return name.startswith(".") or name.casefold() in UNSEEN
 
 
 def normal_name(name: str) -> str:
-    """Names as one sequence of characters, however a file system composes accents."""
-    return unicodedata.normalize("NFC", readable(name))
+    """Names as one sequence of characters, however a file system composes accents, with single
+    spaces within and none around."""
+    return " ".join(unicodedata.normalize("NFC", readable(name)).split())
 
 
 def readable(name: str) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
 
 from engram.config import Precision
-from engram.errors import UserError
+from engram.errors import UserError, unknown
 
 __all__ = ["compute_exactly", "move", "resolve_device", "resolve_precision"]
 
@@ -57,7 +57,13 @@ def move(module: nn.Module, device: torch.device) -> None:
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
-    """`auto` takes bfloat16 where the hardware has instructions for it, else float32."""
+    """`auto` takes bfloat16 where the hardware has instructions for it, else float32.
+
+    Raises:
+        UserError: there is no such precision.
+    """
+    if precision not in get_args(Precision):
+        raise unknown("precision", str(precision), get_args(Precision))
     if precision != "auto":
         return precision
     if device.type == "cuda":

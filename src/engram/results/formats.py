@@ -13,6 +13,7 @@ __all__ = [
     "format_range",
     "format_seconds",
     "markdown",
+    "several",
 ]
 
 ABSENT = "\N{EN DASH}"
@@ -58,6 +59,11 @@ def format_count(count: float) -> str:
     if count >= 10**9:
         return f"{count / 10**9:.2f} G"
     return f"{count / 10**6:.2f} M" if count >= 10_000 else f"{count:.0f}"
+
+
+def several(count: int, one: str, many: str) -> str:
+    """A count with what it counts: `1 class`, `1,200 classes`."""
+    return f"{count:,} {one if count == 1 else many}"
 
 
 def format_seconds(seconds: float) -> str:

@@ -94,13 +94,13 @@ class RunRecord:
     def _note_environment(self) -> None:
         """Add this process's environment, unless the run has been in the same one before."""
         path = self.folder / "environment.json"
-        known = json.loads(path.read_text()) if path.exists() else []
+        known = _read_json(path, list) if path.exists() else []
         if (here := environment()) not in known:
             self._write("environment.json", json.dumps([*known, here], indent=2))
 
     def environment(self) -> dict[str, Any]:
         """Where the run was begun, and under `later` where it went on if that was elsewhere."""
-        begun, *later = json.loads((self.folder / "environment.json").read_text())
+        begun, *later = _read_json(self.folder / "environment.json", list)
         return {**begun, "later": later} if later else begun
 
     def finished(self, config: Any) -> dict[str, Any] | None:
@@ -116,8 +116,10 @@ class RunRecord:
         path = self.folder / "summary.json"
         if not path.exists():
             return None
-        summary: dict[str, Any] = json.loads(path.read_text())
-        return summary
+        found: dict[str, Any] = _read_json(path, dict)
+        if "task_sizes" not in found:
+            raise _damaged(path)
+        return found
 
     def add_epoch(self, report: Mapping[str, Any]) -> None:
         """Record what came out of an epoch."""
@@ -129,9 +131,13 @@ class RunRecord:
         self._write(f"tasks/{index:02d}.json", json.dumps(dict(results)))
 
     def tasks(self, count: int) -> list[dict[str, Any]]:
-        """The results of the first `count` tasks."""
+        """The results of the first `count` tasks.
+
+        Raises:
+            UserError: those of one are not there, or damaged.
+        """
         paths = [self.folder / f"tasks/{index:02d}.json" for index in range(count)]
-        return [json.loads(path.read_text()) for path in paths]
+        return [_read_json(path, dict) for path in paths]
 
     def add_originals(self, images: ImageSet) -> None:
         """Record what exemplars of the task were made of, in place of an earlier task's."""
@@ -176,6 +182,27 @@ class RunRecord:
 
     def _write(self, name: str, text: str) -> None:
         write_atomically(self.folder / name, text.encode())
+
+
+def _read_json(path: Path, kind: type[Any]) -> Any:
+    """What a JSON file of a run holds.
+
+    Raises:
+        UserError: it is not there, or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise _damaged(path) from error
+    if not isinstance(found, kind):
+        raise _damaged(path)
+    return found
+
+
+def _damaged(path: Path) -> UserError:
+    if path.name == "summary.json":
+        return UserError(f"{path} is damaged. Remove it, and the same command writes it again.")
+    return UserError(f"{path} is damaged or gone. Remove the run's folder to begin it anew.")
 
 
 def _transient(path: Path) -> bool:

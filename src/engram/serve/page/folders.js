@@ -17,7 +17,7 @@ function addTo(classes, name, file) {
 }
 
 // Folders of a data set whose classes are in them.
-const PARTS = ["train", "test", "val", "valid", "validation"];
+const PARTS = ["train", "training", "test", "testing", "val", "valid", "validation", "eval"];
 
 // From how many folders with pictures on, a folder that has pictures of its own too holds classes and
 // is none itself: photos/cover.jpg beside photos/cat and photos/dog.
@@ -43,8 +43,8 @@ export async function dropped(transfer) {
 const hasPicture = ([, file]) => isPicture(file);
 
 // Folders that file servers and archives put beside pictures, with smaller copies or none.
-const UNSEEN = ["@eaDir", "__MACOSX"];
-const isUnseen = (folder) => folder.startsWith(".") || UNSEEN.includes(folder);
+const UNSEEN = ["@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information", "lost+found"];
+const isUnseen = (folder) => folder.startsWith(".") || UNSEEN.includes(folder.toLowerCase());
 
 // Small copies of pictures lie in hidden folders; the one that was chosen may be hidden itself.
 const isOpen = ([words]) => !words.slice(1, -1).some(isUnseen);
@@ -73,7 +73,7 @@ function byClass(folders) {
     }
   }
   const deep = folders.flat().some(([words]) => words[1] === "train" && words.length > 3);
-  const areParts = deep && [...classes.keys()].every((name) => PARTS.includes(name));
+  const areParts = deep && [...classes.keys()].every((name) => PARTS.includes(name.toLowerCase()));
   return { classes, strays, areParts };
 }
 
