@@ -63,12 +63,12 @@ def test_the_ridge_weight_is_the_best_on_images_set_aside() -> None:
     h, y = head.project(features).double(), torch.nn.functional.one_hot(labels).double()
     unit = float(h[~aside].square().sum(dim=0).mean())
     errors = {}
-    for ridge in (unit * 10 ** (-half / 2) for half in range(13)):
+    for ridge in (unit * 10 ** (-half / 2) for half in range(10)):
         gram = h[~aside].T @ h[~aside] + ridge * torch.eye(h.shape[1], dtype=torch.float64)
         weight = torch.linalg.solve(gram, h[~aside].T @ y[~aside])
         errors[ridge] = float((h[aside] @ weight - y[aside]).square().sum())
     assert float(head.ridge) == pytest.approx(min(errors, key=lambda ridge: errors[ridge]))
-    assert 1e-6 * unit < head.ridge < unit
+    assert 1e-4 * unit < head.ridge < unit
 
 
 def test_both_ways_to_the_error_agree() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 __all__ = ["BiasFreeHead", "CosineHead", "LinearHead", "RidgeHead"]
 
-RIDGE_SHARES = tuple(10.0**exponent for exponent in range(0, -7, -1))
+RIDGE_SHARES = tuple(10.0**exponent for exponent in range(0, -5, -1))
 """Ridge weights that are tried first, in units of the Gram matrix's mean eigenvalue. Above it, what
 few images or a rare class say would be lost; far below, rounding would choose."""
 LARGEST_EIGENBASIS = 2048
