@@ -386,13 +386,15 @@ def test_a_large_picture_waits_for_those_before_it_alone() -> None:
         with room.taken(pixels):
             order.append(pixels)
 
-    waiting = [threading.Thread(target=decode, args=[pixels]) for pixels in (10, 1)]
+    large, small = (threading.Thread(target=decode, args=[pixels]) for pixels in (10, 1))
     with room.taken(5):
-        for each in waiting:
-            each.start()
-            time.sleep(0.05)
+        large.start()
+        while not room._turn.locked():
+            time.sleep(0.001)
+        small.start()
+        time.sleep(0.05)
         assert order == []
-    for each in waiting:
+    for each in (large, small):
         each.join()
     assert order == [10, 1]
 
