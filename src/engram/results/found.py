@@ -10,7 +10,7 @@ from typing import Any
 
 from engram.errors import UserError
 
-__all__ = ["Findings", "FoundRun", "Summary", "find_runs"]
+__all__ = ["Findings", "FoundRun", "Summary", "find_runs", "read_summary"]
 
 Summary = Mapping[str, Any]
 
@@ -100,7 +100,7 @@ def find_runs(folder: Path) -> Findings:
             left_out.append(
                 f"{place} has not finished. The engram bench command that began it goes on with it."
             )
-        elif (summary := _read_summary(path)) is None:
+        elif (summary := read_summary(path)) is None:
             left_out.append(f"{place} is not the summary of a run.")
         elif same := [run for run in runs if run.summary == summary]:
             left_out.append(f"{place} is the same run as {same[0].path.relative_to(folder)}.")
@@ -130,7 +130,7 @@ def _candidates(folder: Path) -> Iterator[Path]:
         yield from sorted(folder.glob("*.json"))
 
 
-def _read_summary(path: Path) -> Summary | None:
+def read_summary(path: Path) -> Summary | None:
     """The summary that a file holds, or None where it clearly holds something else.
 
     Raises:

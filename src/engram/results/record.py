@@ -33,6 +33,7 @@ from engram.config import as_mapping, difference, read_yaml, to_yaml
 from engram.data.images import ImageSet
 from engram.errors import UserError
 from engram.files import held, load_tensors, save_tensors, write_atomically
+from engram.results.found import read_summary
 
 __all__ = ["OccupiedError", "RunRecord", "commit", "environment", "other_commit"]
 
@@ -112,14 +113,16 @@ class RunRecord:
         return self.summary() if self.matches(config) else None
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary of a finished run, or None."""
+        """The summary of a finished run, or None.
+
+        Raises:
+            UserError: it is damaged.
+        """
         path = self.folder / "summary.json"
         if not path.exists():
             return None
-        found: dict[str, Any] = _read_json(path, dict)
-        if "task_sizes" not in found:
-            raise _damaged(path)
-        return found
+        found = read_summary(path)
+        return None if found is None else dict(found)
 
     def add_epoch(self, report: Mapping[str, Any]) -> None:
         """Record what came out of an epoch."""
@@ -200,8 +203,6 @@ def _read_json(path: Path, kind: type[Any]) -> Any:
 
 
 def _damaged(path: Path) -> UserError:
-    if path.name == "summary.json":
-        return UserError(f"{path} is damaged. Remove it, and the same command writes it again.")
     return UserError(f"{path} is damaged or gone. Remove the run's folder to begin it anew.")
 
 
