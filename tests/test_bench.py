@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from conftest import InterruptionError, StopAfter, StopAtTask, learner_of, same, saved_state, tiny
-from engram.bench import Execution, Progress, restored, run
+from engram.bench import Execution, Progress, check, restored, run
 from engram.data.encoded import EncodedImages
 from engram.data.images import Images
 from engram.data.stream import create_stream
@@ -84,18 +84,43 @@ def test_images_are_classified_as_they_are_or_as_the_codec_gives_them_back(
     assert confusions[0] != confusions[1]
 
 
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """A folder of two red and two blue ones to learn, and as many to evaluate on."""
+    folder = tmp_path / "photos"
+    for place in ("train/red", "train/blue", "test/red", "test/blue"):
+        (folder / place).mkdir(parents=True)
+        for number in range(2):
+            path = folder / place / f"{number}.png"
+            Image.new("RGB", (40, 30), path.parent.name).save(path)
+    return folder
+
+
 def test_photographs_are_brought_to_the_size_that_is_asked_for(
-    tmp_path: Path, silent: Progress
+    photographs: Path, tmp_path: Path, silent: Progress
 ) -> None:
-    for split in ("train", "test"):
-        for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
-            for number in range(2):
-                path = tmp_path / "photos" / split / name / f"{number}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.new("RGB", (40, 30), colour).save(path)
-    config = tiny("finetune", f"{tmp_path / 'photos'}/1,1", image_size=12)
+    config = tiny("finetune", f"{photographs}/1,1", image_size=12)
     folder, _ = run(config, tmp_path / "runs", silent)
     assert json.loads((folder / "model/task-01/learner.json").read_text())["image_size"] == [12, 12]
+
+
+def test_a_run_is_one_on_the_photographs_that_were_there(
+    photographs: Path, tmp_path: Path, silent: Progress
+) -> None:
+    config = tiny("finetune", f"{photographs}/1,1")
+    with pytest.raises(InterruptionError):
+        run(config, tmp_path / "runs", StopAfter(1))
+    photograph = photographs / "train/red/0.png"
+    was = photograph.read_bytes()
+    Image.new("RGB", (80, 60), "red").save(photograph)
+    with pytest.raises(UserError, match="files came, went or changed since it began"):
+        run(config, tmp_path / "runs", silent)
+    photograph.write_bytes(was)
+    run(config, tmp_path / "runs", silent)
+    check(config, tmp_path / "runs")
+    photograph.unlink()
+    with pytest.raises(UserError, match="is a run on other photographs than are there now"):
+        check(config, tmp_path / "runs")
 
 
 @pytest.mark.parametrize("images_per_class", [5, 9])

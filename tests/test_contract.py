@@ -152,7 +152,7 @@ def first_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor
     return None
 
 
-@in_every_precision
+@every_method
 def test_exemplars_decoded_batch_by_batch_give_the_same_bits(
     method: str, tmp_path: Path, silent: Progress
 ) -> None:
@@ -282,7 +282,7 @@ def lead(learner: TaskLearner, images: ImageSet) -> torch.Tensor:
     return (scores[:, 1] - scores[:, 0]) * (2 * images.labels - 1)
 
 
-@in_every_precision
+@every_method
 def test_a_learner_that_learnt_further_is_restored(method: str, tmp_path: Path) -> None:
     stream = digits("3,2")
     learner = learner_of(tiny(method))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.config import read_yaml
-from engram.data.stream import ClassStream, create_stream
+from engram.data.stream import ClassStream, create_stream, stream_checksum
 from engram.engine.device import resolve_device
 from engram.engine.fit import SNAPSHOT_EVERY, EpochReport
 from engram.errors import UserError
@@ -44,7 +44,7 @@ def check(config: RunConfig, out: str | Path) -> None:
             belongs to another configuration.
     """
     record = RunRecord(Path(out) / folder_name(config))
-    if record.finished(config) is None:
+    if record.finished(config, stream_checksum(config.stream)) is None:
         stream = _stream(config)
         _check_fit(_learner(config, stream, Execution()), stream)
 
@@ -83,7 +83,8 @@ def run(
     """
     progress = progress or Progress()
     record = RunRecord(Path(out) / folder_name(config))
-    if finished := record.finished(config):
+    data = stream_checksum(config.stream)
+    if finished := record.finished(config, data):
         progress.finished(record.folder.name, len(finished["task_sizes"]), other_commit(finished))
         return record.folder, finished
     execution = execution or Execution()
@@ -97,7 +98,7 @@ def run(
     learner = _learner(config, stream, execution, snapshots, on_epoch)
     _check_fit(learner, stream)
     work = _Work.of(stream, learner.memory)
-    with record.open(config):
+    with record.open(config, data):
         _restore_newest(learner, record, stream.class_names, execution)
         record.tasks(learner.tasks)  # what the summary will need
         progress.begin(record.folder.name, len(stream), work.share(learner.tasks, 0))

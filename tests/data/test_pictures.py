@@ -157,6 +157,33 @@ def test_hidden_folders_hold_no_pictures_of_a_class(tmp_path: Path) -> None:
     assert (given.names, len(given.images)) == (("cat",), 1)
 
 
+def test_links_to_folders_are_followed_and_no_picture_is_read_twice(tmp_path: Path) -> None:
+    elsewhere = write(tmp_path / "elsewhere" / "a.png").parent
+    write(tmp_path / "photos" / "cat" / "b.png")
+    (tmp_path / "photos" / "cat" / "more").symlink_to(elsewhere)
+    (elsewhere / "itself").symlink_to(elsewhere)
+    (tmp_path / "photos" / "dog").symlink_to(elsewhere)
+    found = read_labelled(tmp_path / "photos", 8)
+    assert (found.names, found.images.labels.tolist()) == (("cat", "dog"), [0, 0, 1])
+
+
+def test_a_folder_that_may_not_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "cat" / "a.png")
+    locked = write(tmp_path / "cat" / "locked" / "b.png").parent
+    listed = os.scandir
+
+    def scandir(place: str) -> Any:
+        if Path(place) == locked:
+            raise PermissionError(13, "Permission denied", str(place))
+        return listed(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match=r"cat/locked may not be read: Permission denied\. Change"):
+        read_labelled(tmp_path, 8)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are characters")
 def test_names_that_are_no_characters_stay_apart(tmp_path: Path) -> None:
     for name in (b"caf\xe9", b"caf\xe8"):

@@ -358,6 +358,10 @@ def test_pictures_that_are_refused(client: TestClient, monkeypatch: pytest.Monke
         for address in (place, "/api/predict"):
             answer = client.post(address, content=content)
             assert (answer.status_code, message in answer.json()["message"]) == (status, True)
+    for wrapped in ({"files": {"file": whole}}, {"json": {"picture": "data:..."}}):
+        answer = client.post("/api/predict", **wrapped)
+        assert answer.status_code == 400
+        assert "Send the bytes of its file as the request's body" in answer.json()["message"]
     assert client.post("/api/classes/777/pictures", content=whole).status_code == 404
     assert waiting(client) == {"grün": 1}
 

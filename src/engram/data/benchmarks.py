@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from rich.progress import wrap_file
 
-from engram.data.folders import imagenet, photographs
+from engram.data.folders import checksum, imagenet, photographs
 from engram.data.images import Dataset, ImageSet
 from engram.errors import UserError, install_command, unknown
 from engram.files import data_folder
 
-__all__ = ["DATASETS", "DOWNLOADED", "IMAGENETS", "load_dataset"]
+__all__ = ["DATASETS", "DOWNLOADED", "IMAGENETS", "data_checksum", "load_dataset"]
 
 
 def load_dataset(name: str, image_size: int | None = None) -> Dataset:
@@ -56,6 +56,17 @@ def load_dataset(name: str, image_size: int | None = None) -> Dataset:
         f"{unknown('data set', name, [*DATASETS, *IMAGENETS])} Or name a folder with train/ and "
         "test/, in both of which every class has a folder of images."
     )
+
+
+def data_checksum(name: str) -> str | None:
+    """What tells a folder's photographs from others that may be in it later; None for data sets
+    that are the same everywhere, and for what is no folder.
+
+    Raises:
+        UserError: the folder lacks what `load_dataset` wants.
+    """
+    named = name in DATASETS or name in IMAGENETS
+    return None if named or not Path(name).is_dir() else checksum(Path(name))
 
 
 @dataclass(frozen=True, slots=True)

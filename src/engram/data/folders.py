@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -24,7 +25,7 @@ from engram.data.pictures import class_folders, image_files, picture, pixels_of
 from engram.errors import UserError
 from engram.files import held
 
-__all__ = ["imagenet", "photographs"]
+__all__ = ["checksum", "imagenet", "photographs"]
 
 AT_ONCE = 256
 """Photographs that are decoded before they are written."""
@@ -39,9 +40,27 @@ def photographs(folder: Path, image_size: int) -> Dataset:
     Raises:
         UserError: folders are missing, or an image cannot be read.
     """
-    splits = _splits(folder, "train", "test")
+    splits = _photographs(folder)
     train, test = (split.read(image_size) for split in splits)
     return Dataset(folder.name, train, test, splits[0].names)
+
+
+def checksum(folder: Path) -> str:
+    """What `photographs` would read, told by the names and sizes of its files; none is opened.
+
+    Raises:
+        UserError: folders are missing.
+    """
+    sizes = [
+        (split.folder.name, name, path.stat().st_size)
+        for split in _photographs(folder)
+        for name, path in zip(split.listing(), split.files, strict=True)
+    ]
+    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+
+
+def _photographs(folder: Path) -> tuple[_Split, _Split]:
+    return _splits(folder, "train", "test")
 
 
 def imagenet(folder: Path, classes: int, image_size: int) -> Dataset:
@@ -118,7 +137,7 @@ class _Split:
             for paths in _batched(shown, AT_ONCE):
                 for pixels in pool.map(picture, paths, itertools.repeat(image_size)):
                     data.write(pixels.tobytes())
-        (folder / f"{self.folder.name}.json").write_text(json.dumps(self._listing()))
+        (folder / f"{self.folder.name}.json").write_text(json.dumps(self.listing()))
 
     def mapped(self, folder: Path, image_size: int) -> ImageSet:
         """All images, in a file that `write` wrote; nothing is read before it is asked for.
@@ -126,7 +145,7 @@ class _Split:
         Raises:
             UserError: it was written of other images, or it is not whole.
         """
-        if json.loads((folder / f"{self.folder.name}.json").read_text()) != self._listing():
+        if json.loads((folder / f"{self.folder.name}.json").read_text()) != self.listing():
             raise UserError(
                 f"{folder} was prepared when {self.folder} held other images. Remove {folder} to "
                 "have it prepared again."
@@ -141,7 +160,8 @@ class _Split:
             warnings.filterwarnings("ignore", message=".*not writable")
             return ImageSet(torch.from_numpy(pixels), torch.tensor(self.labels))
 
-    def _listing(self) -> list[str]:
+    def listing(self) -> list[str]:
+        """The files' paths within the folder."""
         return [path.relative_to(self.folder).as_posix() for path in self.files]
 
 

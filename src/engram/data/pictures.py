@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import threading
 import unicodedata
@@ -12,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -430,13 +431,34 @@ def class_folders(folder: Path) -> dict[str, list[Path]]:
 
 def image_files(folder: Path) -> list[Path]:
     """Files at any depth that are pictures by their names, also of kinds that are not read; none
-    that are hidden, or in a hidden folder, such as thumbnails."""
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES | UNREAD_SUFFIXES
-        and not any(map(_is_hidden, path.relative_to(folder).parts))
-    ]
+    that are hidden, or in a hidden folder, such as thumbnails. Links are followed.
+
+    Raises:
+        UserError: a folder may not be read.
+    """
+    found: list[Path] = []
+    walked: set[Path] = set()
+    for place, folders, files in os.walk(folder, onerror=_not_listed, followlinks=True):
+        # A link may lead to where it is.
+        if (real := Path(place).resolve()) in walked:
+            folders.clear()
+            continue
+        walked.add(real)
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        found += [Path(place, name) for name in files if _is_picture(name)]
+    return sorted(found)
+
+
+def _not_listed(error: OSError) -> NoReturn:
+    raise UserError(
+        f"The folder {readable(str(error.filename))} may not be read: {error.strerror}. Change its "
+        "permissions, or move it elsewhere."
+    ) from error
+
+
+def _is_picture(name: str) -> bool:
+    known = Path(name).suffix.lower() in IMAGE_SUFFIXES | UNREAD_SUFFIXES
+    return known and not _is_hidden(name)
 
 
 def _is_hidden(name: str) -> bool:

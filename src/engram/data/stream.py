@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from engram.data.benchmarks import load_dataset
+from engram.data.benchmarks import data_checksum, load_dataset
 from engram.data.images import Dataset, ImageSet
 from engram.data.orders import class_order, order_label
 from engram.errors import UserError
@@ -27,6 +27,7 @@ __all__ = [
     "Task",
     "create_stream",
     "increments",
+    "stream_checksum",
 ]
 
 EvaluatedOn = Literal["validation", "test"]
@@ -274,3 +275,8 @@ def create_stream(
             f"{dataset_name}/{len(arriving)}."
         )
     return ClassStream(dataset, arriving, sizes, evaluate_on, images_per_class)
+
+
+def stream_checksum(name: str) -> str | None:
+    """What tells the images of a stream from those that it may have later; see `data_checksum`."""
+    return data_checksum(name.rpartition("/")[0])

@@ -3,6 +3,7 @@
 | file              | holds                                                         |
 |-------------------|---------------------------------------------------------------|
 | config.yaml       | the resolved configuration                                    |
+| data.sha256       | of the names and sizes of photographs that are learnt         |
 | environment.json  | versions, machine, threads; a list, if it went on elsewhere   |
 | metrics.jsonl     | a line for every epoch, twice if it had to be run once more   |
 | tasks/NN.json     | results after each task                                       |
@@ -38,6 +39,7 @@ from engram.results.found import read_summary
 __all__ = ["OccupiedError", "RunRecord", "commit", "environment", "other_commit"]
 
 ORIGINALS = "originals.safetensors"
+DATA = "data.sha256"
 
 PACKAGES = ("engram", "torch", "numpy", "pillow", "safetensors")
 
@@ -56,8 +58,11 @@ class RunRecord:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def matches(self, config: Any) -> bool:
+    def matches(self, config: Any, data: str | None = None) -> bool:
         """Whether the folder holds a run of `config`, a dataclass; False where there is no folder.
+
+        Args:
+            data: a checksum of what it learns, where that may change.
 
         Raises:
             UserError: it holds something else.
@@ -72,22 +77,37 @@ class RunRecord:
                 f"{self.folder} belongs to another configuration: {other.name} is {other.there} "
                 f"there and {other.here} here. Choose another --out, or remove the folder."
             )
+        begun = self._data()
+        if data and begun and data != begun:
+            raise UserError(
+                f"{self.folder} is a run on other photographs than are there now: files came, went "
+                "or changed since it began. Choose another --out, or remove the folder."
+            )
         return True
 
+    def _data(self) -> str | None:
+        path = self.folder / DATA
+        return path.read_text().strip() if path.exists() else None
+
     @contextmanager
-    def open(self, config: Any) -> Iterator[None]:
+    def open(self, config: Any, data: str | None = None) -> Iterator[None]:
         """Work in the folder, alone; it is made for `config` where it does not exist yet.
+
+        Args:
+            data: as in `matches`.
 
         Raises:
             OccupiedError: another process is at work there.
             UserError: it holds something else.
         """
-        exists = self.matches(config)
+        exists = self.matches(config, data)
         self.folder.mkdir(parents=True, exist_ok=True)
         occupied = OccupiedError(f"Another process is at work in {self.folder}.")
         with held(self.folder / ".lock", occupied):
             if not exists:
                 self._write("config.yaml", to_yaml(as_mapping(config)))
+            if data is not None:
+                self._write(DATA, f"{data}\n")
             (self.folder / "tasks").mkdir(exist_ok=True)
             self._note_environment()
             yield
@@ -104,13 +124,16 @@ class RunRecord:
         begun, *later = _read_json(self.folder / "environment.json", list)
         return {**begun, "later": later} if later else begun
 
-    def finished(self, config: Any) -> dict[str, Any] | None:
+    def finished(self, config: Any, data: str | None = None) -> dict[str, Any] | None:
         """The summary of a finished run of `config`, or None.
+
+        Args:
+            data: as in `matches`.
 
         Raises:
             UserError: the folder holds something else.
         """
-        return self.summary() if self.matches(config) else None
+        return self.summary() if self.matches(config, data) else None
 
     def summary(self) -> dict[str, Any] | None:
         """The summary of a finished run, or None.

@@ -56,6 +56,9 @@ NOT_WRITTEN = 507
 
 CHUNK = 1 << 20
 
+WRAPPED = ("multipart/", "application/json")
+"""Kinds of bodies that hold no picture, or something around it."""
+
 DOCUMENTED = HTTPBearer(
     auto_error=False, description="The token, where the server was started with one."
 )
@@ -356,8 +359,14 @@ async def _picture(request: Request) -> bytes:
     """The body of a request, which is a picture.
 
     Raises:
-        UserError: there is none, or not all of it came.
+        UserError: there is none, it is wrapped in something else, or not all of it came.
     """
+    kind = request.headers.get("Content-Type", "")
+    if kind.startswith(WRAPPED):
+        raise UserError(
+            f"The picture came as {kind.partition(';')[0]}. Send the bytes of its file as the "
+            "request's body, and nothing else."
+        )
     try:
         content = await request.body()
     except ClientDisconnect as error:
