@@ -399,6 +399,21 @@ def test_a_grid_that_is_no_text_is_refused(engram: Command) -> None:
     assert "grid.yaml is not YAML" in text
 
 
+def test_a_grid_without_a_file_is_refused(engram: Command) -> None:
+    code, text = engram("bench", "--grid")
+    assert (code, "--grid names no file" in text) == (2, True)
+
+
+@pytest.mark.parametrize("option", ["--out", "--publish"])
+def test_a_file_where_a_folder_is_to_be_is_refused_before_the_run(
+    engram: Command, tmp_path: Path, option: str
+) -> None:
+    (tmp_path / "results").write_text("notes")
+    code, text = engram(*DEMO, option, "results/icarl")
+    assert (code, "results is a file, and not a folder" in text) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
 def test_published_runs_are_copied_and_not_done_again(
     engram: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -468,11 +483,11 @@ def test_every_command_explains_itself(engram: Command, tmp_path: Path, command:
 
 
 def test_a_place_that_cannot_be_written_is_one_line(engram: Command, tmp_path: Path) -> None:
-    Path("file").write_text("")
-    code, text = engram(*DEMO, "--out", "file")
+    code, text = engram(*DEMO, "--out", "long" * 100)
     assert code == 2
-    assert text.startswith("engram: Not a directory")
+    assert text.startswith("engram: File name too long")
     assert text.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_whoever_reads_no_further_is_told_nothing() -> None:

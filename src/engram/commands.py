@@ -28,7 +28,7 @@ from engram.data.orders import order_names
 from engram.data.stream import EvaluatedOn
 from engram.doctor import diagnosis
 from engram.errors import UserError
-from engram.files import write_atomically
+from engram.files import check_folder, write_atomically
 from engram.methods import METHODS, method_class
 from engram.results.record import OccupiedError, commit
 from engram.results.report import write_report
@@ -132,6 +132,8 @@ def bench(words: Sequence[str]) -> None:
     """One run a seed, or a grid of runs."""
     if any(word.split("=")[0] == "--grid" for word in words):
         grid_options = tyro.cli(GridOptions, args=words, prog="engram bench")
+        if not grid_options.grid:
+            raise UserError("--grid names no file. Give one or more: engram bench --grid FILE.")
         _run_all(_all_of(grid_options.grid), grid_options)
         return
     if words and words[0] in ("-h", "--help"):
@@ -199,7 +201,9 @@ def _run_all(configs: Sequence[RunConfig], options: ExecutionOptions) -> None:
     """
     if not configs:
         raise UserError("There is no run to do: name at least one --seed.")
+    check_folder(options.out)
     if options.publish is not None:
+        check_folder(options.publish)
         configs = _unpublished(configs, options.publish)
         if not configs:
             print(f"Nothing to do: {options.publish} has all of these runs.")

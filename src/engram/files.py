@@ -23,6 +23,7 @@ from torch import Tensor
 from engram.errors import UserError
 
 __all__ = [
+    "check_folder",
     "check_place",
     "data_folder",
     "held",
@@ -58,6 +59,18 @@ def check_place(path: Path) -> None:
         raise UserError(f"{path} is a folder. Name a file in it.")
     if not path.parent.is_dir():
         raise UserError(f"There is no folder {path.parent} for {path}. Make it, or name another.")
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder that cannot be made, because there is a file where it or one around it is to
+    be; for those who compute long for it.
+
+    Raises:
+        UserError: there is.
+    """
+    there = next(found for found in (path, *path.absolute().parents) if found.exists())
+    if not there.is_dir():
+        raise UserError(f"{there} is a file, and not a folder. Name another place than {path}.")
 
 
 @contextmanager
