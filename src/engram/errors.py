@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend, and what helps to say the way out."""
+"""The exception for what a user can mend, and what helps to say the way out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterable
 
-__all__ = ["UserError", "install_command", "nearest", "unknown"]
+__all__ = ["NotThereError", "UserError", "install_command", "nearest", "unknown"]
 
 
 class UserError(Exception):
@@ -16,6 +16,10 @@ class UserError(Exception):
 
     The command line prints it as one line and leaves with exit code 2.
     """
+
+
+class NotThereError(UserError):
+    """What was asked for by its number does not exist, or no longer."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

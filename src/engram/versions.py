@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from engram.config import Precision, as_mapping, from_mapping
-from engram.errors import UserError
+from engram.errors import NotThereError, UserError
 from engram.files import held, write_atomically
 from engram.results.formats import several
 from engram.results.outcomes import Change, mean_forgetting
@@ -177,13 +177,14 @@ class ModelFolder:
         """The number that is meant: the current version's where none is given.
 
         Raises:
-            UserError: there is no such version, or none at all.
+            NotThereError: there is no such version.
+            UserError: there is none at all.
         """
         found = self.current if number is None else number
         if found is None:
             raise self.absence()
         if found not in self.numbers():
-            raise UserError(
+            raise NotThereError(
                 f"{self.folder} has no version {found}. Present: "
                 f"{', '.join(map(str, self.numbers())) or 'none'}."
             )

@@ -21,12 +21,12 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from conftest import Command, coloured, small_learner
-from engram.errors import UserError
+from engram.errors import NotThereError, UserError
 from engram.learner import load
 from engram.serve import worker
 from engram.serve.app import create_app
 from engram.serve.jobs import settle
-from engram.serve.journal import Journal, NotThereError
+from engram.serve.journal import Journal
 from engram.serve.limits import Limits, TooLargeError
 from engram.serve.server import Server
 from engram.versions import BusyError, ModelFolder
@@ -439,8 +439,8 @@ def test_more_than_a_request_may_have_is_refused_as_that(
         ("POST", "/api/classes", b"{}", 422, "The request is not understood: body.name"),
         ("POST", "/api/classes", b"nonsense", 422, "The request is not understood"),
         ("POST", "/api/predict?top=0", b"x", 422, "query.top"),
-        ("POST", "/api/versions/9/restore", None, 400, "has no version 9. Present: 1"),
-        ("GET", "/api/versions/9/model.zip", None, 400, "has no version 9. Present: 1"),
+        ("POST", "/api/versions/9/restore", None, 404, "has no version 9. Present: 1"),
+        ("GET", "/api/versions/9/model.zip", None, 404, "has no version 9. Present: 1"),
         ("GET", "/api/jobs/9", None, 404, "There is no job 9"),
         ("DELETE", "/api/jobs/9", None, 404, "There is no job 9"),
         ("PATCH", "/api/classes/9", b'{"name": "x"}', 404, "There is no class 9"),

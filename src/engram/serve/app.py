@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from engram.data.pictures import as_png
-from engram.errors import UserError
+from engram.errors import NotThereError, UserError
 from engram.serve import schemas
 from engram.serve.access import (
     Access,
@@ -32,7 +32,6 @@ from engram.serve.access import (
     cookie_name,
 )
 from engram.serve.headers import SECURITY_HEADERS, SecurityHeaders
-from engram.serve.journal import NotThereError
 from engram.serve.limits import Limits, TooLargeError
 from engram.serve.reference import reference
 from engram.serve.server import Server

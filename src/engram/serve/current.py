@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
+from engram.errors import NotThereError
 from engram.learner import Label, Learner, load
-from engram.serve.journal import NotThereError
 from engram.versions import ModelFolder
 
 __all__ = ["CurrentModel"]

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from engram.errors import UserError
+from engram.errors import NotThereError, UserError
 from engram.serve.limits import Limits
 from engram.versions import BusyError
 
@@ -26,7 +26,6 @@ __all__ = [
     "Job",
     "Journal",
     "Kind",
-    "NotThereError",
     "State",
     "TakenAwayError",
     "WaitingClass",
@@ -79,10 +78,6 @@ COMMIT;
 LEARNING = "id <= (SELECT coalesce(max(last_picture), 0) FROM job WHERE state = 'running')"
 """Which pictures are being learnt: all that were there when the job began. So beginning and ending
 one touches no picture, which would be written anew."""
-
-
-class NotThereError(UserError):
-    """What was asked for does not exist, or no longer."""
 
 
 class TakenAwayError(Exception):

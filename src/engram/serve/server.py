@@ -13,13 +13,14 @@ from anyio import CapacityLimiter, to_thread
 
 from engram.data.images import checksums
 from engram.data.pictures import as_png, picture
+from engram.errors import NotThereError
 from engram.learner import Learner
 from engram.memory import Budget
 from engram.results.verdict import forgetting_verdict
 from engram.serve import schemas
 from engram.serve.current import CurrentModel
 from engram.serve.jobs import Jobs
-from engram.serve.journal import Journal, NotThereError
+from engram.serve.journal import Journal
 from engram.serve.limits import Limits
 from engram.serve.names import checked_name
 from engram.versions import ModelFolder, VersionFacts
