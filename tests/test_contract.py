@@ -133,7 +133,7 @@ def test_an_interrupted_run_continues_bit_for_bit(
     epochs = len(record.read_text().splitlines()) if record.exists() else 0
     events = epochs + len(expected["task_sizes"])
     state = saved_state(whole)
-    for stop in range(1, events + 1, 1 if method in METHODS else 3):
+    for stop in range(1, events + 1, 1 if method in METHODS else 4):
         out = tmp_path / str(stop)
         with pytest.raises(InterruptionError):
             run(config, out, StopAfter(stop), Execution(snapshot_every=0))

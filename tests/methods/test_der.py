@@ -374,7 +374,7 @@ def test_the_paper_preset_on_a_shortened_schedule(
             rates.append(report.learning_rate)
 
     learner = learner_of(settings, budget, on_epoch=note)
-    stream = create_stream(f"digits/{steps}", order="given", images_per_class=10)
+    stream = create_stream(f"digits/{steps}", order="given", images_per_class=5)
     for task in stream:
         learner.learn(task)
     der = method_of(learner)
