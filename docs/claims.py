@@ -76,15 +76,15 @@ def _row(claim: Claim, pairs: Sequence[Runs]) -> list[str]:
 
 
 def verdict(differences: Sequence[float], least: float | None = None) -> str:
-    """Whether what is asked is met on average; else whether the interval tells gain from loss."""
+    """Whether what is asked is met on average; else whether the interval tells gain from loss. One
+    pair decides nothing."""
     gain = Gain.of(differences)
-    if least is not None:
-        met = f"{'met' if gain.mean >= least else 'missed'}: {least:+g} is asked"
-        if gain.margin is None:
-            return f"{met}, one pair"
-        return f"{met}, within the interval" if abs(gain.mean - least) <= gain.margin else met
+    wanted = "" if least is None else f"{least:+g} is asked"
     if gain.margin is None:
-        return NO_VERDICT
+        return ": ".join(filter(None, [NO_VERDICT, wanted]))
+    if least is not None:
+        met = f"{'met' if gain.mean >= least else 'missed'}: {wanted}"
+        return f"{met}, within the interval" if abs(gain.mean - least) <= gain.margin else met
     if gain.is_clear:
         return "gains" if gain.mean > 0 else "loses"
     return f"undecided, gains in {how_many_gain(differences)}"

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import re
+import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from measured import (
     mean_curve,
     missing,
     of_benchmark,
+    pooled,
     tests_in_ten_tasks,
 )
 
@@ -48,18 +50,19 @@ CLASSES_SEEN = tuple(str(count) for count in range(10, 101, 10))
 
 def short_table(summaries: Summaries) -> str:
     """What the README shows: the runs of its grid; those that start alike stand together."""
-    header = ["Method", "Preset and class order", "Starts from", "Decides by", "Average", "Last"]
-    header += ["Forgetting", "Seeds", "Kept for further learning"]
+    header = ["Method", "Preset and class order", "Starts from", "Trained for", "Decides by"]
+    header += ["Average", "Last", "Forgetting", "Seeds", "Kept for further learning"]
     rows = [
         [
             row.method,
-            ", ".join([row.preset_and_changes, *row.orders]),
+            ", ".join([row.preset, *_but_precision(row.differences), *row.orders]),
             row.start,
+            _training(runs),
             row.classifier,
             *map(str, (row.average, row.last, row.forgetting or ABSENT, len(row.seeds))),
             format_bytes(row.kept_bytes),
         ]
-        for row in comparison_table(_of_readme(summaries))
+        for row, runs in pooled(_of_readme(summaries))
     ]
     measured = {
         summary["method"]
@@ -68,7 +71,17 @@ def short_table(summaries: Summaries) -> str:
     }
     others = ", ".join(f"`{name}`" for name in METHODS if name not in measured)
     note = f"\nNot yet measured on the test images of CIFAR-100: {others}.\n" if others else ""
-    return markdown(header, rows, texts=4) + note
+    return markdown(header, rows, texts=5) + note
+
+
+def _but_precision(differences: Sequence[str]) -> list[str]:
+    return [each for each in differences if not each.startswith("precision=")]
+
+
+def _training(runs: Summaries) -> str:
+    """Updates of a run, on average, and their precision."""
+    updates = statistics.fmean(run["updates"] for run in runs)
+    return f"{updates:,.0f} updates in {runs[0]['config']['precision']}" if updates else "nothing"
 
 
 def _of_readme(summaries: Summaries) -> Summaries:

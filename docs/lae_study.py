@@ -90,8 +90,8 @@ def _part(summaries: Summaries) -> str:
         )
     )
     votes = []
-    for _, runs in rows:
-        name = [modules_in_words(runs[0]), _parameters(runs[0]), str(len(runs))]
+    for row, runs in rows:
+        name = [modules_in_words(runs[0]), _parameters(runs[0]), ", ".join(row.orders)]
         for who, rule in VOTES.items():
             cells = [by_rule(runs, rule.format(merge)) for merge in merges]
             if any(cell != ABSENT for cell in cells):
@@ -107,15 +107,16 @@ def _beside(summaries: Summaries) -> list[list[str]]:
     """What does not hang on a merge: single experts, RanPAC, everything at once."""
     found = []
     for row, runs in pooled(summaries):
+        orders = ", ".join(row.orders)
         if row.method == "ranpac":
             name = ", ".join(["RanPAC alone", *row.differences])
-            found.append([name, str(len(runs)), by_rule(runs, row.classifier)])
+            found.append([name, orders, by_rule(runs, row.classifier)])
         elif row.stream == ALL_AT_ONCE:
             name = f"{modules_in_words(runs[0])}: everything at once"
-            found.append([name, str(len(runs)), by_rule(runs, "online")])
+            found.append([name, orders, by_rule(runs, "online")])
         else:
             found += [
-                [f"{modules_in_words(runs[0])}: {rule} alone", str(len(runs)), by_rule(runs, rule)]
+                [f"{modules_in_words(runs[0])}: {rule} alone", orders, by_rule(runs, rule)]
                 for rule in ("online", "ridge")
             ]
     return [cells for cells in found if cells[-1] != ABSENT]
@@ -216,6 +217,7 @@ def claims_about(choice: Chosen) -> list[GapClaim]:
     together = RuleSide(ties, BOTH)
     convolved = RuleSide(PUBLISHED_VOTE, BOTH)
     third = RuleSide(ALL_THREE.format("ema"))
+    adapted = RuleSide("ridge", ("adapt=True",), "ranpac")
     return [
         GapClaim(
             "convolution, at equal parameters",
@@ -264,10 +266,11 @@ def claims_about(choice: Chosen) -> list[GapClaim]:
             third,
             RuleSide("ridge", ("adapt=False",), "ranpac"),
         ),
+        GapClaim("the three experts, for RanPAC on modules of the first task", third, adapted),
         GapClaim(
-            "the three experts, for RanPAC on modules of the first task",
-            third,
-            RuleSide("ridge", ("adapt=True",), "ranpac"),
+            "ridge regression alone, for RanPAC on modules of the first task",
+            RuleSide("ridge"),
+            adapted,
         ),
         GapClaim(
             f"the best on validation images ({_in_words(choice.best)})",

@@ -244,21 +244,26 @@ ATTEMPTS = (
 
 CLAIMS = (
     Claim(
-        "`best` for 2,000 raw images as published, at equal epochs",
+        "`best` for iCaRL with 2,000 raw images, at equal epochs: three times the updates",
         Side("icarl", "best", "klt:32", RAW),
         LAPTOP,
         least=10.0,
     ),
     Claim(
-        "`best` for 2,000 raw images as published, at equal updates",
+        "`best` for iCaRL with 2,000 raw images, at equal updates",
         Side("icarl", "best", "klt:32", RAW, EQUAL_UPDATES),
+        LAPTOP,
+    ),
+    Claim(
+        "the recipe with 2,000 raw images for iCaRL, at equal updates",
+        Side("icarl", "best", "raw", RAW, EQUAL_UPDATES),
         LAPTOP,
     ),
     *(
         Claim(
-            f"the recipe with 2,000 raw images, by {words}, for iCaRL, at equal updates",
+            f"the recipe with 2,000 raw images for iCaRL, by {words} on both sides",
             Side("icarl", "best", "raw", RAW, EQUAL_UPDATES, rule),
-            LAPTOP,
+            replace(LAPTOP, rule=rule),
         )
         for rule, words in DECIDERS.items()
     ),

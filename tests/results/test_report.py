@@ -108,12 +108,27 @@ def test_gains_are_paired_over_class_orders_and_on_every_stream(tmp_path: Path) 
     assert cells == 2 * ["2", "+0.00 [\N{MINUS SIGN}63.53, +63.53]", last]
 
 
+def test_gains_are_paired_within_a_precision_unless_it_is_what_differs(tmp_path: Path) -> None:
+    for method, precision, last in (
+        ("icarl", "fp32", 50),
+        ("icarl", "bf16", 51),
+        ("der", "bf16", 61),
+    ):
+        run = make_summary([90, last], method=method)
+        run["config"]["precision"] = precision
+        write_run(tmp_path / f"{method}-{precision}", run)
+    _, cells = gains_in(write_report(tmp_path, "icarl · precision=fp32"))
+    assert cells == ["1", "+0.50", "+1.00"]
+    _, cells = gains_in(write_report(tmp_path, "icarl · precision=bf16"))
+    assert cells == ["1", "+5.00", "+10.00", "1", "\N{MINUS SIGN}0.50", "\N{MINUS SIGN}1.00"]
+
+
 def test_without_pairs_there_are_no_gains(tmp_path: Path) -> None:
     write_run(tmp_path / "icarl", make_summary(seed=0))
     write_run(tmp_path / "joint", make_summary(seed=1, method="joint"))
     path = write_report(tmp_path, "icarl")
     assert gains_in(path)[1] == []
-    assert "No other setting has a seed and class order in common" in Page(path).text
+    assert "No other setting has seed, class order and precision in common" in Page(path).text
 
 
 @pytest.mark.parametrize(

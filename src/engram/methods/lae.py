@@ -344,6 +344,10 @@ class LAE(PretrainedMethod):
         return super().facts | {"module_parameters": len(self.reference)}
 
     @property
+    def measures(self) -> dict[str, float]:
+        return {} if self.ridge is None else {"ridge weight": float(self.ridge.ridge)}
+
+    @property
     def parameter_count(self) -> int:
         """Parameters of the backbone, of all modules that vote, and of the classifiers."""
         # After the first task the modules of the others are the online ones.

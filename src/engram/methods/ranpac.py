@@ -129,5 +129,9 @@ class RanPAC(PretrainedMethod):
         return (scores / self.config.temperature).softmax(dim=1)
 
     @property
+    def measures(self) -> dict[str, float]:
+        return {"ridge weight": float(self.head.ridge)}
+
+    @property
     def parameter_count(self) -> int:
         return super().parameter_count + self.head.parameter_count

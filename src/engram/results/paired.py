@@ -1,5 +1,5 @@
-"""Differences between settings, over pairs of runs with the same seed and class order: what these
-add to both runs cancels out."""
+"""Differences between settings, over pairs of runs with the same seed, class order and precision:
+what these add to both runs cancels out."""
 
 from __future__ import annotations
 
@@ -68,9 +68,11 @@ def gains(
     others: Sequence[ComparisonRow],
     measure: str,
 ) -> list[float]:
-    """How much more of a measure the runs of `rows` have than those of `others` with the same seed
-    and class order; nothing where there are no such pairs."""
-    ours, theirs = _by_run(summaries, rows), _by_run(summaries, others)
+    """How much more of a measure the runs of `rows` have than those of `others` with the same seed,
+    class order and precision; nothing where there are no such pairs. Where precision alone tells
+    the two apart, it is what is compared."""
+    by_precision = _but_precision(rows) != _but_precision(others)
+    ours, theirs = (_by_run(summaries, side, by_precision) for side in (rows, others))
     return [
         summaries[position][measure] - summaries[theirs[run]][measure]
         for run, position in ours.items()
@@ -78,8 +80,24 @@ def gains(
     ]
 
 
+def _but_precision(rows: Sequence[ComparisonRow]) -> set[tuple[str, ...]]:
+    """What tells settings apart beside the precision of training."""
+    return {
+        (
+            *(row.method, row.preset, row.budget, row.codec),
+            *(each for each in row.changed if not each.startswith("precision=")),
+        )
+        for row in rows
+    }
+
+
 def _by_run(
-    summaries: Sequence[Summary], rows: Sequence[ComparisonRow]
-) -> dict[tuple[int, str], int]:
-    runs = [run for row in rows for run in row.runs]
-    return {(summaries[run]["seed"], summaries[run]["order"]): run for run in runs}
+    summaries: Sequence[Summary], rows: Sequence[ComparisonRow], by_precision: bool
+) -> dict[tuple[int, str, str], int]:
+    """Runs by what those of a pair have in common."""
+    found = {}
+    for run in (run for row in rows for run in row.runs):
+        summary = summaries[run]
+        precision = summary["config"].get("precision", "") if by_precision else ""
+        found[summary["seed"], summary["order"], precision] = run
+    return found

@@ -282,10 +282,11 @@ def _gain_section(groups: Sequence[Sequence[_Shown]], findings: Findings, agains
         there = dict.fromkeys(shown.name for group in groups for shown in group)
         raise UserError(f'No setting begins with "{against}". There are: {"; ".join(there)}.')
     explained = (
-        "Differences in points, over pairs of runs with the same seed and class order: their mean "
-        "with its 95 % confidence interval by Student's t, bold where it excludes zero. One pair "
-        "has no interval, and among many rows some exclude zero by chance. Left out are settings "
-        "from other starting weights, or with no seed and class order in common."
+        "Differences in points, over pairs of runs with the same seed, class order and precision: "
+        "their mean with its 95 % confidence interval by Student's t, bold where it excludes zero. "
+        "One pair has no interval, and among many rows some exclude zero by chance. Left out are "
+        "settings from other starting weights, or with no such pairs. Settings that differ in "
+        "nothing but the precision are compared across it."
     )
     return section("Gains", paragraph(explained), *parts)
 
@@ -324,7 +325,7 @@ def _gain_table(group: Sequence[_Shown], findings: Findings, base: str) -> str:
         cells = [str(len(average)), _gain(average), _gain(last)]
         markup.append(f"<tr>{_heading(alike[0])}{_budget_cell(first)}{number_cells(cells)}</tr>")
     if not markup:
-        return paragraph("No other setting has a seed and class order in common with it.")
+        return paragraph("No other setting has seed, class order and precision in common with it.")
     header = ("Method", "Memory budget", "Pairs", "Average incremental", "Last")
     return table(header, markup, texts=range(2))
 
