@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import yaml
 
@@ -22,6 +23,7 @@ from engram.config import (
     load_preset,
     presets_of,
     read_yaml,
+    to_yaml,
 )
 from engram.data.augment import Augmentation
 from engram.data.codecs import create_codec
@@ -31,7 +33,7 @@ from engram.methods import METHODS
 from engram.methods.icarl import ICaRLConfig
 from engram.methods.lae import LAEConfig
 from engram.methods.ranpac import RanPACConfig
-from engram.runs import configured, folder_name, preset_settings, read_grid
+from engram.runs import configured, folder_name, preset_settings, read_grid, recorded
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
@@ -111,6 +113,32 @@ def test_values_are_converted() -> None:
     mapping = {"name": 7, "rate": 2, "sizes": [1, 2], "mode": "slow", "limit": None}
     expected = Example(name="7", rate=2.0, sizes=(1, 2), mode="slow")
     assert from_mapping(Example, mapping, "here") == expected
+
+
+def test_a_run_that_is_configured_in_python_is_checked_like_one_from_a_file() -> None:
+    usual = preset_settings("icarl", "demo")
+    schedule = replace(usual.schedule, learning_rate=np.float32(0.5), epochs=np.int64(3))
+    config = configured(
+        "icarl",
+        "digits/b0-inc2",
+        "demo",
+        seed=np.int64(1),
+        budget=100,  # type: ignore[arg-type]
+        settings=replace(usual, schedule=schedule),
+    )
+    assert recorded(yaml.safe_load(to_yaml(as_mapping(config))), "here") == config
+    assert (config.seed, config.order, config.budget) == (1, "seed1", "100")
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"evaluate_on": "val"}, r'evaluate_on: "val"\. Perhaps you meant "validation"'),
+        ({"input_mean": "data-set"}, 'Perhaps you meant "dataset"'),
+        ({"settings": replace(usual, classifier="NME")}, 'classifier: "NME"'),
+        ({"settings": {"outputs": 10}}, "icarl is set by ICaRLConfig, not by dict"),
+        ({"seed": "one"}, "seed must be of type int"),
+        ({"images_per_class": 0}, "images_per_class must be 1 or more, not 0"),
+    ]
+    for given, message in wrong:
+        with pytest.raises(UserError, match=message):
+            configured("icarl", "digits/b0-inc2", "demo", **given)
 
 
 @pytest.mark.parametrize(

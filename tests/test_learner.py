@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +46,37 @@ def test_it_learns_names_and_tells_them() -> None:
         assert first["score"] + sum(other["score"] for other in others) == pytest.approx(1)
     several = learner.predict(coloured("red", 3, seed=9), top=2)
     assert [len(found) for found in several] == [2, 2, 2]
+
+
+def test_a_learner_that_is_pickled_or_copied_is_one_of_its_own() -> None:
+    learner, heard = taught("red", "grün"), []
+    for other in (pickle.loads(pickle.dumps(learner)), copy.deepcopy(learner)):
+        asked = coloured("grün", 3, seed=1)
+        assert np.array_equal(other.predict_proba(asked), learner.predict_proba(asked))
+        learner.on_progress = lambda stage, share: heard.append(stage)
+        other.learn({"blue": coloured("blue", 12)})
+        assert (heard, learner.classes_) == ([], ("red", "grün"))
+
+
+def test_a_stack_of_pictures_is_several() -> None:
+    learner = taught("red", "grün")
+    stack = torch.tensor(np.stack(coloured("red", 3, seed=9)))
+    assert learner.predict(stack.numpy()) == learner.predict(list(stack.numpy()))
+    assert learner.predict(stack) == learner.predict(stack.numpy())
+    assert learner.predict(stack[0]) == learner.predict(stack)[0]
+
+
+def test_a_learner_stays_on_its_device() -> None:
+    learner = taught("red", "grün")
+    learner.device = "cuda"
+    with pytest.raises(UserError, match="device was cpu when the first classes were learnt"):
+        learner.predict(coloured("red", 1))
+
+
+def test_a_file_is_no_place_for_a_model(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("...")
+    with pytest.raises(engram.UserError, match="notes is a file, and not a folder"):
+        taught("red", "grün").save(tmp_path / "notes")
 
 
 @pytest.mark.parametrize("top", [0, -1])

@@ -1,8 +1,10 @@
-"""`TaskLearner` refuses a task that cannot be the next one, before anything is learnt of it."""
+"""`TaskLearner` refuses what cannot be learnt, classified or restored."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,6 @@ import torch
 from conftest import learner_of, tiny
 from engram.data.stream import Task, create_stream
 from engram.errors import UserError
-from engram.memory import Budget
 from engram.methods.icarl import ICaRLConfig
 from engram.task_learner import TaskLearner
 
@@ -48,4 +49,58 @@ def test_a_task_that_does_not_follow_is_refused(task: Task, message: str) -> Non
 
 def test_the_settings_of_another_method_are_refused() -> None:
     with pytest.raises(UserError, match="der is set by DERConfig, not by ICaRLConfig"):
-        TaskLearner("der", ICaRLConfig(), image_size=(8, 8), budget=Budget.parse("20"))
+        TaskLearner("der", ICaRLConfig(), image_size=(8, 8), budget="20")
+
+
+def test_a_setting_that_does_not_exist_is_refused() -> None:
+    settings = ICaRLConfig(distillation="KD")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r'settings of icarl: distillation: "KD"'):
+        TaskLearner("icarl", settings, image_size=(8, 8), budget="20")
+
+
+def interrupt(report: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_after_an_interruption_another_learner_goes_on(tmp_path: Path) -> None:
+    config = tiny("finetune", updates=4)
+    options: dict[str, Any] = {"snapshots": tmp_path / "snapshots", "snapshot_every": 0}
+    learner = learner_of(config, **options)
+    learner.learn(FIRST)
+    learner.save(str(tmp_path / "first"))
+    learner.on_epoch = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        learner.learn(SECOND)
+    for use in (
+        lambda: learner.learn(SECOND),
+        lambda: learner.scores(SECOND.train),
+        lambda: learner.save(tmp_path / "second"),
+        lambda: learner.restore(tmp_path / "first"),
+    ):
+        with pytest.raises(UserError, match=r"half-way in it\. Make a new one|make a new one"):
+            use()
+    other = learner_of(config, **options)
+    other.restore(tmp_path / "first")
+    assert other.learn(SECOND).training.updates == 4
+    assert other.scores(SECOND.train).shape[1] == 5
+
+
+def test_snapshots_of_other_images_are_refused(tmp_path: Path) -> None:
+    config = tiny("finetune", updates=1)
+    learner_of(config, snapshots=tmp_path).learn(FIRST)
+    other = replace(FIRST, train=replace(FIRST.train, pixels=255 - FIRST.train.pixels))
+    with pytest.raises(UserError, match="is a snapshot of other training"):
+        learner_of(config, snapshots=tmp_path).learn(other)
+
+
+def test_only_a_new_learner_takes_over_what_was_saved(tmp_path: Path) -> None:
+    learner = learner_of(tiny("finetune", updates=1))
+    with pytest.raises(UserError, match="Nothing has been learnt yet"):
+        learner.predict(FIRST.train)
+    learner.learn(FIRST)
+    learner.save(tmp_path / "saved")
+    with pytest.raises(UserError, match="has learnt already: make a new one to restore into"):
+        learner.restore(tmp_path / "saved")
+    small = replace(FIRST.train, pixels=FIRST.train.pixels[:, :6])
+    with pytest.raises(UserError, match=r"have \(6, 8\) pixels, and the learner is for \(8, 8\)"):
+        learner.predict(small)

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from engram.errors import UserError
+
 if TYPE_CHECKING:
     from engram.learner import Learner, load
 
-__all__ = ["Learner", "load"]
+__all__ = ["Learner", "UserError", "load"]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

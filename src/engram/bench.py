@@ -26,14 +26,17 @@ __all__ = ["Execution", "Progress", "check", "restored", "run"]
 class Progress:
     """Hears how a run goes on, and says nothing; `share` is the part of its work that is done."""
 
-    def begin(self, name: str, tasks: int, share: float) -> None: ...
+    def begin(self, name: str, tasks: int, share: float) -> None:
+        """A run of so many tasks begins, or goes on with some of them learnt."""
 
     def finished(self, name: str, tasks: int, commit: str | None) -> None:
         """A run was finished before, by the code of another `commit` where that is told."""
 
-    def epoch(self, report: EpochReport, share: float) -> None: ...
+    def epoch(self, report: EpochReport, share: float) -> None:
+        """An epoch of a task's stage is over."""
 
-    def task(self, index: int, results: Mapping[str, Any], share: float) -> None: ...
+    def task(self, index: int, results: Mapping[str, Any], share: float) -> None:
+        """Task `index`, from 0, is learnt and evaluated, with what `tasks/NN.json` holds."""
 
 
 def check(config: RunConfig, out: str | Path) -> None:

@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -271,11 +272,14 @@ def converted(hint: Any, value: Any, where: str) -> Any:
         return converted(options[0], value, where)
     if origin is not None and isinstance(origin, type) and isinstance(value, origin):
         return value
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+    # Numbers of NumPy's are such too, which YAML does not know.
+    if hint is int and isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    if hint is float and isinstance(value, Real) and not isinstance(value, bool):
         return float(value)
     if hint is float and isinstance(value, str) and re.fullmatch(r"\d+e-?\d+", value):
         return float(value)  # YAML takes 2e-5 for text and 2.0e-5 for a number
-    if hint in (int, str, bool) and type(value) is hint:
+    if hint in (str, bool) and type(value) is hint:
         return value
     if hint is str and type(value) is int:
         return str(value)

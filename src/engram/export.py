@@ -79,10 +79,11 @@ def export_onnx(method: Method, class_names: Sequence[str], path: Path) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what exporters say about themselves."""
-    logging.disable(logging.WARNING)
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)

@@ -10,23 +10,31 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypedDict, overload
+from typing import Any, TypedDict, cast, overload
 
 import numpy as np
 import torch
 
 from engram.config import Precision, as_mapping, from_mapping
 from engram.data.images import ImageSet
-from engram.data.pictures import Labelled, NamedImages, Picture, pixels_of, read_labelled
+from engram.data.pictures import (
+    Labelled,
+    NamedImages,
+    Picture,
+    is_one,
+    pixels_of,
+    read_labelled,
+)
 from engram.data.stream import Task
 from engram.errors import UserError, unknown
 from engram.export import export_onnx
+from engram.files import check_folder
 from engram.holdout import Holdout
 from engram.memory import Budget, ExemplarMemory
 from engram.methods import METHODS, method_class
 from engram.results.outcomes import Change, ClassAccuracy, Evaluation, mean_forgetting
 from engram.runs import preset_settings
-from engram.task_learner import TaskLearner
+from engram.task_learner import TaskLearner, unheard
 from engram.versions import MadeWith, ModelFolder, VersionFacts
 
 __all__ = ["Label", "Learner", "check_given", "check_top", "load", "opened"]
@@ -37,7 +45,8 @@ ARGUMENTS = (
 )
 """What a learner is made with."""
 LASTING = ("method", "preset", "codec", "image_size", "seed", "precision")
-"""What stays as it was when the first classes were learnt; budget and holdout need not."""
+"""What stays as it was when the first classes were learnt, wherever the model goes; budget and
+holdout need not. A learner that has learnt stays on its device too."""
 LEAST_SIZE = 8
 """Side in pixels that pictures may be brought to."""
 
@@ -52,9 +61,9 @@ class Label(TypedDict):
 class Learner:
     """Learns classes of images a few at a time, in a bounded memory, and recognises all of them.
 
-    Nothing happens before the first `learn`. After it, method, preset, codec, image_size, seed and
-    precision have to stay what they are; budget and holdout may change between one `learn` and the
-    next.
+    Nothing happens before the first `learn`. After it, method, preset, codec, image_size, seed,
+    precision and device have to stay what they are; budget and holdout may change between one
+    `learn` and the next. `load` puts a model on another device.
 
     Args:
         method: a method's name, or its settings, such as `RanPACConfig(projected=500)`.
@@ -103,7 +112,7 @@ class Learner:
         self.seed = seed
         self.device = device
         self.precision: Precision = precision
-        self.on_progress: Callable[[str, float], None] = lambda stage, share: None
+        self.on_progress: Callable[[str, float], None] = unheard
         self.classes_: tuple[str, ...] = ()
         self.changes_: tuple[Change, ...] = ()
         self.skipped_: tuple[str, ...] = ()
@@ -178,6 +187,7 @@ class Learner:
         self._check_as_begun()
         # Learning happens on copies, so that nothing is lost if it fails or is interrupted.
         core, holdout = self._copied() if self.classes_ else self._made(self.settings)
+        core.on_progress = self.on_progress
         self.on_progress("reading", 0.0)
         given = read_labelled(source, self.image_size, strict=strict)
         names = self._names_with(given.names, update=update)
@@ -253,7 +263,6 @@ class Learner:
             seed=int(self.seed),
             device=str(self.device),
             precision=self.precision,
-            on_progress=lambda stage, share: self.on_progress(stage, share),
         )
         return core, Holdout(self.holdout, aside, self.codec, image_size)
 
@@ -335,12 +344,12 @@ class Learner:
             UserError: `top` is below 1, nothing was learnt yet, or a picture cannot be read.
         """
         check_top(top)
-        if isinstance(pictures, Picture):
-            return self.predict([pictures], top)[0]
-        return [
+        several = cast("Sequence[Picture]", [pictures] if is_one(pictures) else pictures)
+        labels = [
             [Label(label=self.classes_[n], score=float(row[n])) for n in np.argsort(-row)[:top]]
-            for row in self.predict_proba(pictures)
+            for row in self.predict_proba(several)
         ]
+        return labels[0] if is_one(pictures) else labels
 
     def _check_learnt(self) -> None:
         if not self.classes_:
@@ -357,7 +366,7 @@ class Learner:
                 )
 
     def _lasting(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in LASTING}
+        return {name: getattr(self, name) for name in (*LASTING, "device")}
 
     @property
     def memory(self) -> ExemplarMemory:
@@ -396,8 +405,9 @@ class Learner:
 
         Raises:
             BusyError: another process is changing the model.
-            UserError: nothing was learnt yet.
+            UserError: nothing was learnt yet, or a file is where the folder is to be.
         """
+        check_folder(Path(folder))
         model = ModelFolder(Path(folder))
         self._check_learnt()
         with model.changing():

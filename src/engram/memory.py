@@ -294,7 +294,11 @@ class ExemplarMemory:
         return kept
 
     def of(self, label: int, count: int | None = None) -> ImageSet:
-        """The best `count` exemplars of one class, or all, best first."""
+        """The best `count` exemplars of one class, or all, best first.
+
+        Raises:
+            KeyError: there is no such class.
+        """
         return self._read({label: self._classes[label][:count]})[:]
 
     def exemplar(self, label: int, rank: int) -> Tensor:

@@ -25,7 +25,7 @@ from engram.data.orders import order_label, resolved_order
 from engram.data.stream import EvaluatedOn
 from engram.engine.device import resolve_device, resolve_precision
 from engram.errors import UserError, unknown
-from engram.methods import method_class
+from engram.methods import checked_settings, method_class
 
 __all__ = [
     "InputMean",
@@ -74,6 +74,12 @@ class RunConfig:
     precision: Precision
     settings: Any
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < MOST_SEEDS:
+            raise UserError(f"seed must be from 0 to {MOST_SEEDS - 1}, not {self.seed}.")
+        if self.images_per_class is not None and self.images_per_class < 1:
+            raise UserError(f"images_per_class must be 1 or more, not {self.images_per_class}.")
+
 
 def configured(
     method: str,
@@ -102,32 +108,33 @@ def configured(
         settings: the method's own configuration; the preset's where None.
 
     Raises:
-        UserError: an unknown method, preset or device.
+        UserError: an unknown method, preset or device, or a value that a setting cannot have.
     """
     method_class(method)
     given = load_preset(method, preset)
     place = resolve_device(device)
-    if not 0 <= seed < MOST_SEEDS:
-        raise UserError(f"seed must be from 0 to {MOST_SEEDS - 1}, not {seed}.")
-    if images_per_class is not None and images_per_class < 1:
-        raise UserError(f"images_per_class must be 1 or more, not {images_per_class}.")
-    config = RunConfig(
-        method=method,
-        stream=stream,
-        preset=preset,
-        seed=seed,
-        order=resolved_order(f"seed{seed}" if order is None else order),
-        evaluate_on=evaluate_on,
-        budget=given.budget if budget is None else budget,
-        codec=given.codec if codec is None else codec,
-        infer_through_codec=infer_through_codec,
-        input_mean=input_mean,
-        image_size=image_size,
-        images_per_class=images_per_class or given.images_per_class,
-        device=str(place),
-        precision=resolve_precision(precision or given.precision, place),
-        settings=settings or preset_settings(method, preset),
-    )
+    if settings is None:
+        settings = preset_settings(method, preset)
+    if images_per_class is None:
+        images_per_class = given.images_per_class
+    chosen = {
+        "method": method,
+        "stream": stream,
+        "preset": preset,
+        "seed": seed,
+        "order": resolved_order(f"seed{seed}" if order is None else order),
+        "evaluate_on": evaluate_on,
+        "budget": given.budget if budget is None else budget,
+        "codec": given.codec if codec is None else codec,
+        "infer_through_codec": infer_through_codec,
+        "input_mean": input_mean,
+        "image_size": image_size,
+        "images_per_class": images_per_class,
+        "device": str(place),
+        "precision": resolve_precision(precision or given.precision, place),
+        "settings": checked_settings(method, settings),
+    }
+    config = from_mapping(RunConfig, chosen, "the run")
     check_names(config)
     return config
 

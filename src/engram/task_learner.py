@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,17 @@ from engram.engine.fit import SNAPSHOT_EVERY, Effort, EpochReport, Trainer
 from engram.errors import UserError
 from engram.files import load_tensors, save_tensors, write_atomically
 from engram.memory import Budget, ExemplarMemory
-from engram.methods import method_class
+from engram.methods import checked_settings, method_class
 
-__all__ = ["TaskEffort", "TaskLearner"]
+__all__ = ["TaskEffort", "TaskLearner", "unheard"]
 
 FORMAT = 3
 
 CHUNK = 1000
+
+
+def unheard(*report: Any) -> None:
+    """Nobody wants to know. A function with a name, since learners are copied and pickled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +67,16 @@ class TaskLearner:
             in parts, when the first task is learnt; those of that task where None.
         device: `auto`, `cpu`, `cuda`, ...
         precision: of training, and of pretrained networks; everything else is float32.
-        snapshots: folder for snapshots during training, so that it can go on after an
+        snapshots: folder for snapshots during training, so that a new learner can go on after an
             interruption; None keeps none.
         snapshot_every: least seconds between two of them; a stage's end is always saved.
         on_epoch: called with a report after every epoch.
         on_progress: called with the name of what is done and the share of it that is.
+
+    Attributes:
+        method: what learns and classifies.
+        memory: its exemplars.
+        task_sizes: new classes of each task learnt.
 
     Raises:
         UserError: a name or value that does not exist or does not fit.
@@ -79,7 +88,7 @@ class TaskLearner:
         config: Any,
         *,
         image_size: tuple[int, int],
-        budget: Budget,
+        budget: Budget | str,
         codec: str = "raw",
         batchwise: bool = False,
         infer_through_codec: bool = False,
@@ -87,39 +96,29 @@ class TaskLearner:
         mean_over: Callable[[], Iterable[Tensor]] | None = None,
         device: str = "auto",
         precision: Precision = "auto",
-        snapshots: Path | None = None,
+        snapshots: str | Path | None = None,
         snapshot_every: float = SNAPSHOT_EVERY,
-        on_epoch: Callable[[EpochReport], None] = lambda report: None,
-        on_progress: Callable[[str, float], None] = lambda stage, share: None,
+        on_epoch: Callable[[EpochReport], None] = unheard,
+        on_progress: Callable[[str, float], None] = unheard,
     ) -> None:
-        kind = method_class(method)
-        if not isinstance(config, kind.Config):
-            raise UserError(
-                f"{method} is set by {kind.Config.__name__}, not by {type(config).__name__}."
-            )
         self.name = method
         self.seed = seed
+        budget = Budget.parse(budget) if isinstance(budget, str) else budget
         self.memory = ExemplarMemory(budget, create_codec(codec, image_size), batchwise=batchwise)
         self.infer_through_codec = infer_through_codec
         self.task_sizes: list[int] = []
+        self.on_epoch = on_epoch
+        self.on_progress = on_progress
         place = resolve_device(device)
         compute_exactly(place)
-        self.method = kind(config, image_size, seed)
-        self.method.check(self.memory.budget)
+        self.method = method_class(method)(checked_settings(method, config), image_size, seed)
+        self.method.check(budget)
         self.method.eval().to(place)
-        self._mean_over = mean_over
         self.method.precision = resolve_precision(precision, place)
-        self._trainer_of = partial(
-            Trainer,
-            seed=seed,
-            device=place,
-            precision=self.method.precision,
-            folder=snapshots,
-            made_with={"method": method, "settings": as_mapping(config)},
-            snapshot_every=snapshot_every,
-            on_epoch=on_epoch,
-            on_progress=on_progress,
-        )
+        self._mean_over = mean_over
+        self._snapshots = None if snapshots is None else Path(snapshots)
+        self._snapshot_every = snapshot_every
+        self._broken = False
 
     @property
     def tasks(self) -> int:
@@ -129,22 +128,58 @@ class TaskLearner:
     def learn(self, task: Task) -> TaskEffort:
         """Learn the next task, from its last snapshot where there is one.
 
+        Where that fails or is interrupted, this learner is in the middle of the task and of no more
+        use. A new one, which takes over what was saved last, goes on from the snapshot.
+
         Raises:
-            UserError: the task does not follow those learnt, training diverged, or the budget
-                cannot hold the classes.
+            UserError: the task does not follow those learnt, training diverged, the budget cannot
+                hold the classes, or learning has failed before.
         """
         started = time.perf_counter()
+        self._check_whole()
         self._check(task)
+        trainer = self._trainer(task)
+        trainer.discard_other_tasks()
+        self._broken = True
         if not self.task_sizes:
             own = task.train.pixels.split(CHUNK)
             self.method.normalise.fit(self._mean_over() if self._mean_over else own)
-        trainer = self._trainer_of(self.method, task=task.index, resting=self.method.resting)
-        trainer.discard_other_tasks()
         self.method.cache_bytes = 0
         self.method.learn(task, self.memory, trainer)
         self.task_sizes.append(len(task.new))
+        self._broken = False
         here = trainer.effort.seconds - trainer.restored_seconds
         return TaskEffort(trainer.effort, time.perf_counter() - started - here)
+
+    def _trainer(self, task: Task) -> Trainer:
+        """What trains the method on a task."""
+        return Trainer(
+            self.method,
+            task=task.index,
+            seed=self.seed,
+            device=self.method.device,
+            precision=self.method.precision,
+            resting=self.method.resting,
+            folder=self._snapshots,
+            made_with={
+                "method": self.name,
+                "settings": as_mapping(self.method.config),
+                "budget": str(self.memory.budget),
+                "codec": self.memory.codec.name,
+                "images": _checksum(task.train),
+            },
+            snapshot_every=self._snapshot_every,
+            on_epoch=self.on_epoch,
+            on_progress=self.on_progress,
+        )
+
+    def _check_whole(self) -> None:
+        """Refuse to go on with what is in the middle of a task."""
+        if self._broken:
+            raise UserError(
+                f"Learning task {self.tasks + 1} has failed or was interrupted, so this learner is "
+                "half-way in it. Make a new one, and restore what was saved last."
+            )
 
     def _check(self, task: Task) -> None:
         """Refuse a task that cannot be the next one, before anything is learnt of it."""
@@ -170,7 +205,14 @@ class TaskLearner:
 
     @torch.no_grad()
     def predict(self, images: ImageSet) -> dict[str, Tensor]:
-        """Predicted labels (N,) of every decision rule that the method has, in one pass."""
+        """Predicted labels (N,) of every decision rule that the method has, in one pass.
+
+        Args:
+            images: N of the learner's image size.
+
+        Raises:
+            UserError: nothing has been learnt, learning has failed, or they are of another size.
+        """
         parts: dict[str, list[Tensor]] = {}
         for pixels in self._as_seen(images).pixels.split(self.method.batch_size):
             scores = self.method.scores_by_classifier(pixels.to(self.method.device))
@@ -179,7 +221,7 @@ class TaskLearner:
         return {name: torch.cat(labels) for name, labels in parts.items()}
 
     def scores(self, images: ImageSet) -> Tensor:
-        """Scores (N, seen) of the decision rule that counts."""
+        """Scores (N, seen) of the decision rule that counts; see `predict`."""
         return apply(
             self.method.scores,
             self._as_seen(images),
@@ -188,14 +230,25 @@ class TaskLearner:
         )
 
     def _as_seen(self, images: ImageSet) -> ImageSet:
+        """Images as they are classified, if they can be."""
+        self._check_whole()
+        if not self.task_sizes:
+            raise UserError("Nothing has been learnt yet: learn a task first.")
+        if images.image_size != self.method.image_size:
+            raise UserError(
+                f"The images have {images.image_size} pixels, and the learner is for "
+                f"{self.method.image_size}."
+            )
         return self.memory.recode(images) if self.infer_through_codec else images
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write everything learnt into a new folder, which appears whole or not at all.
 
         Raises:
-            UserError: the folder exists.
+            UserError: the folder exists, or learning has failed.
         """
+        self._check_whole()
+        folder = Path(folder)
         if folder.exists():
             raise UserError(f"{folder} exists. Choose another folder, or remove it.")
         unfinished = folder.with_name(folder.name + ".partial")
@@ -216,9 +269,10 @@ class TaskLearner:
         unfinished.rename(folder)
 
     def restore(
-        self, folder: Path, *, strict: bool = False, class_names: Sequence[str] = ()
+        self, folder: str | Path, *, strict: bool = False, class_names: Sequence[str] = ()
     ) -> None:
-        """Take over what `save` wrote, by a learner of the same method and settings.
+        """Take over what `save` wrote, by a learner of the same method and settings; this one is to
+        have learnt nothing.
 
         Args:
             strict: refuse a memory with a damaged exemplar, instead of leaving that one out.
@@ -228,8 +282,12 @@ class TaskLearner:
             DamagedExemplar: one is not what was written.
 
         Raises:
-            UserError: the folder is incomplete, or from another method.
+            UserError: the folder is incomplete or from another method, or this learner has learnt
+                already.
         """
+        folder = Path(folder)
+        if self.task_sizes or self._broken:
+            raise UserError("This learner has learnt already: make a new one to restore into.")
         try:
             state = json.loads((folder / "learner.json").read_text())
             task_sizes = state["task_sizes"]
@@ -248,17 +306,25 @@ class TaskLearner:
             raise UserError(
                 f"{folder} has learnt {sum(task_sizes)} classes, and {len(class_names)} are named."
             )
-        tensors, _ = load_tensors(folder / "weights.safetensors")
+        weights, _ = load_tensors(folder / "weights.safetensors")
+        exemplars, table = load_tensors(folder / "memory.safetensors", intact=False)
+        self._broken = True
         for size in task_sizes:
             self.method.grow(size)
         try:
-            self.method.load_state_dict(tensors)
+            self.method.load_state_dict(weights)
         except RuntimeError as error:
             raise UserError(f"The weights in {folder} are of another network.") from error
         # As in training: weights would else be laid out anew in every forward pass.
         move(self.method.eval(), self.method.device)
-        tensors, table = load_tensors(folder / "memory.safetensors", intact=False)
         self.memory.load_state(
-            tensors, table, strict=strict, where=str(folder), class_names=class_names
+            exemplars, table, strict=strict, where=str(folder), class_names=class_names
         )
         self.task_sizes = task_sizes
+        self._broken = False
+
+
+def _checksum(images: ImageSet) -> int:
+    """Of all labels, and of some images from all over: enough to tell one task from another."""
+    some = images.pixels[:: max(1, len(images) // CHUNK)]
+    return zlib.crc32(some.numpy().tobytes(), zlib.crc32(images.labels.numpy().tobytes()))

@@ -185,7 +185,7 @@ class ModelFolder:
             raise self.absence()
         if found not in self.numbers():
             raise NotThereError(
-                f"{self.folder} has no version {found}. Present: "
+                f"{self.folder} has no version {found!r}. Present: "
                 f"{', '.join(map(str, self.numbers())) or 'none'}."
             )
         return found

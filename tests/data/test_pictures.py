@@ -477,15 +477,34 @@ def test_a_large_jpeg_is_read_at_a_part_of_its_size(tmp_path: Path) -> None:
 
 def test_one_picture_is_not_taken_for_its_rows() -> None:
     one = np.full((16, 16, 3), 99, np.uint8)
-    for alone in (one, one[:, :, 0], Image.fromarray(one), b"..."):
+    for alone in (one, one[:, :, 0], Image.fromarray(one), b"...", torch.tensor(one)):
         with pytest.raises(UserError, match=r'Class "a" is one picture\. Give a list'):
             read_labelled({"a": alone}, 4)  # type: ignore[dict-item]
     with pytest.raises(UserError, match="What is asked about is one picture"):
         pixels_of(one, 4)  # type: ignore[arg-type]
     assert len(pixels_of(np.stack([one, one]), 4)) == 2  # type: ignore[arg-type]
-    with pytest.raises(UserError, match='not the text "cat"'):
+    with pytest.raises(UserError, match="one for each picture, and not 'cat'"):
         read_labelled(([one, one, one], "cat"), 4)
+    with pytest.raises(UserError, match="one for each picture, and not None"):
+        read_labelled(([one], None), 4)  # type: ignore[arg-type]
     assert read_labelled(([one, one], torch.tensor([7, 8])), 4).names == ("7", "8")
+    for path in ("one.png", Path("one.png")):
+        with pytest.raises(UserError, match="What is asked about is one picture"):
+            pixels_of(path, 4)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="is a generator, and not a list of pictures"):
+        pixels_of((one for _ in range(2)), 4)  # type: ignore[arg-type]
+
+
+def test_tensors_are_pictures_as_arrays_are() -> None:
+    pixels = torch.randint(256, (3, 8, 8, 3), dtype=torch.uint8)
+    assert torch.equal(pixels_of(pixels, 8), pixels)  # type: ignore[arg-type]
+    assert torch.equal(pixels_of(list(pixels / 255), 8), pixels)
+
+
+@pytest.mark.parametrize("thing", [None, 5, bytearray(b"...")])
+def test_what_is_no_picture_is_told(thing: Any) -> None:
+    with pytest.raises(UserError, match=r"is no picture\. Give a file's path, the bytes of one"):
+        picture(thing, 8)
 
 
 def test_parts_of_a_data_set_are_known_however_they_are_written(tmp_path: Path) -> None:

@@ -56,6 +56,15 @@ def dataset(random_images: Any) -> Dataset:
     return Dataset("letters", random_images(*[60] * 5), random_images(*[7] * 5, seed=1), names)
 
 
+def test_images_to_evaluate_on_are_those_of_the_classes_that_are_named(dataset: Dataset) -> None:
+    stream = ClassStream(dataset, (3, 0, 4, 1, 2), (2, 1, 2))
+    assert stream.evaluation([0, 3]).labels.unique().tolist() == [0, 3]
+    assert stream.evaluation(range(0, 5, 2)).labels.unique().tolist() == [0, 2, 4]
+    assert len(stream.evaluation(range(0))) == 0
+    with pytest.raises(UserError, match='"val". Known: test, validation'):
+        ClassStream(dataset, (0, 1), (2,), "val")  # type: ignore[arg-type]
+
+
 def test_labels_are_dense_in_order_of_arrival(dataset: Dataset) -> None:
     stream = ClassStream(dataset, (3, 0, 4, 1, 2), (2, 1, 2))
     assert stream.class_names == ("d", "a", "e", "b", "c")

@@ -385,15 +385,49 @@ def test_snapshots_are_no_closer_than_is_asked_for(tmp_path: Path) -> None:
     assert any(tmp_path.iterdir()), "the end is always saved"
 
 
+def test_what_changes_beside_the_parameters_that_are_trained_is_saved_too(tmp_path: Path) -> None:
+    """As a teacher that is a moving average of the network."""
+
+    def averaged(folder: Path, stop: int | None = None) -> Model:
+        model = Model()
+        model.average = copy.deepcopy(model.layer).requires_grad_(False)
+
+        def follow(step: Step) -> None:
+            model.average.weight.lerp_(model.layer.weight, 0.5)
+            if step.done == stop:
+                raise InterruptionError
+
+        fit = trainer(model, folder=folder, snapshot_every=0).fit
+        fit("it", Points(), model.loss, model.layer.named_parameters(), SCHEDULE, follow)
+        return model
+
+    whole = averaged(tmp_path / "whole")
+    with pytest.raises(InterruptionError):
+        averaged(tmp_path / "stopped", stop=3)
+    again = averaged(tmp_path / "stopped")
+    assert torch.equal(again.average.weight, whole.average.weight)
+    assert not torch.equal(again.average.weight, again.layer.weight)
+
+
+def test_what_is_trained_is_part_of_the_method() -> None:
+    model, head = Model(), nn.Linear(2, 2)
+    parameters = [*model.named_parameters(), *head.named_parameters(prefix="head")]
+    with pytest.raises(
+        ValueError, match=r"head\.(weight|bias) is trained and no part of the method"
+    ):
+        trainer(model).fit("it", Points(), model.loss, parameters, SCHEDULE)
+
+
 def test_a_snapshot_leaves_out_what_a_fit_does_not_change(tmp_path: Path) -> None:
     model = Model()
-    loop = trainer(model, folder=tmp_path, resting=("norm.running_var",))
+    loop = trainer(model, folder=tmp_path, resting=("norm.running_var", "norm.weight", "layer."))
     named = list(model.layer.named_parameters(prefix="layer"))
     loop.fit("one", Points(), model.loss, named, SCHEDULE)
     (snapshot,) = tmp_path.iterdir()
     tensors, _ = load_tensors(snapshot)
     names = {name.removeprefix("method:") for name in tensors if name.startswith("method:")}
-    moving = {"layer.weight", "layer.bias", "norm.running_mean", "norm.num_batches_tracked"}
+    moving = {"layer.weight", "layer.bias", "norm.bias"}
+    moving |= {"norm.running_mean", "norm.num_batches_tracked"}
     assert names == moving
     again = Model()
     replay = trainer(again, folder=tmp_path)

@@ -31,6 +31,7 @@ __all__ = [
     "as_png",
     "class_folders",
     "image_files",
+    "is_one",
     "normal_name",
     "picture",
     "pixels_of",
@@ -80,9 +81,9 @@ SCAN, END = b"\xff\xda", b"\xff\xd9"
 MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]", re.DOTALL)
 """What begins a segment of a JPEG, or ends the file; the others stand in compressed data."""
 
-Picture = str | Path | bytes | Image.Image | np.ndarray
-"""A file, the bytes of one, a Pillow image, or an array (H, W) or (H, W, 3), uint8 or floats in
-[0, 1]."""
+Picture = str | Path | bytes | Image.Image | np.ndarray | Tensor
+"""A file, the bytes of one, a Pillow image, or an array or tensor (H, W) or (H, W, 3), uint8 or
+floats in [0, 1]."""
 
 Labelled = str | Path | Mapping[str, Sequence[Picture]] | tuple[Sequence[Picture], Sequence[Any]]
 """A folder with a folder for each class; pictures by class name; or pictures and their labels."""
@@ -133,16 +134,23 @@ def picture(source: Picture, size: int) -> np.ndarray:
     """The middle square of a picture, upright, (size, size, 3) uint8. What is transparent is white.
 
     Raises:
-        UserError: it cannot be read, or is too large.
+        UserError: it cannot be read, is too large, or is none.
     """
+    if isinstance(source, Tensor):
+        source = source.numpy(force=True)
     if isinstance(source, np.ndarray):
         opened = _from_array(source)
     elif isinstance(source, Image.Image):
         opened = source
     elif isinstance(source, bytes):
         return _from_file(io.BytesIO(source), "The picture", size)
-    else:
+    elif isinstance(source, (str, Path)):
         return _from_file(Path(source), readable(str(source)), size)
+    else:
+        raise UserError(
+            f"{source!r:.40} is no picture. Give a file's path, the bytes of one, a Pillow image, "
+            "or an array."
+        )
     try:
         return _square(opened, size)
     except OSError as error:
@@ -362,10 +370,8 @@ def _by_name(source: Labelled) -> dict[str, list[Picture]]:
             )
         pictures, labels = source
         _check_several(pictures, "What is learnt")
-        if isinstance(labels, str):
-            raise UserError(
-                f'Labels are a list, one for each picture, and not the text "{labels}".'
-            )
+        if isinstance(labels, str) or not hasattr(labels, "__len__"):
+            raise UserError(f"Labels are a list, one for each picture, and not {labels!r}.")
         labels = labels.tolist() if isinstance(labels, (np.ndarray, Tensor)) else labels
         if len(pictures) != len(labels):
             raise UserError(f"There are {len(pictures)} pictures and {len(labels)} labels.")
@@ -375,13 +381,21 @@ def _by_name(source: Labelled) -> dict[str, list[Picture]]:
     return found
 
 
+def is_one(pictures: Any) -> bool:
+    """Whether this is one picture and not several. Of arrays, (H, W), (H, W, 1) and (H, W, 3) are
+    one; (N, H, W) and (N, H, W, 3) are several."""
+    if isinstance(pictures, (np.ndarray, Tensor)):
+        return pictures.ndim < 3 or (pictures.ndim == 3 and pictures.shape[2] in (1, 3))
+    return isinstance(pictures, Picture)
+
+
 def _check_several(pictures: Any, whose: str) -> None:
-    """Refuse one picture in the place of several: an array would be taken for its rows."""
-    is_array = isinstance(pictures, np.ndarray) and pictures.ndim < 4
-    if is_array and pictures.ndim == 3 and pictures.shape[2] not in (1, 3):
-        is_array = False  # (N, H, W), grey
-    if is_array or isinstance(pictures, (bytes, Image.Image)):
+    """Refuse one picture in the place of several: an array would be taken for its rows, and a path
+    for its letters."""
+    if is_one(pictures):
         raise UserError(f"{whose} is one picture. Give a list of pictures: [picture].")
+    if not hasattr(pictures, "__len__"):
+        raise UserError(f"{whose} is a {type(pictures).__name__}, and not a list of pictures.")
 
 
 def _in_folder(folder: Path) -> dict[str, list[Picture]]:

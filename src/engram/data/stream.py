@@ -8,9 +8,9 @@ tasks: `cifar100/20,30,50`. A list may stop before the last class.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch import Tensor
 from engram.data.benchmarks import data_checksum, load_dataset
 from engram.data.images import Dataset, ImageSet
 from engram.data.orders import class_order, order_label
-from engram.errors import UserError
+from engram.errors import UserError, unknown
 from engram.seeding import generator
 
 __all__ = [
@@ -75,8 +75,8 @@ class ClassStream:
         class_names: in order of arrival.
 
     Raises:
-        UserError: a class has no images to train or to evaluate on, or there are more classes in
-            the sizes than in the order.
+        UserError: a class has no images to train or to evaluate on, there are more classes in the
+            sizes than in the order, or `evaluate_on` is neither.
     """
 
     def __init__(
@@ -87,6 +87,8 @@ class ClassStream:
         evaluate_on: EvaluatedOn = "test",
         images_per_class: int | None = None,
     ) -> None:
+        if evaluate_on not in get_args(EvaluatedOn):
+            raise unknown("set of images to evaluate on", evaluate_on, get_args(EvaluatedOn))
         if len(order) < sum(sizes):
             raise UserError(
                 f"Tasks of {', '.join(map(str, sizes))} classes want {sum(sizes)}, and the order "
@@ -134,8 +136,8 @@ class ClassStream:
         first = self._train.within(range(self.sizes[0]))
         return first.every(max(1, len(first.labels) // count)).images()
 
-    def evaluation(self, seen: range) -> ImageSet:
-        """The images to evaluate on, of the classes seen."""
+    def evaluation(self, seen: Iterable[int]) -> ImageSet:
+        """The images to evaluate on, of these classes."""
         return self._test.within(seen).images()
 
     @property
@@ -185,9 +187,9 @@ class _Part:
         """A copy of them."""
         return ImageSet(self.source.pixels[self.positions], self.labels)
 
-    def within(self, classes: range) -> _Part:
+    def within(self, classes: Iterable[int]) -> _Part:
         """Those of some classes."""
-        chosen = (self.labels >= classes.start) & (self.labels < classes.stop)
+        chosen = torch.isin(self.labels, torch.tensor(list(classes), dtype=self.labels.dtype))
         return _Part(self.source, self.positions[chosen], self.labels[chosen])
 
     def every(self, step: int) -> _Part:

@@ -87,8 +87,8 @@ class Trainer:
         seed: of everything random in training.
         device: where to compute.
         precision: bf16 runs the forward pass under autocast; weights stay float32.
-        resting: prefixes of names in the method's state that no fit changes; snapshots leave them
-            out.
+        resting: prefixes of names in the method's state that no fit changes, unless it trains
+            them; snapshots leave them out.
         folder: where snapshots go; None keeps none.
         made_with: plain values that training depends on beside seed, precision, schedule and number
             of samples; a snapshot that was made with others is refused.
@@ -163,14 +163,15 @@ class Trainer:
             stage: name of this fit, unique within a task.
             data: drawn anew every epoch.
             loss: the named parts of the loss of a batch; their sum is minimised.
-            parameters: with their names, which tell what has no weight decay.
+            parameters: of the method, with their names, which tell what has no weight decay.
             after_step: called after every step of the optimiser, without gradients; what it
                 changes belongs to the method, and is saved with it.
 
         Raises:
             UserError: there is one sample, and BatchNorm; the loss is no longer a finite number; or
                 the snapshot is not of this fit.
-            ValueError: this task has had a stage of that name, or two parameters have one name.
+            ValueError: this task has had a stage of that name, two parameters have one name, or one
+                is not of the method, and would be lost in an interruption.
         """
         if stage in self._stages:
             raise ValueError(f'Two fits of a task are called "{stage}": give each its own name.')
@@ -184,6 +185,10 @@ class Trainer:
         names = {parameter: name for name, parameter in parameters if parameter.requires_grad}
         if len(set(names.values())) < len(names):
             raise ValueError("Two parameters have one name: give named_parameters(prefix=...).")
+        if strange := [names[each] for each in names.keys() - set(self.method.parameters())]:
+            raise ValueError(
+                f"{strange[0]} is trained and no part of the method: make its module an attribute."
+            )
         run = _Stage(
             name=stage,
             schedule=schedule,
@@ -280,13 +285,13 @@ class Trainer:
             save_tensors(path, tensors, meta)
 
     def _moving(self, run: _Stage) -> dict[str, Tensor]:
-        """What a fit can change: the parameters that it trains, and buffers that do not rest."""
+        """What a fit can change: the parameters that it trains, and all else that does not rest."""
         named = self.method.named_parameters()
-        still = {name for name, parameter in named if parameter not in run.names}
+        trained = {name for name, parameter in named if parameter in run.names}
         return {
             name: tensor
             for name, tensor in self.method.state_dict().items()
-            if name not in still and not name.startswith(self.resting)
+            if name in trained or not name.startswith(self.resting)
         }
 
     def _restore(self, run: _Stage) -> tuple[int, Effort]:

@@ -63,8 +63,8 @@ class Method(nn.Module, ABC):
     Attributes:
         Config: the dataclass of the settings; its defaults are the paper's.
         title: what the method is called in full, and where it was published.
-        resting: prefixes of names in the state that training by gradients never changes; its
-            snapshots leave them out.
+        resting: prefixes of names in the state that training never changes, but for what it is
+            given to train; its snapshots leave the rest out.
         normalise: pixels to the network's input; set by the method itself, when it is made.
         precision: of training. Where nothing is trained, methods compute in float32, but for those
             that say otherwise.

@@ -169,6 +169,7 @@ class DER(RehearsalMethod):
 
     Config = DERConfig
     title = "DER: Dynamically Expandable Representation (Yan et al., CVPR 2021)"
+    resting = ("extractors.",)
     config: DERConfig
 
     def __init__(self, config: DERConfig, image_size: tuple[int, int], seed: int) -> None:

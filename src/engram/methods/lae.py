@@ -131,7 +131,7 @@ class LAE(PretrainedMethod):
 
     Config = LAEConfig
     title = "LAE: Learning, Accumulation, Ensemble (Gao et al., ICCV 2023)"
-    resting = ("reference", "first", "ridge.")
+    resting = ("backbone.", "reference", "first", "ridge.")
     config: LAEConfig
 
     def __init__(self, config: LAEConfig, image_size: tuple[int, int], seed: int) -> None:

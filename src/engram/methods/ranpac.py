@@ -73,7 +73,7 @@ class RanPAC(PretrainedMethod):
 
     Config = RanPACConfig
     title = "RanPAC: ridge regression on random projections (McDonnell et al., NeurIPS 2023)"
-    resting = ("head.",)
+    resting = ("backbone.", "head.")
     config: RanPACConfig
 
     def __init__(self, config: RanPACConfig, image_size: tuple[int, int], seed: int) -> None:
