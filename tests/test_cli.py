@@ -399,6 +399,14 @@ def test_a_grid_that_is_no_text_is_refused(engram: Command) -> None:
     assert "grid.yaml is not YAML" in text
 
 
+def test_what_is_no_stream_is_told_as_that(engram: Command) -> None:
+    code, text = engram("bench", "icarl", "digits", "--preset", "demo")
+    assert (code, text.startswith('engram: "digits" is not a stream. Give <data set>/')) == (
+        2,
+        True,
+    )
+
+
 def test_a_grid_without_a_file_is_refused(engram: Command) -> None:
     code, text = engram("bench", "--grid")
     assert (code, "--grid names no file" in text) == (2, True)

@@ -61,7 +61,7 @@ def test_images_to_evaluate_on_are_those_of_the_classes_that_are_named(dataset: 
     assert stream.evaluation([0, 3]).labels.unique().tolist() == [0, 3]
     assert stream.evaluation(range(0, 5, 2)).labels.unique().tolist() == [0, 2, 4]
     assert len(stream.evaluation(range(0))) == 0
-    with pytest.raises(UserError, match='"val". Known: test, validation'):
+    with pytest.raises(UserError, match=r'"val"\. Known: test, validation'):
         ClassStream(dataset, (0, 1), (2,), "val")  # type: ignore[arg-type]
 
 

@@ -65,8 +65,9 @@ def data_checksum(name: str) -> str | None:
     Raises:
         UserError: the folder lacks what `load_dataset` wants.
     """
-    named = name in DATASETS or name in IMAGENETS
-    return None if named or not Path(name).is_dir() else checksum(Path(name))
+    if not name or name in DATASETS or name in IMAGENETS or not Path(name).is_dir():
+        return None
+    return checksum(Path(name))
 
 
 @dataclass(frozen=True, slots=True)
