@@ -117,7 +117,7 @@ def test_values_are_converted() -> None:
 
 def test_a_run_that_is_configured_in_python_is_checked_like_one_from_a_file() -> None:
     usual = preset_settings("icarl", "demo")
-    schedule = replace(usual.schedule, learning_rate=np.float32(0.5), epochs=np.int64(3))
+    schedule = replace(usual.schedule, learning_rate=np.float32(0.5), batch_size=np.int64(16))
     config = configured(
         "icarl",
         "digits/b0-inc2",
@@ -129,8 +129,8 @@ def test_a_run_that_is_configured_in_python_is_checked_like_one_from_a_file() ->
     assert recorded(yaml.safe_load(to_yaml(as_mapping(config))), "here") == config
     assert (config.seed, config.order, config.budget) == (1, "seed1", "100")
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"evaluate_on": "val"}, r'evaluate_on: "val"\. Perhaps you meant "validation"'),
-        ({"input_mean": "data-set"}, 'Perhaps you meant "dataset"'),
+        ({"evaluate_on": "val"}, 'evaluate_on: "val"'),
+        ({"input_mean": "data-set"}, 'input_mean: "data-set"'),
         ({"settings": replace(usual, classifier="NME")}, 'classifier: "NME"'),
         ({"settings": {"outputs": 10}}, "icarl is set by ICaRLConfig, not by dict"),
         ({"seed": "one"}, "seed must be of type int"),

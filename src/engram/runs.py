@@ -122,7 +122,7 @@ def configured(
         "stream": stream,
         "preset": preset,
         "seed": seed,
-        "order": resolved_order(f"seed{seed}" if order is None else order),
+        "order": f"seed{seed}" if order is None else resolved_order(order),
         "evaluate_on": evaluate_on,
         "budget": given.budget if budget is None else budget,
         "codec": given.codec if codec is None else codec,
