@@ -12,7 +12,7 @@ import os
 import re
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,13 @@ from measured import (
 from engram.config import as_mapping
 from engram.errors import UserError
 from engram.methods import METHODS
-from engram.results.comparison import changed_settings, comparison_table, markdown_table, start_of
+from engram.results.comparison import (
+    changed_settings,
+    comparison_table,
+    in_words,
+    markdown_table,
+    start_of,
+)
 from engram.results.formats import ABSENT, format_bytes, markdown
 from engram.results.found import find_runs
 from engram.runs import read_grid
@@ -55,7 +61,7 @@ def short_table(summaries: Summaries) -> str:
     rows = [
         [
             row.method,
-            ", ".join([row.preset, *_but_precision(row.differences), *row.orders]),
+            ", ".join([row.preset, *in_words(row.changed_but_precision), *row.orders]),
             row.start,
             _training(runs),
             row.classifier,
@@ -72,10 +78,6 @@ def short_table(summaries: Summaries) -> str:
     others = ", ".join(f"`{name}`" for name in METHODS if name not in measured)
     note = f"\nNot yet measured on the test images of CIFAR-100: {others}.\n" if others else ""
     return markdown(header, rows, texts=5) + note
-
-
-def _but_precision(differences: Sequence[str]) -> list[str]:
-    return [each for each in differences if not each.startswith("precision=")]
 
 
 def _training(runs: Summaries) -> str:

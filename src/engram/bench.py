@@ -46,8 +46,7 @@ def check(config: RunConfig, out: str | Path) -> None:
         UserError: something in the configuration does not exist or does not fit, or the folder
             belongs to another configuration.
     """
-    record = RunRecord(Path(out) / folder_name(config))
-    if record.finished(config, stream_checksum(config.stream)) is None:
+    if _record(config, out).finished(config) is None:
         stream = _stream(config)
         _check_fit(_learner(config, stream, Execution()), stream)
 
@@ -85,9 +84,8 @@ def run(
         UserError: what `check` raises, and then nothing is written; or training diverges.
     """
     progress = progress or Progress()
-    record = RunRecord(Path(out) / folder_name(config))
-    data = stream_checksum(config.stream)
-    if finished := record.finished(config, data):
+    record = _record(config, out)
+    if finished := record.finished(config):
         progress.finished(record.folder.name, len(finished["task_sizes"]), other_commit(finished))
         return record.folder, finished
     execution = execution or Execution()
@@ -101,7 +99,7 @@ def run(
     learner = _learner(config, stream, execution, snapshots, on_epoch)
     _check_fit(learner, stream)
     work = _Work.of(stream, learner.memory)
-    with record.open(config, data):
+    with record.open(config):
         _restore_newest(learner, record, stream.class_names, execution)
         record.tasks(learner.tasks)  # what the summary will need
         progress.begin(record.folder.name, len(stream), work.share(learner.tasks, 0))
@@ -147,6 +145,10 @@ def restored(
     learner = _learner(config, stream, Execution())
     learner.restore(saved[max(saved) if task is None else task], class_names=stream.class_names)
     return learner, stream
+
+
+def _record(config: RunConfig, out: str | Path) -> RunRecord:
+    return RunRecord(Path(out) / folder_name(config), stream_checksum(config.stream))
 
 
 def _stream(config: RunConfig) -> ClassStream:

@@ -161,17 +161,21 @@ class TaskLearner:
             precision=self.method.precision,
             resting=self.method.resting,
             folder=self._snapshots,
-            made_with={
-                "method": self.name,
-                "settings": as_mapping(self.method.config),
-                "budget": str(self.memory.budget),
-                "codec": self.memory.codec.name,
-                "images": _checksum(task.train),
-            },
+            made_with=self._made_with(task) if self._snapshots else {},
             snapshot_every=self._snapshot_every,
             on_epoch=self.on_epoch,
             on_progress=self.on_progress,
         )
+
+    def _made_with(self, task: Task) -> dict[str, Any]:
+        """What tells a snapshot of this training from those of another; see `Trainer`."""
+        return {
+            "method": self.name,
+            "settings": as_mapping(self.method.config),
+            "budget": str(self.memory.budget),
+            "codec": self.memory.codec.name,
+            "images": _checksum(task.train),
+        }
 
     def _check_whole(self) -> None:
         """Refuse to go on with what is in the middle of a task."""

@@ -114,6 +114,11 @@ class ComparisonRow:
         return in_words(self.changed)
 
     @property
+    def changed_but_precision(self) -> tuple[str, ...]:
+        """`changed` without the precision of training."""
+        return tuple(each for each in self.changed if not each.startswith("precision="))
+
+    @property
     def preset_and_changes(self) -> str:
         """The preset, and what differs from it."""
         return ", ".join([self.preset, *self.differences])

@@ -83,11 +83,7 @@ def gains(
 def _but_precision(rows: Sequence[ComparisonRow]) -> set[tuple[str, ...]]:
     """What tells settings apart beside the precision of training."""
     return {
-        (
-            *(row.method, row.preset, row.budget, row.codec),
-            *(each for each in row.changed if not each.startswith("precision=")),
-        )
-        for row in rows
+        (row.method, row.preset, row.budget, row.codec, *row.changed_but_precision) for row in rows
     }
 
 

@@ -53,16 +53,15 @@ class RunRecord:
 
     Args:
         folder: made by `open`.
+        data: a checksum of what the run learns, where that may change.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, data: str | None = None) -> None:
         self.folder = folder
+        self.data = data
 
-    def matches(self, config: Any, data: str | None = None) -> bool:
+    def matches(self, config: Any) -> bool:
         """Whether the folder holds a run of `config`, a dataclass; False where there is no folder.
-
-        Args:
-            data: a checksum of what it learns, where that may change.
 
         Raises:
             UserError: it holds something else.
@@ -77,37 +76,30 @@ class RunRecord:
                 f"{self.folder} belongs to another configuration: {other.name} is {other.there} "
                 f"there and {other.here} here. Choose another --out, or remove the folder."
             )
-        begun = self._data()
-        if data and begun and data != begun:
+        written = self.folder / DATA
+        if self.data and written.exists() and written.read_text().strip() != self.data:
             raise UserError(
                 f"{self.folder} is a run on other photographs than are there now: files came, went "
                 "or changed since it began. Choose another --out, or remove the folder."
             )
         return True
 
-    def _data(self) -> str | None:
-        path = self.folder / DATA
-        return path.read_text().strip() if path.exists() else None
-
     @contextmanager
-    def open(self, config: Any, data: str | None = None) -> Iterator[None]:
+    def open(self, config: Any) -> Iterator[None]:
         """Work in the folder, alone; it is made for `config` where it does not exist yet.
-
-        Args:
-            data: as in `matches`.
 
         Raises:
             OccupiedError: another process is at work there.
             UserError: it holds something else.
         """
-        exists = self.matches(config, data)
+        exists = self.matches(config)
         self.folder.mkdir(parents=True, exist_ok=True)
         occupied = OccupiedError(f"Another process is at work in {self.folder}.")
         with held(self.folder / ".lock", occupied):
             if not exists:
                 self._write("config.yaml", to_yaml(as_mapping(config)))
-            if data is not None:
-                self._write(DATA, f"{data}\n")
+            if self.data is not None:
+                self._write(DATA, f"{self.data}\n")
             (self.folder / "tasks").mkdir(exist_ok=True)
             self._note_environment()
             yield
@@ -124,16 +116,13 @@ class RunRecord:
         begun, *later = _read_json(self.folder / "environment.json", list)
         return {**begun, "later": later} if later else begun
 
-    def finished(self, config: Any, data: str | None = None) -> dict[str, Any] | None:
+    def finished(self, config: Any) -> dict[str, Any] | None:
         """The summary of a finished run of `config`, or None.
-
-        Args:
-            data: as in `matches`.
 
         Raises:
             UserError: the folder holds something else.
         """
-        return self.summary() if self.matches(config, data) else None
+        return self.summary() if self.matches(config) else None
 
     def summary(self) -> dict[str, Any] | None:
         """The summary of a finished run, or None.
